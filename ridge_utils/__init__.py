@@ -1,0 +1,37 @@
+"""Executable reproduction of *The Generalization Ridge* (arXiv 2507.05387).
+
+The modules stand in the order in which data flows through them:
+
+``tasks`` (prompts and targets) → ``models`` (weights, blocks) → ``representations`` (hidden states at the last prompt
+token) → ``information`` and ``early_exit`` (numbers per layer) → ``statistics`` → ``results`` (tidy tables) →
+``plotting``. ``training`` fine-tunes a model before it is measured, ``paper`` holds the numbers that the paper reports,
+and ``reproducibility`` says how far ours may move on another machine.
+"""
+
+import importlib
+from types import ModuleType
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "cache",
+    "early_exit",
+    "errors",
+    "information",
+    "models",
+    "paper",
+    "plotting",
+    "representations",
+    "reproducibility",
+    "results",
+    "statistics",
+    "tasks",
+    "training",
+]
+
+
+def __getattr__(name: str) -> ModuleType:
+    # Imported on first use: `ridge list` should not wait for torch.
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,155 @@
+"""The user's cache: folders that are written whole or not at all, and checked when they are read.
+
+Every entry is a folder with a ``manifest.json`` that lists its files with size and SHA-256. An entry without a valid
+manifest does not exist as far as any reader is concerned, so a half-written one is never read.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import platformdirs
+from safetensors import SafetensorError
+
+from ridge_utils.errors import StorageError
+
+MANIFEST = "manifest.json"
+ENVIRONMENT_VARIABLE = "RIDGE_CACHE"
+
+
+def directory() -> Path:
+    """Folder of the cache: ``$RIDGE_CACHE`` if set, else the platform's cache folder for ``ridge-utils``."""
+    override = os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(override).expanduser().absolute() if override else Path(platformdirs.user_cache_dir("ridge-utils"))
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of ``content`` as canonical JSON."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: readers see the old content or the new, never a part.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    with storage_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes the file private; a shared cache is read by others
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def seal(folder: Path, files: Iterable[str] | None = None) -> None:
+    """Write the manifest of ``folder``, over all its files or over the named ones only."""
+    names = sorted(files) if files is not None else sorted(p.name for p in folder.iterdir() if p.name != MANIFEST)
+    entries = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
+    write_text(folder / MANIFEST, json.dumps(entries, indent=1))
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with an entry of the cache, in words, or None if every file is as its manifest says."""
+    try:
+        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "it has no manifest"
+    except (OSError, ValueError) as error:
+        return f"its manifest cannot be read ({error})"
+    for name, entry in entries.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != entry["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
+        if sha256(path) != entry["sha256"]:
+            return f"the SHA-256 of {name} is not the one in its manifest"
+    return None
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes ``target``, sealed, when the block ends without an error.
+
+    Raises:
+        StorageError: the cache cannot be written (no permission, no space, not a folder).
+    """
+    with storage_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            yield temporary
+            seal(temporary)
+            temporary.chmod(0o777 & ~_umask())
+            if target.exists():
+                shutil.rmtree(target)
+            temporary.replace(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def lock(target: Path) -> Iterator[None]:
+    """Let one process at a time build the entry ``target``; the others wait and then find it."""
+    with storage_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{target}.lock"):
+        yield
+
+
+@contextlib.contextmanager
+def storage_errors(folder: Path) -> Iterator[None]:
+    """Turn the system's errors while writing under ``folder`` into one sentence with the remedy."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno not in _STORAGE_ERRNOS:
+            raise
+        raise StorageError(_storage_message(folder, reason)) from error
+    except (SafetensorError, RuntimeError) as error:
+        # safetensors and torch report a full disk as their own errors, with the system's words inside.
+        for number in _STORAGE_ERRNOS:
+            if os.strerror(number) in str(error) or f"os error {number})" in str(error):
+                raise StorageError(_storage_message(folder, os.strerror(number))) from error
+        raise
+
+
+_STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
+def _storage_message(folder: Path, reason: str) -> str:
+    return (
+        f"Cannot write to {folder}: {reason}. Make room or give write permission there, "
+        f"or set {ENVIRONMENT_VARIABLE} to another folder."
+    )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

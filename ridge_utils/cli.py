@@ -1,0 +1,239 @@
+"""``ridge``: a thin and strict layer on papermill.
+
+papermill runs a notebook with the default where a parameter's name is misspelt; here that is an error, and so is a
+value of the wrong type.
+"""
+
+import argparse
+import datetime
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+
+from ridge_utils.errors import InputError, StorageError
+
+#: The folder of the notebooks, in a checkout of the project.
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+
+_PYTHON_TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a notebook, as its parameters cell declares it."""
+
+    #: its name
+    name: str
+    #: its annotation: int, float, str, bool, list, list[int], list[str] or dict
+    type: str
+    #: its default, as the source has it
+    default: str
+    #: its help, the comment behind it
+    help: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, 1 if a notebook failed, or 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("ridge_utils").setLevel(logging.INFO)
+    try:
+        return options.call(options)
+    except (InputError, StorageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was trained so far is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def notebooks() -> list[str]:
+    """Names of the notebooks, without ``.ipynb``."""
+    return sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+def parameters(notebook: str) -> dict[str, Parameter]:
+    """The parameters of a notebook.
+
+    Raises:
+        InputError: there is no such notebook.
+    """
+    import papermill
+
+    found = papermill.inspect_notebook(str(_path(notebook)))
+    return {
+        name: Parameter(name, entry["inferred_type_name"].strip("\"'"), entry["default"], entry["help"])
+        for name, entry in found.items()
+    }
+
+
+def parse(notebook: str, assignments: Sequence[str]) -> dict[str, Any]:
+    """Turn ``name=value`` texts into parameters of a notebook, checked for name and type.
+
+    A text that names an existing file or folder becomes its absolute path, because the notebook runs in its own folder.
+
+    Raises:
+        InputError: no ``=``, an unknown name (with the valid ones), or a value that is not of the parameter's type.
+    """
+    valid = parameters(notebook)
+    values = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise InputError(f"A parameter is given as name=value, not {assignment!r}.")
+        if name not in valid:
+            raise InputError(f"Notebook {notebook!r} has no parameter {name!r}; its parameters are {', '.join(valid)}.")
+        values[name] = _convert(valid[name], text)
+    return values
+
+
+def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = False) -> float:
+    """Execute a notebook headless and save it, with its table as CSV beside it.
+
+    Args:
+        notebook: its name.
+        values: parameters, as :func:`parse` gives them.
+        output: where the executed notebook goes; what ran before a failing cell is saved as well.
+        quiet: do not show the notebook's progress.
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        InputError: no such notebook, or an output that would overwrite a committed one.
+        papermill.PapermillExecutionError: a cell failed.
+    """
+    import papermill
+
+    source = _path(notebook)
+    output = output.absolute()
+    if output.suffix != ".ipynb":
+        raise InputError(f"The output must be a notebook's name, ending .ipynb, but is {output.name!r}.")
+    if output.parent.resolve() == NOTEBOOKS:
+        raise InputError(f"{output} would overwrite a committed notebook: write to another folder, such as runs/.")
+    given = dict(values)
+    if "save_table" in parameters(notebook):
+        # Absolute, because the notebook runs in its own folder.
+        given["save_table"] = str(Path(given.get("save_table", output.with_suffix(".csv"))).absolute())
+    output.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    papermill.execute_notebook(
+        str(source),
+        str(output),
+        given,
+        cwd=str(NOTEBOOKS),
+        kernel_name="python3",
+        progress_bar=False,
+        stderr_file=None if quiet else sys.stderr,
+    )
+    return time.monotonic() - started
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ridge", description="Run the notebooks of the book with your own parameters.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("run", help="execute a notebook headless")
+    command.add_argument("notebook", help="its name, as `ridge list` shows it")
+    command.add_argument(
+        "-p", dest="assignments", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated"
+    )
+    command.add_argument(
+        "-o", dest="output", metavar="FILE", type=Path, help="the executed notebook (default: runs/NAME-DATE-TIME.ipynb)"
+    )
+    command.set_defaults(call=_run)
+    command = commands.add_parser("list", help="name the notebooks")
+    command.set_defaults(call=_list)
+    command = commands.add_parser("params", help="show a notebook's parameters with type, default and help")
+    command.add_argument("notebook")
+    command.set_defaults(call=_params)
+    command = commands.add_parser("setup", help="put the embedded model into the cache")
+    command.set_defaults(call=_setup)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    import papermill
+
+    values = parse(options.notebook, options.assignments)
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    output = options.output or Path("runs") / f"{options.notebook}-{stamp}.ipynb"
+    print(f"{options.notebook}: running, into {output}", file=sys.stderr)
+    try:
+        seconds = run(options.notebook, values, output)
+    except papermill.PapermillExecutionError as error:
+        if error.ename in ("InputError", "StorageError"):
+            raise InputError(error.evalue) from error
+        print(f"error: {options.notebook} failed in cell {error.cell_index + 1}; see {output}", file=sys.stderr)
+        print(f"{error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    print(f"{options.notebook}: done in {seconds:.0f} s; see {output}", file=sys.stderr)
+    return 0
+
+
+def _list(_options: argparse.Namespace) -> int:
+    for name in notebooks():
+        print(f"{name:28} {_title(name)}")
+    return 0
+
+
+def _params(options: argparse.Namespace) -> int:
+    for parameter in parameters(options.notebook).values():
+        print(f"{parameter.name}: {parameter.type} = {parameter.default}\n    {parameter.help}")
+    return 0
+
+
+def _setup(_options: argparse.Namespace) -> int:
+    from ridge_utils import cache, models
+
+    models.load(models.EMBEDDED)
+    print(f"The embedded model {models.EMBEDDED} is in {cache.directory()}.")
+    return 0
+
+
+def _path(notebook: str) -> Path:
+    name = notebook.removesuffix(".ipynb").removeprefix("notebooks/")
+    if name not in notebooks():
+        raise InputError(f"There is no notebook {notebook!r}; choose one of {', '.join(notebooks())}.")
+    return NOTEBOOKS / f"{name}.ipynb"
+
+
+def _title(notebook: str) -> str:
+    for cell in nbformat.read(_path(notebook), as_version=4).cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("# "):
+            return cell.source.partition("\n")[0].removeprefix("# ")
+    return ""
+
+
+def _convert(parameter: Parameter, text: str) -> Any:
+    outer, _, inner = parameter.type.rstrip("]").partition("[")
+    expected = _PYTHON_TYPES[outer]
+    if expected is str:
+        return str(Path(text).expanduser().resolve()) if text and Path(text).expanduser().exists() else text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if expected is float:
+        # YAML reads 1e-4 as a text; Python's reading is meant. A truth value is no number.
+        try:
+            value = float(text)
+        except ValueError:
+            value = text
+    fits = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
+    if fits and expected is list and inner:
+        element = _PYTHON_TYPES[inner]
+        fits = all(isinstance(item, element) and not (element is int and isinstance(item, bool)) for item in value)
+    if not fits:
+        example = {"list": "[0, 1, 2]", "dict": "'{name: value}'", "bool": "true or false"}.get(outer)
+        raise InputError(
+            f"Parameter {parameter.name!r} must be of type {parameter.type}{f', such as {example}' if example else ''}, "
+            f"but is {text!r}; its default is {parameter.default}."
+        )
+    return value

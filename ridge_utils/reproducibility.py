@@ -1,0 +1,157 @@
+"""How far the numbers of a notebook move when nothing but the arithmetic changes, and the tolerances that follow.
+
+Training amplifies rounding: two machines that differ in the seventeenth bit of one sum end with weights that differ
+visibly. How visibly is measured here, by repeating a run under other conditions, and not guessed.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ridge_utils import cache, results
+
+log = logging.getLogger(__name__)
+
+#: Agreement required of the untouched model's values on any CPU: float32 forward pass, float64 estimator; two examples
+#: of 250 may change their likeliest token.
+UNTOUCHED = {"predictive_information": 1e-3, "early_exit_accuracy": 0.0081}
+
+#: A tolerance is this many times the largest difference that was seen: other machines round in more ways than these.
+MARGIN = 2.0
+
+#: Name of the results file of :func:`repeat`.
+DIFFERENCES = "training_differences"
+
+#: What :func:`repeat` stores of each condition.
+COLUMNS = ("condition", "changes", "split", "step", "layer", "site", "quantity", "value", "largest_difference")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to repeat a run."""
+
+    #: how tables and figures call it
+    name: str
+    #: ``arithmetic``, if only rounding differs, or ``seed``, if the training itself does
+    changes: str
+    #: parameters of the notebook that differ from its defaults
+    parameters: dict[str, object] = field(default_factory=dict)
+    #: environment variables
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+
+CONDITIONS = (
+    Condition("1 thread", "arithmetic", environment={"OMP_NUM_THREADS": "1"}),
+    Condition("float32", "arithmetic", {"precision": "float32"}),
+    Condition("float32, AVX2 only", "arithmetic", {"precision": "float32"}, _AVX2),
+    Condition("float32, 1 thread", "arithmetic", {"precision": "float32"}, {"OMP_NUM_THREADS": "1"}),
+    Condition("seed 1", "seed", {"training_seed": 1}),
+    Condition("seed 2", "seed", {"training_seed": 2}),
+)
+
+
+def repeat(notebook: str, reference: pd.DataFrame, folder: Path, conditions: Sequence[Condition]) -> pd.DataFrame:
+    """Run a notebook once per condition, each with a cache of its own, and compare its table with a reference.
+
+    Runs whose table is already in ``folder`` are not repeated.
+
+    Args:
+        notebook: its name.
+        reference: the table of the default run.
+        folder: where the executed notebooks, their tables and their caches go.
+        conditions: how to repeat it.
+
+    Returns:
+        One row per condition and measurement, those of different sampling seeds taken together, with the columns
+        :data:`COLUMNS`: ``value`` is the mean over sampling seeds and ``largest_difference`` the largest absolute
+        difference of a single one from the reference, both in the quantity's unit.
+    """
+    tables = []
+    for condition in conditions:
+        name = condition.name.replace(",", "").replace(" ", "-")
+        output = folder / f"{name}.ipynb"
+        if not output.with_suffix(".csv").exists():
+            log.info("%s under the condition %r, into %s", notebook, condition.name, output)
+            command = [sys.executable, "-m", "ridge_utils", "run", notebook, "-o", str(output), "-p", "compare=false"]
+            for key, value in condition.parameters.items():
+                command += ["-p", f"{key}={value}"]
+            own_cache = {cache.ENVIRONMENT_VARIABLE: str(folder / f"cache-{name}")}
+            subprocess.run(command, env=os.environ | condition.environment | own_cache, check=True)
+        table, _ = results.read(output.with_suffix(".csv"))
+        # The seed is what such a condition changes, not what tells its measurements apart from the reference's.
+        compared = results.compare(table.assign(train_seed=reference["train_seed"].iloc[0]), reference, 0.0).rows
+        groups = compared.groupby(["split", "step", "layer", "site", "quantity"], sort=False)
+        summary = groups.agg(value=("value", "mean"), largest_difference=("difference", "max")).reset_index()
+        tables.append(summary.assign(condition=condition.name, changes=condition.changes))
+    return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+
+
+def training_tolerance(differences: pd.DataFrame) -> pd.DataFrame:
+    """Tolerance of every trained measurement: :data:`MARGIN` times the largest difference under changed arithmetic.
+
+    Args:
+        differences: what :func:`repeat` gave.
+
+    Returns:
+        One row per (step, layer, site, quantity) with ``tolerance``; all splits share it.
+    """
+    arithmetic = differences[(differences["changes"] == "arithmetic") & (differences["step"] > 0)]
+    largest = arithmetic.groupby(["step", "layer", "site", "quantity"], sort=False)["largest_difference"].max()
+    return (MARGIN * largest).rename("tolerance").reset_index()
+
+
+def tolerance(stored: pd.DataFrame, differences: pd.DataFrame) -> "pd.Series[float]":
+    """Greatest difference that each row of a stored table may show on another machine.
+
+    The untouched model's rows have :data:`UNTOUCHED`; trained ones :func:`training_tolerance`, and never less than the
+    untouched model's.
+
+    Args:
+        stored: table of measurements.
+        differences: what :func:`repeat` gave.
+
+    Returns:
+        One value per row of ``stored``, in its unit.
+    """
+    key = ["step", "layer", "site", "quantity"]
+    trained = stored[key].merge(training_tolerance(differences), on=key, how="left")["tolerance"].set_axis(stored.index)
+    floor = stored["quantity"].map(UNTOUCHED)
+    return trained.fillna(0.0).clip(lower=floor)
+
+
+def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any]) -> str:
+    """Compare a notebook's table with the stored one, and say in words that never change what was found.
+
+    Args:
+        table: the new table.
+        name: of the results file.
+        parameters: of the run.
+
+    Returns:
+        One line per kind of measurement; or one sentence, if the parameters are not those of the stored table.
+
+    Raises:
+        AssertionError: a measurement is outside its tolerance (:func:`tolerance`).
+        StorageError: the stored table is missing or does not match its provenance.
+    """
+    stored, origin = results.read(results.FOLDER / f"{name}.csv")
+    if not results.same_parameters(parameters, origin):
+        return f"These are not the parameters of results/{name}.csv, so there is nothing to compare with."
+    differences, _ = results.read(results.FOLDER / f"{DIFFERENCES}.csv")
+    comparison = results.compare(table, stored, tolerance(stored, differences))
+    comparison.require()
+    lines = [f"compared with results/{name}.csv:"]
+    trained = comparison.rows["step"] > 0
+    for label, rows in (("untouched model", comparison.rows[~trained]), ("after training", comparison.rows[trained])):
+        for quantity, group in rows.groupby("quantity"):
+            lines.append(f"{label}: {len(group)} values of {quantity} agree")
+    return "\n".join(lines)

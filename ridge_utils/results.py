@@ -1,0 +1,217 @@
+"""Tidy tables of measurements, their files with provenance, and the comparison of a new table with a stored one.
+
+Every measurement is a row of the same frame, in memory, in a notebook's check and in ``results/``. A results file is a
+CSV with a JSON beside it that says what made it and holds the CSV's SHA-256.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ridge_utils import cache
+from ridge_utils.errors import InputError, StorageError
+
+#: Columns of every table of measurements. ``sample_seed`` is empty where all examples were used.
+COLUMNS = (
+    "model",
+    "task",
+    "source",
+    "split",
+    "step",
+    "train_seed",
+    "sample_seed",
+    "n",
+    "layer",
+    "site",
+    "quantity",
+    "value",
+)
+#: The columns that say which measurement a row is.
+KEY = tuple(column for column in COLUMNS if column != "value")
+
+#: The folder of the stored results, in a checkout of the project.
+FOLDER = Path(__file__).resolve().parent.parent / "results"
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "safetensors", "accelerate")
+
+
+def measurements(values: Sequence[float], sites: Sequence[tuple[int, str]], quantity: str, **context: Any) -> pd.DataFrame:
+    """A tidy table of one quantity over the sites of a model.
+
+    Args:
+        values: one value per site.
+        sites: (layer, site) of each value, as :func:`sites` gives them.
+        quantity: its name, as in the glossary.
+        context: the remaining columns: model, task, source, split, step, train_seed, sample_seed, n.
+
+    Returns:
+        One row per value with the columns :data:`COLUMNS`.
+
+    Raises:
+        InputError: numbers of values and sites differ, or a column is missing or unknown.
+    """
+    if len(values) != len(sites):
+        raise InputError(f"There are {len(values)} values of {quantity} for {len(sites)} sites.")
+    if wrong := set(context) ^ (set(COLUMNS) - {"layer", "site", "quantity", "value"}):
+        raise InputError(f"A table of measurements lacks or does not know the column {sorted(wrong)[0]!r}.")
+    layers, names = zip(*sites, strict=True)
+    frame = pd.DataFrame({**context, "layer": layers, "site": names, "quantity": quantity, "value": values})
+    return _typed(frame[list(COLUMNS)])
+
+
+def sites(blocks: int, final_norm: bool = True) -> list[tuple[int, str]]:
+    """(layer, site) of the embedding output, of every block, and of the state after the final norm."""
+    after = [(blocks, "final_norm")] if final_norm else []
+    return [(0, "embedding"), *((layer, "block") for layer in range(1, blocks + 1)), *after]
+
+
+def provenance(parameters: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """What made a table: parameters, versions, machine, date and commit, and whatever else is given."""
+    import torch
+
+    return {
+        "parameters": dict(parameters),
+        **more,
+        "versions": {"python": platform.python_version()}
+        | {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": torch.cpu.get_capabilities().get("cpu_name") or platform.processor(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+    }
+
+
+def write(table: pd.DataFrame, path: Path, origin: Mapping[str, Any]) -> None:
+    """Write a table as CSV and its provenance as JSON beside it, each atomically, the CSV first.
+
+    Args:
+        table: tidy table.
+        path: the CSV's path; the JSON has the same name with ``.json``.
+        origin: what :func:`provenance` gave.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    text = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")
+    cache.write_text(path, text)
+    content = dict(origin) | {"rows": len(table), "sha256": cache.sha256(path)}
+    cache.write_text(path.with_suffix(".json"), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a table and its provenance, and check that they belong together.
+
+    Raises:
+        StorageError: one of the two files is missing or unreadable, or the CSV is not the one that its provenance
+            describes.
+    """
+    try:
+        origin = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        found = cache.sha256(path)
+    except (OSError, ValueError) as error:
+        raise StorageError(f"The results file {path.name} or its provenance cannot be read: {error}.") from error
+    if found != origin.get("sha256"):
+        raise StorageError(
+            f"The results file {path.name} does not match its provenance: its SHA-256 is {found}, not "
+            f"{origin.get('sha256')}. Restore it with git, or make it again."
+        )
+    table = pd.read_csv(path)
+    return (_typed(table) if set(COLUMNS) <= set(table) else table), origin
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a new table compares with a stored one."""
+
+    #: one row per measurement: the key, ``value``, ``stored``, ``difference``, ``tolerance``
+    rows: pd.DataFrame
+
+    @property
+    def outside(self) -> pd.DataFrame:
+        """The rows whose difference is greater than their tolerance, or is not a number; the worst first."""
+        bad = self.rows[~(self.rows["difference"] <= self.rows["tolerance"])]
+        return bad.sort_values("difference", ascending=False, na_position="first")
+
+    def require(self) -> None:
+        """Raise if a row is outside its tolerance.
+
+        Raises:
+            AssertionError: names the worst rows with both values and the tolerance.
+        """
+        outside = self.outside
+        if len(outside):
+            columns = ["split", "step", "sample_seed", "layer", "site", "quantity", "value", "stored", "tolerance"]
+            raise AssertionError(
+                f"{len(outside)} of {len(self.rows)} measurements differ from the stored ones by more than their "
+                f"tolerance; the worst:\n{outside[columns].head(10).to_string(index=False)}"
+            )
+
+
+def compare(table: pd.DataFrame, stored: pd.DataFrame, tolerance: "pd.Series[float] | float") -> Comparison:
+    """Compare two tables, measurement by measurement.
+
+    Args:
+        table: the new table.
+        stored: the table to compare with.
+        tolerance: greatest absolute difference allowed; one number, or one per row of ``stored``.
+
+    Returns:
+        The comparison; ask it with :meth:`Comparison.require`.
+
+    Raises:
+        InputError: the tables do not hold the same measurements; says how many are missing or new, and shows one.
+    """
+    key = list(KEY)
+    if len(table[key].drop_duplicates()) != len(table):
+        raise InputError("The table holds a measurement twice.")
+    merged = stored.assign(tolerance=tolerance).merge(
+        table, on=key, how="outer", suffixes=("_stored", ""), indicator=True
+    )
+    apart = merged[merged["_merge"] != "both"]
+    if len(apart):
+        missing = int((apart["_merge"] == "left_only").sum())
+        raise InputError(
+            f"The tables do not hold the same measurements: {missing} stored ones are missing and {len(apart) - missing} "
+            f"are new; the first is {apart[key].iloc[0].to_dict()}."
+        )
+    rows = merged.drop(columns="_merge").rename(columns={"value_stored": "stored"})
+    rows["difference"] = (rows["value"] - rows["stored"]).abs()
+    return Comparison(rows)
+
+
+def same_parameters(parameters: Mapping[str, Any], origin: Mapping[str, Any]) -> bool:
+    """Whether a run has the parameters that a stored table was made with, and so should give its numbers."""
+    return json.loads(json.dumps(dict(parameters))) == origin.get("parameters")
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    integers = {column: "Int64" for column in ("step", "train_seed", "sample_seed", "n", "layer")}
+    texts = {column: "str" for column in ("model", "task", "source", "split", "site", "quantity")}
+    return table.astype({**integers, **texts, "value": np.float64})
+
+
+def _commit() -> str | None:
+    """The commit of the project's checkout, with a mark if the code differs from it; None outside a checkout."""
+    run = {"cwd": FOLDER.parent, "capture_output": True, "text": True, "check": True}
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **run).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--", "ridge_utils", "notebooks"], **run).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit} with local changes" if changed.strip() else commit

@@ -1,0 +1,139 @@
+"""Subsamples and the bands over them."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ridge_utils.errors import InputError
+
+
+def subsample(pool: int, n: int, seed: int) -> Tensor:
+    """Indices of ``n`` of ``pool`` examples, drawn without replacement.
+
+    Without, because a repeated point puts a repeated row into a Gram matrix and lowers its entropy.
+
+    Raises:
+        InputError: n is below 2 or above the size of the pool.
+    """
+    if n < 2 or n > pool:
+        raise InputError(f"n_samples must be between 2 and the number of examples, {pool}, but is {n}.")
+    return torch.randperm(pool, generator=torch.Generator().manual_seed(seed))[:n]
+
+
+def band(table: pd.DataFrame, by: Sequence[str], sigmas: float = 2.0) -> pd.DataFrame:
+    """Mean over sampling seeds and a band of so many standard deviations (paper: 2 for information).
+
+    Args:
+        table: tidy table with a ``value`` and a ``sample_seed`` column.
+        by: columns that stay; the values are averaged over everything else.
+        sigmas: half-width of the band in sample standard deviations (n - 1 in the denominator).
+
+    Returns:
+        One row per group with ``mean``, ``half_width`` (0 where there is one seed only), ``low`` and ``high``.
+    """
+    groups = table.groupby(list(by), sort=False, dropna=False)["value"]
+    out = groups.agg(mean="mean", deviation="std").reset_index()
+    out["half_width"] = sigmas * out.pop("deviation").fillna(0.0)
+    out["low"], out["high"] = out["mean"] - out["half_width"], out["mean"] + out["half_width"]
+    return out
+
+
+def ridge_summary(table: pd.DataFrame, sigmas: float = 2.0) -> pd.DataFrame:
+    """Where the ridge is, and how far predictive information falls from it, for each split and checkpoint.
+
+    The ridge layer is the argmax of the mean profile over sampling seeds, the state after the final norm left out. Each
+    fall is taken within a sampling seed, so what the seeds have in common cancels. The ridge is chosen on the samples
+    on which the fall is measured, so a fall that is not there comes out a little above 0, never below at the last block.
+
+    Args:
+        table: table of measurements with the quantity ``predictive_information``.
+        sigmas: half-width of the bands in standard deviations over sampling seeds.
+
+    Returns:
+        One row per (split, step): ``blocks``, ``ridge_layer``, ``at_ridge``, ``at_last_block``, ``at_final_norm`` (mean
+        I in nats), and for each fall, ``to_last_block`` and ``to_final_norm``, its mean, its ``…_half_width`` and
+        whether it is ``…_beyond_band``.
+    """
+    rows = table[table["quantity"] == "predictive_information"]
+    out = []
+    for (split, step), group in rows.groupby(["split", "step"], sort=False):
+        wide = group.pivot(index="sample_seed", columns=["site", "layer"], values="value")
+        norm = wide["final_norm"].iloc[:, 0]
+        body = wide.drop(columns="final_norm", level="site").droplevel("site", axis=1).sort_index(axis=1)
+        ridge = int(body.mean().idxmax())
+        blocks = int(body.columns.max())
+        row = {
+            "split": split,
+            "step": int(step),
+            "blocks": blocks,
+            "ridge_layer": ridge,
+            "at_ridge": body[ridge].mean(),
+            "at_last_block": body[blocks].mean(),
+            "at_final_norm": norm.mean(),
+        }
+        for name, end in (("to_last_block", body[blocks]), ("to_final_norm", norm)):
+            fall = body[ridge] - end
+            half_width = sigmas * (fall.std() if len(fall) > 1 else 0.0)
+            row |= {name: fall.mean(), f"{name}_half_width": half_width, f"{name}_beyond_band": fall.mean() > half_width}
+        out.append(row)
+    return pd.DataFrame(out)
+
+
+def describe_ridge(summary: pd.DataFrame) -> str:
+    """What :func:`ridge_summary` found, in sentences for the reader (Markdown)."""
+    names = {"id": "ID examples", "ood": "OOD examples", "all": "ID and OOD examples together"}
+    lines = []
+    for row in summary.itertuples():
+        model = "the untouched model" if row.step == 0 else f"the model after {row.step} steps"
+        if row.ridge_layer == row.blocks:
+            shape = f"rises to the last block, {row.at_ridge:.3f} nats: there is no ridge before it"
+        else:
+            seen = "more" if row.to_last_block_beyond_band else "no more"
+            shape = (
+                f"peaks at layer {row.ridge_layer} of {row.blocks} with {row.at_ridge:.3f} nats and falls by "
+                f"{row.to_last_block:.3f} ± {row.to_last_block_half_width:.3f} to the last block, {seen} than the band"
+            )
+        norm = f"after the final norm it is {row.at_final_norm:.3f} nats"
+        lines.append(f"- **{names[row.split]}, {model}:** $I(Z_l;Y)$ {shape}; {norm}.")
+    return "\n".join(lines)
+
+
+def depth_table(table: pd.DataFrame, step: int) -> pd.DataFrame:
+    """One checkpoint's profile, a row per layer, in the columns of the paper's Table 1.
+
+    Args:
+        table: table of measurements with ``predictive_information`` and ``early_exit_accuracy``.
+        step: the checkpoint.
+
+    Returns:
+        ``layer``, ``depth`` (layer over blocks), ``predictive_information`` (mean over sampling seeds, both splits
+        together), its ``half_width`` (2 sigma), ``accuracy_all``, ``accuracy_id``, ``accuracy_ood``.
+    """
+    rows = table[(table["step"] == step) & (table["site"] != "final_norm")]
+    information = rows[(rows["quantity"] == "predictive_information") & (rows["split"] == "all")]
+    out = band(information, ["layer"]).set_index("layer")[["mean", "half_width"]]
+    out = out.rename(columns={"mean": "predictive_information"})
+    accuracy = rows[rows["quantity"] == "early_exit_accuracy"]
+    for split in ("all", "id", "ood"):
+        out[f"accuracy_{split}"] = accuracy[accuracy["split"] == split].set_index("layer")["value"]
+    out = out.sort_index().reset_index()
+    out["layer"] = out["layer"].astype(int)
+    out.insert(1, "depth", out["layer"] / out["layer"].max())
+    return out
+
+
+def beside(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """Put each row of another model's depth table beside our layer of the nearest relative depth.
+
+    Args:
+        ours, theirs: depth tables with ``layer`` and ``depth``, and columns of the same names.
+
+    Returns:
+        Ours, with theirs in columns prefixed ``paper_``; NaN where there is none.
+    """
+    nearest = [int((ours["depth"] - depth).abs().idxmin()) for depth in theirs["depth"]]
+    other = theirs.add_prefix("paper_").set_index(pd.Index(nearest))
+    # Two of theirs can be nearest to one of ours where theirs is the deeper model: the deeper row stays.
+    return ours.join(other[~other.index.duplicated(keep="last")])

@@ -1,0 +1,35 @@
+"""What a task is: examples with a prompt, a target, a split and the place of the signal."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from ridge_utils.errors import InputError
+
+Split = Literal["train", "id", "ood"]
+Source = Literal["synthetic", "hub", "local", "own"]
+
+SPLITS: tuple[str, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and what should follow it."""
+
+    #: text that the model reads; its last token's state is measured
+    prompt: str
+    #: text that continues the prompt without anything between them
+    target: str
+    #: ``train``, ``id`` (in-distribution) or ``ood`` (out-of-distribution)
+    split: Split
+    #: where the example comes from: generated, a Hub data set, a local copy of one, or the user's own file
+    source: Source
+    #: half-open character ranges of the prompt that hold the signal, in order
+    signal_spans: tuple[tuple[int, int], ...] = ()
+
+
+def check_request(task: str, split: str, n: int) -> None:
+    """Refuse an unknown split or a number of examples below 1, with one sentence."""
+    if split not in SPLITS:
+        raise InputError(f"Task {task!r} has no split {split!r}; choose one of {', '.join(SPLITS)}.")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise InputError(f"The number of examples must be an integer of at least 1, but is {n!r}.")

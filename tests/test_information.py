@@ -1,0 +1,241 @@
+"""The estimator against closed forms, another library (NumPy, written from the paper's definition) and properties."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ridge_utils import information
+from ridge_utils.errors import InputError
+
+KERNELS = ("gaussian", "laplacian", "polynomial")
+
+
+def random_samples(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def slow_mutual_information(x, y, kernel="gaussian", s=1.0, alpha=1.0):
+    """The paper's definition, entry by entry, in NumPy."""
+
+    def gram(samples):
+        u = [row / math.sqrt(sum(v * v for v in row)) for row in np.asarray(samples, dtype=float)]
+        k = np.empty((len(u), len(u)))
+        for i in range(len(u)):
+            for j in range(len(u)):
+                squared = sum((a - b) ** 2 for a, b in zip(u[i], u[j], strict=True))
+                if kernel == "gaussian":
+                    k[i, j] = math.exp(-squared / (2 * s * s))
+                elif kernel == "laplacian":
+                    k[i, j] = math.exp(-math.sqrt(squared) / s)
+                else:
+                    k[i, j] = (1 + sum(a * b for a, b in zip(u[i], u[j], strict=True)) / s**2) ** 2
+        return k / np.trace(k)
+
+    def renyi(g):
+        values = [v for v in np.linalg.eigvals(g).real if v > 1e-14]
+        if alpha == 1:
+            return -sum(v * math.log(v) for v in values)
+        return math.log(sum(v**alpha for v in values)) / (1 - alpha)
+
+    a, b = gram(x), gram(y)
+    return renyi(a) + renyi(b) - renyi(a * b / np.trace(a * b))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("alpha", [1.0, 2.0, 1.5])
+def test_equals_the_definition_written_out_in_numpy(kernel, alpha):
+    x, y = random_samples(12, 5), random_samples(12, 3, seed=1)
+    got = information.mutual_information(x, y, kernel=kernel, alpha=alpha, bandwidth=0.7)
+    assert got.item() == pytest.approx(slow_mutual_information(x, y, kernel, 0.7, alpha), abs=1e-9)
+
+
+def test_orthogonal_vectors_under_a_narrow_kernel_have_entropy_log_n():
+    gram = information.gram_matrix(torch.eye(7), bandwidth=0.05)
+    assert information.entropy(gram).item() == pytest.approx(math.log(7), abs=1e-12)
+
+
+@pytest.mark.parametrize("bandwidth", [0.3, 1.0, 4.0])
+def test_orthogonal_vectors_have_the_spectrum_of_equal_distances(bandwidth):
+    # All distances are sqrt(2): the eigenvalues are (1 + (n-1) k)/n once and (1-k)/n, n-1 times.
+    n, k = 9, math.exp(-2 / (2 * bandwidth**2))
+    values = np.array([(1 + (n - 1) * k) / n] + [(1 - k) / n] * (n - 1))
+    expected = -np.sum(values * np.log(values))
+    got = information.entropy(information.gram_matrix(torch.eye(n), bandwidth=bandwidth))
+    assert got.item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_identical_vectors_have_no_entropy_and_no_information(kernel):
+    x = random_samples(1, 6).expand(10, 6)
+    assert information.entropy(information.gram_matrix(x, kernel)).item() == pytest.approx(0, abs=1e-12)
+    assert information.mutual_information(x, random_samples(10, 4), kernel=kernel).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_clusters_have_the_entropy_of_their_sizes():
+    sizes = [1, 2, 3, 6]
+    x = torch.eye(4).repeat_interleave(torch.tensor(sizes), dim=0)
+    shares = np.array(sizes) / sum(sizes)
+    got = information.entropy(information.gram_matrix(x, bandwidth=0.05))
+    assert got.item() == pytest.approx(-np.sum(shares * np.log(shares)), abs=1e-12)
+
+
+def test_information_of_clusters_is_the_shannon_information_of_their_labels():
+    x_label = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
+    y_label = torch.tensor([0, 0, 1, 1, 1, 0, 1, 1])
+    joint = np.zeros((3, 2))
+    for a, b in zip(x_label, y_label, strict=True):
+        joint[a, b] += 1 / 8
+    outer = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    expected = np.sum(joint[joint > 0] * np.log((joint / outer)[joint > 0]))
+    got = information.mutual_information(torch.eye(3)[x_label], torch.eye(2)[y_label], bandwidth=0.05)
+    assert got.item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0, 3.0])
+def test_a_variable_tells_all_about_itself_when_clusters_are_far_apart(alpha):
+    x = torch.eye(4).repeat_interleave(3, dim=0)
+    gram = information.gram_matrix(x, bandwidth=0.05)
+    got = information.mutual_information(x, x, bandwidth=0.05, alpha=alpha)
+    # Below order 1 the eigenvalues that are 0 but for rounding, some 1e-17, count with their root.
+    tolerance = 1e-10 if alpha >= 1 else 1e-7
+    assert got.item() == pytest.approx(information.entropy(gram, alpha).item(), abs=tolerance)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(2, 25), bandwidth=st.floats(0.1, 3), kernel=st.sampled_from(KERNELS[:2]))
+def test_information_lies_between_zero_and_the_smaller_entropy(seed, n, bandwidth, kernel):
+    x, y = random_samples(n, 4, seed=seed), random_samples(n, 3, seed=seed + 1)
+    value = information.mutual_information(x, y, kernel=kernel, bandwidth=bandwidth).item()
+    entropies = [information.entropy(information.gram_matrix(z, kernel, bandwidth)).item() for z in (x, y)]
+    assert -1e-10 <= value <= min(entropies) + 1e-10
+    assert max(entropies) <= math.log(n) + 1e-10
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), kernel=st.sampled_from(KERNELS))
+def test_rotation_and_permutation_change_nothing(seed, kernel):
+    x, y = random_samples(15, 6, seed=seed), random_samples(15, 4, seed=seed + 1)
+    rotation, _ = torch.linalg.qr(random_samples(6, 6, seed=seed + 2))
+    order = torch.randperm(15, generator=torch.Generator().manual_seed(seed))
+    value = information.mutual_information(x, y, kernel=kernel).item()
+    assert information.mutual_information(x @ rotation, y, kernel=kernel).item() == pytest.approx(value, abs=1e-9)
+    assert information.mutual_information(x[order], y[order], kernel=kernel).item() == pytest.approx(value, abs=1e-9)
+    assert information.mutual_information(y, x, kernel=kernel).item() == pytest.approx(value, abs=1e-9)
+
+
+def test_length_does_not_matter_once_normalised_and_does_otherwise():
+    x, y = random_samples(15, 6), random_samples(15, 4, seed=1)
+    scale = torch.linspace(0.1, 10, 15).unsqueeze(1)
+    value = information.mutual_information(x, y)
+    torch.testing.assert_close(information.mutual_information(x * scale, y), value)
+    assert (information.mutual_information(x * scale, y, normalize=False) - value).abs() > 1e-2
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_order_two_is_minus_the_log_of_the_squared_trace(kernel):
+    gram = information.gram_matrix(random_samples(20, 5), kernel)
+    expected = -torch.log(torch.trace(gram @ gram))
+    torch.testing.assert_close(information.entropy(gram, alpha=2), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("gap", [1e-4, 1e-6, 1e-7, 2e-8, 1e-9, 1e-14])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_order_one_is_continuous(gap, sign):
+    gram = information.gram_matrix(random_samples(20, 5), bandwidth=0.5)
+    at_one = information.entropy(gram).item()
+    assert information.entropy(gram, alpha=1 + sign * gap).item() == pytest.approx(at_one, abs=20 * gap + 1e-7)
+
+
+def test_entropy_falls_with_its_order():
+    gram = information.gram_matrix(random_samples(20, 5), bandwidth=0.5)
+    values = [information.entropy(gram, alpha).item() for alpha in (0.25, 0.5, 0.999, 1, 1.001, 2, 4)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_leading_dimensions_are_batches():
+    x, y = random_samples(2, 3, 10, 4), random_samples(2, 3, 10, 5, seed=1)
+    batched = information.mutual_information(x, y)
+    assert batched.shape == (2, 3)
+    for i in range(2):
+        for j in range(3):
+            torch.testing.assert_close(batched[i, j], information.mutual_information(x[i, j], y[i, j]))
+    shared = information.mutual_information(x, y[0, 0])
+    torch.testing.assert_close(shared[1, 2], information.mutual_information(x[1, 2], y[0, 0]))
+
+
+def test_profile_is_layer_by_layer_and_float64_whatever_comes_in():
+    hidden, targets = random_samples(4, 12, 6).float(), random_samples(12, 6, seed=1).float()
+    profile = information.predictive_information(hidden, targets, bandwidth=0.8)
+    assert profile.shape == (4,)
+    assert profile.dtype == torch.float64
+    for layer in range(4):
+        expected = information.mutual_information(hidden[layer], targets, bandwidth=0.8)
+        torch.testing.assert_close(profile[layer], expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(information.incremental_information(hidden, targets, bandwidth=0.8), profile)
+
+
+def test_gram_matrix_has_unit_trace_is_symmetric_and_positive():
+    for kernel in KERNELS:
+        gram = information.gram_matrix(random_samples(30, 3), kernel)
+        assert torch.trace(gram).item() == pytest.approx(1, abs=1e-12)
+        torch.testing.assert_close(gram, gram.mT)
+        assert torch.linalg.eigvalsh(gram).min() > -1e-12
+
+
+def test_gram_matrix_never_makes_an_n_n_d_tensor():
+    n, d = 300, 400
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest = max(largest, out.numel())
+            return out
+
+    with Watch():
+        information.gram_matrix(random_samples(n, d))
+    assert largest <= n * max(n, d)
+
+
+def test_ridge_layer_is_the_first_maximum():
+    assert information.ridge_layer(torch.tensor([0.0, 0.3, 0.2])).item() == 1
+    assert information.ridge_layer(torch.tensor([[0.1, 0.5, 0.5], [0.9, 0.1, 0.9]])).tolist() == [1, 0]
+
+
+X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: information.gram_matrix(X, kernel="cosine"), "Unknown kernel 'cosine'; choose one of gaussian"),
+        (lambda: information.gram_matrix(X, bandwidth=0), "bandwidth must be greater than 0, but is 0"),
+        (lambda: information.gram_matrix(X, bandwidth=math.nan), "bandwidth must be greater than 0, but is nan"),
+        (lambda: information.gram_matrix(X, "polynomial", degree=0), "degree must be at least 1, but is 0"),
+        (lambda: information.gram_matrix(X[:1]), r"At least 2 samples .* \(1, 3\)"),
+        (lambda: information.gram_matrix(X[0]), r"shape \(\.\.\., N, d\), but this tensor has shape \(3,\)"),
+        (lambda: information.gram_matrix(torch.zeros(4, 3)), "index 0 .* is the zero vector"),
+        (lambda: information.gram_matrix(X.where(X < 1, math.nan) * math.nan), "contains nan at index"),
+        (lambda: information.gram_matrix(X * math.inf), "contains -?inf at index"),
+        (lambda: information.entropy(torch.eye(3) / 3, alpha=0), "alpha must be greater than 0, but is 0"),
+        (lambda: information.entropy(torch.eye(3) / 3, alpha=-1), "alpha must be greater than 0, but is -1"),
+        (lambda: information.entropy(torch.eye(3)), "must have trace 1, but one has trace 3"),
+        (lambda: information.entropy(torch.ones(2, 3)), r"shape \(2, 3\)"),
+        (lambda: information.joint_entropy(torch.eye(3) / 3, torch.eye(4) / 4), r"\(3, 3\) and \(4, 4\)"),
+        (lambda: information.mutual_information(X, X[:4]), r"\(5, 3\) and \(4, 3\)"),
+        (lambda: information.predictive_information(X.expand(2, 5, 3), X[:4]), r"\(2, 5, 3\) and \(4, 3\)"),
+        (lambda: information.predictive_information(torch.stack([X, 0 * X]), X), "Layer 1: .* zero vector"),
+        (lambda: information.ridge_layer(torch.tensor([0.0, math.nan])), "NaN"),
+        (lambda: information.ridge_layer(torch.tensor([])), r"shape \(0,\)"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(call, words):
+    with pytest.raises(InputError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
