@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book html test lint lab bench refresh sensitivity constraints linkcheck clean distclean
+.PHONY: help setup book html test lint lab bench refresh tolerances constraints linkcheck clean distclean
 
 help: ## list these commands
 	@echo "Commands (each does its own set-up):"
@@ -67,13 +67,13 @@ lab: $(MODEL) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
 bench: $(MODEL) ## print ratios: the estimator and the forward pass against their references
-	@$(BIN)/python -m pytest -q benchmarks --benchmark-disable-gc
+	@$(BIN)/python -m pytest -q -s benchmarks
 
 refresh: $(MODEL) ## maintainers: measure the stored numbers anew, and execute the committed notebooks
-	$(BIN)/python benchmarks/refresh.py
+	$(BIN)/ridge refresh
 
-sensitivity: $(MODEL) ## maintainers: repeat the default training under other conditions (an hour)
-	$(BIN)/python benchmarks/training_sensitivity.py
+tolerances: $(MODEL) ## maintainers: repeat the default training under other conditions (an hour and a half)
+	$(BIN)/ridge run reproducibility -p repeat=true -p save_table=results/training_differences.csv -o runs/reproducibility.ipynb
 
 constraints: $(INSTALLED) ## maintainers: pin what is installed now
 	@{ echo "# Everything that requirements.txt needs in turn: made by make constraints, on Linux with Python 3.11."; \

@@ -127,9 +127,10 @@ def storage_errors(folder: Path) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
         if error.errno not in _STORAGE_ERRNOS:
             raise
+        # "File exists" is what making a folder says where a file stands in its place.
+        reason = os.strerror(errno.ENOTDIR if error.errno == errno.EEXIST else error.errno)
         raise StorageError(_storage_message(folder, reason)) from error
     except (SafetensorError, RuntimeError) as error:
         # safetensors and torch report a full disk as their own errors, with the system's words inside.
@@ -144,8 +145,8 @@ _STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.
 
 def _storage_message(folder: Path, reason: str) -> str:
     return (
-        f"Cannot write to {folder}: {reason}. Make room or give write permission there, "
-        f"or set {ENVIRONMENT_VARIABLE} to another folder."
+        f"Cannot write to {folder}: {reason}. Make room or give write permission there, or choose another folder "
+        f"({ENVIRONMENT_VARIABLE} sets the cache's)."
     )
 
 

@@ -7,7 +7,9 @@ value of the wrong type.
 import argparse
 import datetime
 import logging
+import re
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from typing import Any
 import nbformat
 import yaml
 
+from ridge_utils import cache
 from ridge_utils.errors import InputError, StorageError
 
 #: The folder of the notebooks, in a checkout of the project.
@@ -31,7 +34,7 @@ class Parameter:
 
     #: its name
     name: str
-    #: its annotation: int, float, str, bool, list, list[int], list[str] or dict
+    #: its annotation, one of int, float, str, bool, list, list[int], list[str] or dict
     type: str
     #: its default, as the source has it
     default: str
@@ -132,12 +135,71 @@ def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = Fa
         kernel_name="python3",
         progress_bar=False,
         stderr_file=None if quiet else sys.stderr,
+        extra_arguments=["--IPKernelApp.log_level=40"],  # the kernel's advice on encryption is not the reader's
     )
     return time.monotonic() - started
 
 
+def refresh(notebook: str) -> None:
+    """Measure a notebook's stored numbers anew and execute the committed notebook with them.
+
+    First the table goes to ``results/``, where the notebook has one, then the notebook is executed with its defaults
+    and written back without what differs from run to run: times, progress bars and papermill's own notes.
+    """
+    import papermill
+
+    source = _path(notebook)
+    options = {"cwd": str(NOTEBOOKS), "kernel_name": "python3", "progress_bar": False, "stderr_file": sys.stderr}
+    with tempfile.TemporaryDirectory() as folder:
+        executed = Path(folder) / source.name
+        if "compare" in parameters(notebook):
+            table = NOTEBOOKS.parent / "results" / f"{notebook}.csv"
+            papermill.execute_notebook(
+                str(source), str(executed), {"compare": False, "save_table": str(table)}, **options
+            )
+        papermill.execute_notebook(str(source), str(executed), **options)
+        text = nbformat.writes(stable(nbformat.read(executed, as_version=4)))
+    cache.write_text(source, text.rstrip("\n") + "\n")
+    if notebook == "predictive_information":
+        _draw_main_figure(NOTEBOOKS.parent)
+
+
+def _draw_main_figure(root: Path) -> None:
+    """The picture of the README and of the book's first page, with the table that it was drawn from in its metadata."""
+    from ridge_utils import plotting, results
+
+    name = "predictive_information.csv"
+    table, origin = results.read(root / "results" / name)
+    plotting.style()
+    figure = plotting.information_figure(table, "")
+    source = {"Source": f"{name} {origin['sha256']}"}
+    figure.savefig(root / "book" / "images" / "predictive_information.png", dpi=150, metadata=source)
+
+
+def stable(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """An executed notebook without what differs from run to run though its numbers do not."""
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata["language_info"] = {"name": "python"}
+    for cell in notebook.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+            # pandas draws a table's id at random.
+            for out in cell.outputs:
+                html = out.get("data", {}).get("text/html", "")
+                for number, found in enumerate(dict.fromkeys(re.findall(r"T_[0-9a-f]{5}(?=[\s_\"])", html))):
+                    out["data"]["text/html"] = html = html.replace(found, f"T_{number:05d}")
+                if "text/plain" in out.get("data", {}):
+                    plain = re.sub(r" at 0x[0-9a-f]+", "", out["data"]["text/plain"])
+                    out["data"]["text/plain"] = plain
+    return notebook
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ridge", description="Run the notebooks of the book with your own parameters.")
+    parser = argparse.ArgumentParser(
+        prog="ridge", description="Run the notebooks of the book with your own parameters."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("run", help="execute a notebook headless")
     command.add_argument("notebook", help="its name, as `ridge list` shows it")
@@ -145,7 +207,11 @@ def _parser() -> argparse.ArgumentParser:
         "-p", dest="assignments", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated"
     )
     command.add_argument(
-        "-o", dest="output", metavar="FILE", type=Path, help="the executed notebook (default: runs/NAME-DATE-TIME.ipynb)"
+        "-o",
+        dest="output",
+        metavar="FILE",
+        type=Path,
+        help="the executed notebook (default: runs/NAME-DATE-TIME.ipynb)",
     )
     command.set_defaults(call=_run)
     command = commands.add_parser("list", help="name the notebooks")
@@ -153,6 +219,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("params", help="show a notebook's parameters with type, default and help")
     command.add_argument("notebook")
     command.set_defaults(call=_params)
+    command = commands.add_parser("refresh", help="maintainers: measure the stored numbers anew, notebook by notebook")
+    command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="default: all")
+    command.set_defaults(call=_refresh)
     command = commands.add_parser("setup", help="put the embedded model into the cache")
     command.set_defaults(call=_setup)
     return parser
@@ -189,8 +258,15 @@ def _params(options: argparse.Namespace) -> int:
     return 0
 
 
+def _refresh(options: argparse.Namespace) -> int:
+    for name in options.names or notebooks():
+        print(f"{name}: measuring and executing", file=sys.stderr)
+        refresh(name)
+    return 0
+
+
 def _setup(_options: argparse.Namespace) -> int:
-    from ridge_utils import cache, models
+    from ridge_utils import models
 
     models.load(models.EMBEDDED)
     print(f"The embedded model {models.EMBEDDED} is in {cache.directory()}.")
@@ -233,7 +309,7 @@ def _convert(parameter: Parameter, text: str) -> Any:
     if not fits:
         example = {"list": "[0, 1, 2]", "dict": "'{name: value}'", "bool": "true or false"}.get(outer)
         raise InputError(
-            f"Parameter {parameter.name!r} must be of type {parameter.type}{f', such as {example}' if example else ''}, "
-            f"but is {text!r}; its default is {parameter.default}."
+            f"Parameter {parameter.name!r} must be of type {parameter.type}"
+            f"{f', such as {example}' if example else ''}, but is {text!r}; its default is {parameter.default}."
         )
     return value

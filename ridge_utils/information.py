@@ -73,7 +73,11 @@ def gram_matrix(
         distance = (squares.unsqueeze(-1) + squares.unsqueeze(-2) - 2 * inner).clamp_(min=0)
         # Rounding leaves about 1e-16 on the diagonal, which the Laplacian's square root would make 1e-8.
         distance.diagonal(dim1=-2, dim2=-1).zero_()
-        gram = torch.exp(-distance / (2 * bandwidth**2)) if kernel == "gaussian" else torch.exp(-distance.sqrt() / bandwidth)
+        gram = (
+            torch.exp(-distance / (2 * bandwidth**2))
+            if kernel == "gaussian"
+            else torch.exp(-distance.sqrt() / bandwidth)
+        )
     return _unit_trace(gram)
 
 

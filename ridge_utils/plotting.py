@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from ridge_utils.statistics import band
@@ -29,6 +31,22 @@ def style() -> None:
             "legend.frameon": False,
         }
     )
+
+
+def information_figure(table: pd.DataFrame, title: str) -> Figure:
+    """The paper's Figure 2 for one model and task: ID, OOD and both together, side by side.
+
+    Args:
+        table: table of measurements with the quantity ``predictive_information``.
+        title: what to write above.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
+    for ax, split in zip(axes, NAMES, strict=True):
+        information_profile(ax, table, split)
+    axes[0].set_ylabel("I(Z; Y) in nats")
+    axes[0].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
 
 
 def information_profile(ax: Axes, table: pd.DataFrame, split: str, sigmas: float = 2.0) -> None:
@@ -65,6 +83,27 @@ def checkpoint_shades(split: str, count: int) -> list[tuple[float, float, float]
     red, green, blue = mpl.colors.to_rgb(COLOURS[split])
     lightness = [0.65 * i / max(1, count - 1) for i in range(count)]
     return [(red + (1 - red) * t, green + (1 - green) * t, blue + (1 - blue) * t) for t in lightness]
+
+
+def differences(ax: Axes, table: pd.DataFrame, tolerance: pd.DataFrame, step: int) -> None:
+    """Draw, layer by layer, how far each condition moves predictive information at one checkpoint, and the tolerance.
+
+    Args:
+        ax: where to draw; its vertical axis becomes logarithmic.
+        table: what :func:`ridge_utils.reproducibility.repeat` gave.
+        tolerance: ``layer`` and ``tolerance`` of the same checkpoint.
+        step: the checkpoint.
+    """
+    rows = table[(table["step"] == step) & (table["site"] == "block") & (table["quantity"] == "predictive_information")]
+    for (changes, condition), group in rows.groupby(["changes", "condition"], sort=False):
+        largest = group.groupby("layer")["largest_difference"].max().clip(lower=1e-9)
+        style = {"ls": "-"} if changes == "arithmetic" else {"ls": "--", "alpha": 0.7}
+        ax.plot(largest.index.astype(int), largest, label=condition, **style)
+    allowed = tolerance.sort_values("layer")
+    ax.plot(allowed["layer"].astype(int), allowed["tolerance"], color="black", lw=2, label="tolerance")
+    ax.set_yscale("log")
+    ax.set_xlabel("layer")
+    ax.set_title("untouched" if step == 0 else f"step {step}", fontsize=10)
 
 
 def beside_paper(axes: Sequence[Axes], ours: pd.DataFrame, paper: pd.DataFrame, labels: tuple[str, str]) -> None:
@@ -105,6 +144,14 @@ def beside_paper(axes: Sequence[Axes], ours: pd.DataFrame, paper: pd.DataFrame, 
     for ax in axes:
         ax.set_xlabel("relative depth (layer / blocks)")
         ax.legend(fontsize=8, loc="upper left")
+
+
+def ridge_names(summary: pd.DataFrame) -> list[str]:
+    """The ridge layers of a summary as people read them: ``24 of 30``, or ``none``, where the last block is highest."""
+    return [
+        f"{row.ridge_layer} of {row.blocks}" if row.ridge_layer < row.blocks else f"none: highest at {row.blocks}"
+        for row in summary.itertuples()
+    ]
 
 
 def with_band(mean: pd.Series, half_width: pd.Series) -> list[str]:

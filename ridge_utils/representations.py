@@ -38,6 +38,7 @@ class Representations:
         return torch.cat([self.hidden, self.final_norm.unsqueeze(0)])
 
     def __len__(self) -> int:
+        """Number of examples N."""
         return len(self.target_ids)
 
     def select(self, index: Tensor | Sequence[int]) -> "Representations":
@@ -59,7 +60,7 @@ class Representations:
 
 
 def collect(
-    loaded: LoadedModel, examples: Sequence[Example], batch_size: int = 16, progress: bool = True
+    loaded: LoadedModel, examples: Sequence[Example], batch_size: int = 16, progress: bool | str = True
 ) -> Representations:
     """Run the examples' prompts through the model and keep the states at each prompt's last token.
 
@@ -70,7 +71,7 @@ def collect(
         loaded: the model.
         examples: N examples.
         batch_size: prompts per forward pass.
-        progress: show a progress bar with the time left on stderr.
+        progress: show a progress bar with the time left on stderr; a text labels it.
 
     Returns:
         The states in the order of ``examples``.
@@ -90,7 +91,8 @@ def collect(
     dtype = torch.float64 if loaded.model.dtype == torch.float64 else torch.float32
     hidden = torch.empty(blocks + 1, len(prompts), loaded.width, dtype=dtype)
     final_norm = torch.empty(len(prompts), loaded.width, dtype=dtype)
-    bar = tqdm(total=len(prompts), desc="hidden states", unit="prompt", disable=not progress)
+    label = f"hidden states, {progress}" if isinstance(progress, str) else "hidden states"
+    bar = tqdm(total=len(prompts), desc=label, unit="prompt", disable=not progress)
     with bar, torch.inference_mode():
         for start in range(0, len(order), batch_size):
             index = order[start : start + batch_size]
@@ -128,8 +130,8 @@ def encode(loaded: LoadedModel, example: Example) -> tuple[list[int], list[int]]
         raise InputError(f"The prompt {example.prompt!r} or its target {example.target!r} has no tokens.")
     if loaded.context is not None and len(prompt) > loaded.context:
         raise InputError(
-            f"A prompt has {len(prompt)} tokens, but the context of {loaded.name!r} is {loaded.context}: shorten or drop "
-            f"it (it begins {example.prompt[:40]!r})."
+            f"A prompt has {len(prompt)} tokens, but the context of {loaded.name!r} is {loaded.context}: shorten or "
+            f"drop it (it begins {example.prompt[:40]!r})."
         )
     return prompt, target
 

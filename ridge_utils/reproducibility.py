@@ -19,11 +19,11 @@ from ridge_utils import cache, results
 
 log = logging.getLogger(__name__)
 
-#: Agreement required of the untouched model's values on any CPU: float32 forward pass, float64 estimator; two examples
+#: Agreement required of the untouched model's values on any CPU (float32 forward pass, float64 estimator). Two examples
 #: of 250 may change their likeliest token.
 UNTOUCHED = {"predictive_information": 1e-3, "early_exit_accuracy": 0.0081}
 
-#: A tolerance is this many times the largest difference that was seen: other machines round in more ways than these.
+#: A tolerance is this many times the largest difference that was seen, because other machines round in more ways.
 MARGIN = 2.0
 
 #: Name of the results file of :func:`repeat`.
@@ -53,9 +53,9 @@ CONDITIONS = (
     Condition("1 thread", "arithmetic", environment={"OMP_NUM_THREADS": "1"}),
     Condition("float32", "arithmetic", {"precision": "float32"}),
     Condition("float32, AVX2 only", "arithmetic", {"precision": "float32"}, _AVX2),
-    Condition("float32, 1 thread", "arithmetic", {"precision": "float32"}, {"OMP_NUM_THREADS": "1"}),
     Condition("seed 1", "seed", {"training_seed": 1}),
     Condition("seed 2", "seed", {"training_seed": 2}),
+    Condition("4 threads", "arithmetic", environment={"OMP_NUM_THREADS": "4"}),
 )
 
 
@@ -154,4 +154,45 @@ def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any]) -> str:
     for label, rows in (("untouched model", comparison.rows[~trained]), ("after training", comparison.rows[trained])):
         for quantity, group in rows.groupby("quantity"):
             lines.append(f"{label}: {len(group)} values of {quantity} agree")
+    return "\n".join(lines)
+
+
+def describe(differences: pd.DataFrame, stored: pd.DataFrame) -> str:
+    """What :func:`repeat` found, in sentences for the reader (Markdown), from the numbers.
+
+    Args:
+        differences: what :func:`repeat` gave.
+        stored: the table that the runs were compared with.
+    """
+    information = differences[differences["quantity"] == "predictive_information"]
+    untouched = information[information["step"] == 0]["largest_difference"].max()
+    last = int(information["step"].max())
+    trained = information[information["step"] == last]
+    largest = trained.groupby("changes")["largest_difference"].max()
+    rounding, seed = largest["arithmetic"], largest["seed"]
+    peak = stored[(stored["step"] == last) & (stored["quantity"] == "predictive_information")]["value"].max()
+    verdict = "within" if untouched <= UNTOUCHED["predictive_information"] else "**outside**"
+    lines = [
+        f"- **Untouched:** no condition moves any value by more than {untouched:.1g} nats, {verdict} the "
+        f"{UNTOUCHED['predictive_information']:g} required.",
+        f"- **After {last} steps:** changed arithmetic moves a value by up to {rounding:.2g} nats, another training "
+        f"seed by up to {seed:.2g}; the largest value of the stored run is {peak:.2g}.",
+    ]
+    if rounding >= seed:
+        lines.append("- Changed arithmetic moves the trained numbers as far as another training seed does.")
+    else:
+        lines.append(
+            f"- A training seed moves the trained numbers {seed / rounding:.1f} times as far "
+            "as changed arithmetic does."
+        )
+    return "\n".join(lines)
+
+
+def facts(differences: pd.DataFrame) -> str:
+    """The measured differences and tolerances in a form for text comparison: a line per checkpoint, rounded."""
+    allowed = training_tolerance(differences)
+    lines = [f"{len(differences)} differences under {differences['condition'].nunique()} conditions"]
+    for (step, quantity), group in allowed.groupby(["step", "quantity"]):
+        middle, largest = group["tolerance"].median(), group["tolerance"].max()
+        lines.append(f"step {step}, {quantity}: tolerance {middle:.4f} (median over layers), {largest:.4f} (largest)")
     return "\n".join(lines)

@@ -45,7 +45,9 @@ FOLDER = Path(__file__).resolve().parent.parent / "results"
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "safetensors", "accelerate")
 
 
-def measurements(values: Sequence[float], sites: Sequence[tuple[int, str]], quantity: str, **context: Any) -> pd.DataFrame:
+def measurements(
+    values: Sequence[float], sites: Sequence[tuple[int, str]], quantity: str, **context: Any
+) -> pd.DataFrame:
     """A tidy table of one quantity over the sites of a model.
 
     Args:
@@ -139,7 +141,7 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 class Comparison:
     """How a new table compares with a stored one."""
 
-    #: one row per measurement: the key, ``value``, ``stored``, ``difference``, ``tolerance``
+    #: one row per measurement, with the key, ``value``, ``stored``, ``difference``, ``tolerance``
     rows: pd.DataFrame
 
     @property
@@ -187,8 +189,8 @@ def compare(table: pd.DataFrame, stored: pd.DataFrame, tolerance: "pd.Series[flo
     if len(apart):
         missing = int((apart["_merge"] == "left_only").sum())
         raise InputError(
-            f"The tables do not hold the same measurements: {missing} stored ones are missing and {len(apart) - missing} "
-            f"are new; the first is {apart[key].iloc[0].to_dict()}."
+            f"The tables do not hold the same measurements: {missing} stored ones are missing and "
+            f"{len(apart) - missing} are new; the first is {apart[key].iloc[0].to_dict()}."
         )
     rows = merged.drop(columns="_merge").rename(columns={"value_stored": "stored"})
     rows["difference"] = (rows["value"] - rows["stored"]).abs()

@@ -45,21 +45,22 @@ def ridge_summary(table: pd.DataFrame, sigmas: float = 2.0) -> pd.DataFrame:
 
     The ridge layer is the argmax of the mean profile over sampling seeds, the state after the final norm left out. Each
     fall is taken within a sampling seed, so what the seeds have in common cancels. The ridge is chosen on the samples
-    on which the fall is measured, so a fall that is not there comes out a little above 0, never below at the last block.
+    on which the fall is measured, so a fall that is not there comes out a little above 0; to the last block it is never
+    below.
 
     Args:
         table: table of measurements with the quantity ``predictive_information``.
         sigmas: half-width of the bands in standard deviations over sampling seeds.
 
     Returns:
-        One row per (split, step): ``blocks``, ``ridge_layer``, ``at_ridge``, ``at_last_block``, ``at_final_norm`` (mean
-        I in nats), and for each fall, ``to_last_block`` and ``to_final_norm``, its mean, its ``…_half_width`` and
-        whether it is ``…_beyond_band``.
+        One row per split and step, with ``blocks``, ``ridge_layer``, ``at_ridge``, ``at_last_block``,
+        ``at_final_norm`` (mean I in nats), and for each fall, ``to_last_block`` and ``to_final_norm``, its mean, its
+        ``…_half_width`` and whether it is ``…_beyond_band``.
     """
     rows = table[table["quantity"] == "predictive_information"]
     out = []
     for (split, step), group in rows.groupby(["split", "step"], sort=False):
-        wide = group.pivot(index="sample_seed", columns=["site", "layer"], values="value")
+        wide = group.pivot_table(index="sample_seed", columns=["site", "layer"], values="value")
         norm = wide["final_norm"].iloc[:, 0]
         body = wide.drop(columns="final_norm", level="site").droplevel("site", axis=1).sort_index(axis=1)
         ridge = int(body.mean().idxmax())
@@ -76,28 +77,13 @@ def ridge_summary(table: pd.DataFrame, sigmas: float = 2.0) -> pd.DataFrame:
         for name, end in (("to_last_block", body[blocks]), ("to_final_norm", norm)):
             fall = body[ridge] - end
             half_width = sigmas * (fall.std() if len(fall) > 1 else 0.0)
-            row |= {name: fall.mean(), f"{name}_half_width": half_width, f"{name}_beyond_band": fall.mean() > half_width}
+            row |= {
+                name: fall.mean(),
+                f"{name}_half_width": half_width,
+                f"{name}_beyond_band": fall.mean() > half_width,
+            }
         out.append(row)
     return pd.DataFrame(out)
-
-
-def describe_ridge(summary: pd.DataFrame) -> str:
-    """What :func:`ridge_summary` found, in sentences for the reader (Markdown)."""
-    names = {"id": "ID examples", "ood": "OOD examples", "all": "ID and OOD examples together"}
-    lines = []
-    for row in summary.itertuples():
-        model = "the untouched model" if row.step == 0 else f"the model after {row.step} steps"
-        if row.ridge_layer == row.blocks:
-            shape = f"rises to the last block, {row.at_ridge:.3f} nats: there is no ridge before it"
-        else:
-            seen = "more" if row.to_last_block_beyond_band else "no more"
-            shape = (
-                f"peaks at layer {row.ridge_layer} of {row.blocks} with {row.at_ridge:.3f} nats and falls by "
-                f"{row.to_last_block:.3f} ± {row.to_last_block_half_width:.3f} to the last block, {seen} than the band"
-            )
-        norm = f"after the final norm it is {row.at_final_norm:.3f} nats"
-        lines.append(f"- **{names[row.split]}, {model}:** $I(Z_l;Y)$ {shape}; {norm}.")
-    return "\n".join(lines)
 
 
 def depth_table(table: pd.DataFrame, step: int) -> pd.DataFrame:
@@ -137,3 +123,28 @@ def beside(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     other = theirs.add_prefix("paper_").set_index(pd.Index(nearest))
     # Two of theirs can be nearest to one of ours where theirs is the deeper model: the deeper row stays.
     return ours.join(other[~other.index.duplicated(keep="last")])
+
+
+def headline(summary: pd.DataFrame, model: str) -> str:
+    """What :func:`ridge_summary` found for ID and OOD examples together, in a few sentences (Markdown).
+
+    Args:
+        summary: the summary, with its ``all`` rows.
+        model: the model's name.
+    """
+    rows = summary[summary["split"] == "all"].sort_values("step")
+    places = []
+    for row in rows.itertuples():
+        when = "untouched" if row.step == 0 else f"after {row.step} fine-tuning steps"
+        if row.ridge_layer == row.blocks:
+            where = f"it rises to the last block ({row.at_ridge:.3f} nats): no ridge"
+        else:
+            where = f"it peaks at layer {row.ridge_layer} of {row.blocks} ({row.at_ridge:.3f} nats) and "
+            if row.to_last_block_beyond_band:
+                where += f"falls to {row.at_last_block:.3f} at the last block"
+            else:
+                where += "then falls by no more than the band"
+        places.append(f"{when}, {where}")
+    lower = (rows["at_final_norm"] < rows["at_last_block"]).all()
+    norm = " At every checkpoint it is lower after the final norm than before it." if lower else ""
+    return f"In {model}, predictive information depends on how far the model is trained: {'; '.join(places)}.{norm}"

@@ -69,9 +69,7 @@ class Settings:
         if self.batch_size < 1:
             raise InputError(f"batch_size must be at least 1, but is {self.batch_size}.")
         if self.precision not in get_args(Precision):
-            raise InputError(
-                f"Unknown precision {self.precision!r}; choose one of {', '.join(get_args(Precision))}."
-            )
+            raise InputError(f"Unknown precision {self.precision!r}; choose one of {', '.join(get_args(Precision))}.")
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class TrainingRun:
     folder: Path
     #: the steps at which there is one, ascending
     steps: tuple[int, ...]
-    #: one row per logged step: ``step``, ``loss`` (mean over the steps since the row before, nats per answer token)
+    #: one row per logged step, with ``step`` and ``loss``, the mean over the steps since the row before in nats a token
     log: pd.DataFrame
     #: digest of the settings, the data, the starting weights and the library versions
     digest: str
@@ -128,8 +126,8 @@ def finetune(
     for prompt, target in encoded:
         if loaded.context is not None and len(prompt) + len(target) > loaded.context:
             raise InputError(
-                f"A prompt and its target have {len(prompt) + len(target)} tokens, but the context of {loaded.name!r} is "
-                f"{loaded.context}: shorten or drop it."
+                f"A prompt and its target have {len(prompt) + len(target)} tokens, but the context of "
+                f"{loaded.name!r} is {loaded.context}: shorten or drop it."
             )
     steps = tuple(sorted(set(settings.checkpoints)))
     precision = resolve_precision(settings.precision, loaded.device)
@@ -241,9 +239,7 @@ def _train(
         record = {
             "shaped_by": shaped_by,
             "checkpoints": whole,
-            "log": [
-                {"step": row["step"], "loss": row["loss"]} for row in trainer.state.log_history if "loss" in row
-            ],
+            "log": [{"step": row["step"], "loss": row["loss"]} for row in trainer.state.log_history if "loss" in row],
             "threads": torch.get_num_threads(),
             "seconds": keeper.elapsed(),
         }

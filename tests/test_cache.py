@@ -66,9 +66,13 @@ def test_a_text_is_replaced_whole(tmp_path, monkeypatch):
     ],
 )
 def test_a_full_or_closed_disk_is_one_sentence_with_the_remedy(tmp_path, error):
-    with pytest.raises(StorageError, match=r"^Cannot write to .*: .*\. Make room .* or set RIDGE_CACHE") as caught:
-        with cache.writing(tmp_path / "entry"):
-            raise error
+    with (
+        pytest.raises(
+            StorageError, match=r"^Cannot write to .*: .*\. Make room .* or choose another folder \(RIDGE_CACHE"
+        ) as caught,
+        cache.writing(tmp_path / "entry"),
+    ):
+        raise error
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "entry").exists()
 

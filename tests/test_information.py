@@ -106,7 +106,9 @@ def test_a_variable_tells_all_about_itself_when_clusters_are_far_apart(alpha):
 
 
 @settings(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 10_000), n=st.integers(2, 25), bandwidth=st.floats(0.1, 3), kernel=st.sampled_from(KERNELS[:2]))
+@given(
+    seed=st.integers(0, 10_000), n=st.integers(2, 25), bandwidth=st.floats(0.1, 3), kernel=st.sampled_from(KERNELS[:2])
+)
 def test_information_lies_between_zero_and_the_smaller_entropy(seed, n, bandwidth, kernel):
     x, y = random_samples(n, 4, seed=seed), random_samples(n, 3, seed=seed + 1)
     value = information.mutual_information(x, y, kernel=kernel, bandwidth=bandwidth).item()

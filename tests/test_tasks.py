@@ -45,7 +45,9 @@ def test_ood_sequences_follow_some_rule_with_an_allowed_modulus():
 
 
 def test_training_and_evaluation_are_disjoint_whatever_the_seeds():
-    train = {e.prompt for seed in range(3) for e in tasks.load("synthetic_arithmetic", "train", 2000, seed, noise_max=1)}
+    train = {
+        e.prompt for seed in range(3) for e in tasks.load("synthetic_arithmetic", "train", 2000, seed, noise_max=1)
+    }
     test = {e.prompt for seed in range(3) for e in tasks.load("synthetic_arithmetic", "id", 2000, seed, noise_max=1)}
     assert not train & test
     assert not {noise(e) for e in tasks.load("synthetic_arithmetic", "train", 2000)} & {
@@ -143,7 +145,11 @@ def test_a_bad_file_is_named_with_its_line(own_task, rows, words):
 @pytest.mark.parametrize(
     ("arguments", "options", "words"),
     [
-        (("sums", "id", 1), {}, "Unknown task 'sums'; choose one of synthetic_arithmetic, or give the path of a .jsonl"),
+        (
+            ("sums", "id", 1),
+            {},
+            "Unknown task 'sums'; choose one of synthetic_arithmetic, or give the path of a .jsonl",
+        ),
         (("synthetic_arithmetic", "test", 1), {}, "no split 'test'; choose one of train, id, ood"),
         (("synthetic_arithmetic", "id", 0), {}, "integer of at least 1, but is 0"),
         (("synthetic_arithmetic", "id", 2.5), {}, "integer of at least 1, but is 2.5"),

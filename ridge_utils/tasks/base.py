@@ -21,7 +21,7 @@ class Example:
     target: str
     #: ``train``, ``id`` (in-distribution) or ``ood`` (out-of-distribution)
     split: Split
-    #: where the example comes from: generated, a Hub data set, a local copy of one, or the user's own file
+    #: where the example comes from; generated, a Hub data set, a local copy of one, or the user's own file
     source: Source
     #: half-open character ranges of the prompt that hold the signal, in order
     signal_spans: tuple[tuple[int, int], ...] = ()

@@ -1,0 +1,166 @@
+"""The committed notebooks: executed, compared, and honest about their parameters."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from ridge_utils import cli, paper, reproducibility, results
+from ridge_utils.errors import StorageError
+
+NAME = "predictive_information"
+
+PATHS = sorted(cli.NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook, tag):
+    return [cell for cell in code(notebook) if tag in cell.metadata.get("tags", [])]
+
+
+def test_every_cell_was_executed_in_order_and_without_an_error(notebook):
+    assert [cell.execution_count for cell in code(notebook)] == list(range(1, len(code(notebook)) + 1))
+    assert not [o for cell in code(notebook) for o in cell.outputs if o.output_type == "error"]
+
+
+def test_at_least_one_cell_is_compared_and_has_something_to_compare(notebook):
+    compared = tagged(notebook, "nbval-check-output")
+    assert compared
+    assert all(cell.outputs for cell in compared)
+
+
+def test_parameters_are_literals_with_type_and_help(notebook):
+    (cell,) = tagged(notebook, "parameters")
+    for line in cell.source.splitlines():
+        assert re.fullmatch(r"[a-z_]+: (int|float|str|bool|list\[int\]|dict) = .+  # .+", line), line
+
+
+def test_nothing_is_stored_that_differs_from_run_to_run(notebook):
+    text = nbformat.writes(notebook)
+    assert '"papermill"' not in text
+    assert '"iopub' not in text
+    assert '"stderr"' not in text
+    assert nbformat.writes(cli.stable(nbformat.reads(text, as_version=4))) == text
+
+
+def test_figures_are_named_captioned_and_described(notebook):
+    for cell in code(notebook):
+        if any("image/png" in o.get("data", {}) for o in cell.outputs):
+            shown = cell.metadata["mystnb"]
+            assert shown["figure"]["name"].startswith("fig-")
+            assert len(shown["figure"]["caption"]) > 100
+            assert len(shown["image"]["alt"]) > 40
+
+
+def test_the_stored_table_was_made_with_the_committed_parameters():
+    _, origin = results.read(results.FOLDER / f"{NAME}.csv")
+    defaults = {p.name: p for p in cli.parameters("predictive_information").values()}
+    assert set(origin["parameters"]) == set(defaults) - {"compare", "save_table"}
+    for name, value in origin["parameters"].items():
+        assert eval(defaults[name].default) == value, name
+    assert origin["model"]["blocks"] == 30
+
+
+def test_captions_say_what_the_parameters_say():
+    _, origin = results.read(results.FOLDER / f"{NAME}.csv")
+    parameters = origin["parameters"]
+    text = " ".join(
+        cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
+        for cell in nbformat.read(cli.NOTEBOOKS / "predictive_information.ipynb", as_version=4).cells
+    )
+    assert text.count(f"n = {parameters['n_samples']}") == 2
+    assert f"from {origin['data']['per split']} examples a split" in text
+    assert f"after {parameters['steps']} fine-tuning steps" in text
+    assert f"training seed {parameters['training_seed']}" in text
+    assert text.count("five sampling seeds") + text.count("five {term}`sampling seeds") == 2
+    assert len(parameters["sampling_seeds"]) == 5
+
+
+# What nbval must catch, on a notebook that takes seconds.
+
+
+def nbval(folder):
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--nbval-lax",
+        "--nbval-current-env",
+        "-p",
+        "no:cacheprovider",
+        ".",
+    ]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copy(cli.NOTEBOOKS / "reproducibility.ipynb", tmp_path)
+    return tmp_path / "reproducibility.ipynb"
+
+
+def test_nbval_passes_an_unchanged_notebook(copy):
+    done = nbval(copy.parent)
+    assert done.returncode == 0, done.stdout
+
+
+def test_nbval_fails_when_a_committed_number_is_changed(copy):
+    text = copy.read_text()
+    number = re.search(r"(\d+\.\d{4}) \(median over layers\)", text).group(1)
+    copy.write_text(text.replace(number, f"{float(number) + 0.0001:.4f}"))
+    done = nbval(copy.parent)
+    assert done.returncode == 1
+    assert "1 failed" in done.stdout
+
+
+def test_nbval_fails_when_a_cell_raises(copy):
+    notebook = nbformat.read(copy, as_version=4)
+    code(notebook)[1].source += "\nraise ValueError('broken')"
+    nbformat.write(notebook, copy)
+    assert nbval(copy.parent).returncode == 1
+
+
+def test_a_stored_number_moved_past_its_tolerance_fails_the_check(tmp_path, monkeypatch):
+    """The whole chain on a tiny model: measure, store, move one stored number, compare."""
+    settings = ["model=random:gpt2", "steps=2", "n_samples=10", "n_train=8", "compare=false"]
+    cli.run(NAME, cli.parse(NAME, settings), tmp_path / f"{NAME}.ipynb", quiet=True)
+    for suffix in (".csv", ".json"):
+        shutil.copy((results.FOLDER / "training_differences.csv").with_suffix(suffix), tmp_path)
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    table, origin = results.read(tmp_path / f"{NAME}.csv")
+    assert "untouched model" in reproducibility.check(table, NAME, origin["parameters"])
+    moved = table.copy()
+    moved.loc[3, "value"] += 0.0011
+    results.write(moved, tmp_path / f"{NAME}.csv", origin)
+    with pytest.raises(AssertionError, match="1 of "):
+        reproducibility.check(table, NAME, origin["parameters"])
+    (tmp_path / f"{NAME}.csv").write_text("edited")
+    with pytest.raises(StorageError, match="does not match its provenance"):
+        reproducibility.check(table, NAME, origin["parameters"])
+
+
+def test_the_readme_shows_the_stored_figure():
+    from PIL import Image
+
+    with Image.open(cli.NOTEBOOKS.parent / "book" / "images" / "predictive_information.png") as image:
+        made_from = image.text["Source"]
+    _, origin = results.read(results.FOLDER / f"{NAME}.csv")
+    assert made_from == f"predictive_information.csv {origin['sha256']}"
+
+
+def test_every_number_of_the_paper_in_the_readme_is_the_papers():
+    text = (cli.NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
+    assert paper.TITLE in text
+    assert paper.ARXIV in text

@@ -1,0 +1,259 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from ridge_utils import paper, reproducibility, results, statistics
+from ridge_utils.errors import InputError, StorageError
+
+CONTEXT = {
+    "model": "m", "task": "t", "source": "own", "split": "id", "step": 0, "train_seed": 0, "sample_seed": 0, "n": 10,
+}  # fmt: skip
+
+
+def profile(values, **changes):
+    quantity = changes.pop("quantity", "predictive_information")
+    final_norm = quantity == "predictive_information"
+    blocks = len(values) - 1 - final_norm
+    return results.measurements(values, results.sites(blocks, final_norm), quantity, **(CONTEXT | changes))
+
+
+def test_a_table_survives_its_file(tmp_path):
+    table = pd.concat(
+        [profile([0.1, 1 / 3, 0.2, 1e-12]), profile([0, 1, 0], quantity="early_exit_accuracy", sample_seed=None)],
+        ignore_index=True,
+    )
+    path = tmp_path / "a.csv"
+    results.write(table, path, results.provenance({"steps": 3}, note="n"))
+    back, origin = results.read(path)
+    pd.testing.assert_frame_equal(back, table, rtol=1e-9)
+    assert list(back.columns) == list(results.COLUMNS)
+    assert origin["parameters"] == {"steps": 3}
+    assert origin["rows"] == len(table)
+    assert {"versions", "machine", "date", "commit", "sha256"} <= set(origin)
+
+
+def test_a_table_that_does_not_match_its_provenance_is_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    results.write(profile([0.1, 0.3, 0.2]), path, {})
+    path.write_text(path.read_text().replace("0.3", "0.4"))
+    with pytest.raises(StorageError, match=r"a\.csv does not match its provenance: its SHA-256 is"):
+        results.read(path)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(StorageError, match="cannot be read"):
+        results.read(path)
+
+
+def test_measurements_need_every_column_and_as_many_values_as_sites():
+    with pytest.raises(InputError, match="3 values of q for 2 sites"):
+        results.measurements([1, 2, 3], results.sites(1, final_norm=False), "q", **CONTEXT)
+    with pytest.raises(InputError, match="column 'n'"):
+        results.measurements([1, 2], results.sites(1, False), "q", **{k: v for k, v in CONTEXT.items() if k != "n"})
+    assert results.sites(2) == [(0, "embedding"), (1, "block"), (2, "block"), (2, "final_norm")]
+
+
+def test_comparison_finds_the_one_value_that_is_off_whatever_the_order():
+    stored = pd.concat([profile([0.1, 0.2, 0.3, 0.4], sample_seed=s) for s in (0, 1)], ignore_index=True)
+    shuffled = stored.sample(frac=1, random_state=0)
+    results.compare(shuffled, stored, 1e-12).require()
+    off = stored.copy()
+    off.loc[5, "value"] += 0.01
+    with pytest.raises(AssertionError, match="1 of 8 measurements differ"):
+        results.compare(off, stored, 0.009).require()
+    results.compare(off, stored, 0.011).require()
+    tolerance = pd.Series(1e-9, index=stored.index)
+    tolerance[5] = 0.02
+    results.compare(off, stored, tolerance).require()
+    off.loc[2, "value"] = np.nan
+    with pytest.raises(AssertionError):
+        results.compare(off, stored, 1.0).require()
+
+
+def test_tables_of_different_measurements_are_not_compared():
+    stored = profile([0.1, 0.2, 0.3, 0.4])
+    with pytest.raises(InputError, match="1 stored ones are missing and 0 are new"):
+        results.compare(stored.iloc[:-1], stored, 1.0)
+    with pytest.raises(InputError, match="4 stored ones are missing and 4 are new"):
+        results.compare(stored.assign(n=11), stored, 1.0)
+    with pytest.raises(InputError, match="holds a measurement twice"):
+        results.compare(pd.concat([stored, stored]), stored, 1.0)
+
+
+def test_subsamples_are_without_replacement_and_seeded():
+    for n in (2, 7, 10):
+        index = statistics.subsample(10, n, seed=3)
+        assert len(set(index.tolist())) == n
+        assert set(index.tolist()) <= set(range(10))
+    assert statistics.subsample(100, 50, 1).tolist() == statistics.subsample(100, 50, 1).tolist()
+    assert statistics.subsample(100, 50, 1).tolist() != statistics.subsample(100, 50, 2).tolist()
+
+
+@pytest.mark.parametrize("n", [1, 0, -3, 11])
+def test_subsample_sizes_out_of_range(n):
+    with pytest.raises(InputError, match=f"n_samples must be between 2 and the number of examples, 10, but is {n}"):
+        statistics.subsample(10, n, 0)
+
+
+def test_band_is_two_sample_standard_deviations():
+    values = [0.1, 0.4, 0.2, 0.7, 0.3]
+    table = pd.concat([profile([0, v, 0], sample_seed=i) for i, v in enumerate(values)])
+    row = statistics.band(table, ["site", "layer"]).set_index("site").loc["block"]
+    assert row["mean"] == pytest.approx(np.mean(values))
+    assert row["half_width"] == pytest.approx(2 * np.std(values, ddof=1))
+    alone = statistics.band(profile([0, 0.5, 0]), ["layer", "site"])
+    assert (alone["half_width"] == 0).all()
+
+
+def test_ridge_summary_finds_a_planted_ridge_and_its_fall():
+    seeds = range(5)
+    ridged = [profile([0, 0.2, 0.5 + 0.01 * s, 0.3 + 0.01 * s, 0.1], sample_seed=s) for s in seeds]
+    rising = [profile([0, 0.1, 0.2, 0.4, 0.9], sample_seed=s, step=7) for s in seeds]
+    summary = statistics.ridge_summary(pd.concat(ridged + rising)).set_index("step")
+    assert summary.loc[0, "ridge_layer"] == 2
+    assert summary.loc[0, "to_last_block"] == pytest.approx(0.2)
+    assert summary.loc[0, "to_last_block_half_width"] == pytest.approx(0, abs=1e-12)
+    assert summary.loc[0, "to_final_norm"] == pytest.approx(0.42)
+    assert summary.loc[0, "to_last_block_beyond_band"]
+    assert summary.loc[7, "ridge_layer"] == 3, "the state after the final norm is never the ridge"
+    assert summary.loc[7, "to_last_block"] == 0
+
+
+def test_the_headline_says_what_was_planted():
+    def seeds(values, **changes):
+        return [profile([v + 0.001 * s for v in values], split="all", sample_seed=s, **changes) for s in range(3)]
+
+    ridged, rising = seeds([0, 0.2, 0.52, 0.3, 0.1]), seeds([0, 0.1, 0.2, 0.4, 0.3], step=7)
+    text = statistics.headline(statistics.ridge_summary(pd.concat(ridged + rising)), "m")
+    assert "untouched, it peaks at layer 2 of 3 (0.521 nats) and falls to 0.301 at the last block" in text
+    assert "after 7 fine-tuning steps, it rises to the last block (0.401 nats): no ridge" in text
+    assert "At every checkpoint it is lower after the final norm" in text
+    higher = seeds([0, 0.1, 0.2, 0.4, 0.5], step=7)
+    assert "At every" not in statistics.headline(statistics.ridge_summary(pd.concat(ridged + higher)), "m")
+
+
+def test_a_fall_within_the_band_is_said_to_be_no_more():
+    falls = (0.3, -0.3, 0.2, -0.1)
+    noisy = [profile([0, 0.5 + f, 0.5, 0.2], sample_seed=s) for s, f in enumerate(falls)]
+    summary = statistics.ridge_summary(pd.concat(noisy))
+    assert summary.loc[0, "ridge_layer"] == 1
+    assert not summary.loc[0, "to_last_block_beyond_band"]
+    together = statistics.ridge_summary(pd.concat(noisy).assign(split="all"))
+    assert "then falls by no more than the band" in statistics.headline(together, "m")
+
+
+def test_depth_table_and_the_papers_rows_beside_it():
+    table = pd.concat(
+        [profile(list(range(26)), split="all", sample_seed=s) for s in (0, 1)]
+        + [
+            profile([x / 100] * 25, split=s, quantity="early_exit_accuracy", sample_seed=None)
+            for s, x in (("all", 1), ("id", 2), ("ood", 3))
+        ]
+    )
+    ours = statistics.depth_table(table, 0)
+    assert ours["layer"].tolist() == list(range(25))
+    assert ours["predictive_information"].tolist() == list(range(25))
+    assert ours[["accuracy_all", "accuracy_id", "accuracy_ood"]].iloc[0].tolist() == [0.01, 0.02, 0.03]
+    theirs = paper.table_1().assign(depth=lambda t: t["layer"] / paper.TABLE_1_BLOCKS)
+    beside = statistics.beside(ours, theirs).set_index("layer")
+    assert len(beside) == 25
+    assert beside.loc[20, "paper_layer"] == 10
+    assert beside.loc[20, "paper_predictive_information"] == 0.2721
+    assert beside.loc[24, "paper_accuracy_id"] == 0.9317
+    assert beside["paper_layer"].notna().sum() == 8
+
+
+def differences(*rows):
+    columns = ["changes", "step", "layer", "site", "quantity", "largest_difference"]
+    return pd.DataFrame(rows, columns=columns).assign(condition="c", split="id", value=0.0)
+
+
+PI = "predictive_information"
+
+
+def test_tolerances_come_from_changed_arithmetic_alone_and_have_a_floor():
+    stored = pd.concat([profile([0.1, 0.2, 0.3, 0.3]), profile([0.1, 0.2, 0.3, 0.3], step=5)], ignore_index=True)
+    measured = differences(
+        ("arithmetic", 5, 1, "block", PI, 0.01),
+        ("arithmetic", 5, 1, "block", PI, 0.04),
+        ("seed", 5, 1, "block", PI, 0.5),
+        ("arithmetic", 0, 1, "block", PI, 0.9),
+        ("arithmetic", 5, 2, "block", PI, 1e-5),
+    )
+    tolerance = reproducibility.tolerance(stored, measured)
+    assert tolerance.iloc[:4].tolist() == [1e-3] * 4
+    assert tolerance.iloc[4:].tolist() == [1e-3, 0.08, 1e-3, 1e-3]
+
+
+@pytest.fixture
+def stored_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    table = pd.concat([profile([0.1, 0.2, 0.3, 0.3]), profile([0.1, 0.2, 0.3, 0.3], step=5)], ignore_index=True)
+    results.write(table, tmp_path / "name.csv", {"parameters": {"steps": 5, "seeds": [0]}})
+    results.write(differences(("arithmetic", 5, 1, "block", PI, 0.01)), tmp_path / "training_differences.csv", {})
+    return table
+
+
+def test_check_passes_within_and_fails_beyond_tolerance(stored_results):
+    parameters = {"steps": 5, "seeds": [0]}
+    said = reproducibility.check(stored_results, "name", parameters)
+    assert "untouched model: 4 values of predictive_information agree" in said
+    assert "after training: 4 values of predictive_information agree" in said
+    for row, allowed in ((1, 1e-3), (5, 0.02), (6, 1e-3)):
+        for factor, passes in ((0.99, True), (1.01, False)):
+            moved = stored_results.copy()
+            moved.loc[row, "value"] += factor * allowed
+            if passes:
+                assert reproducibility.check(moved, "name", parameters) == said
+            else:
+                with pytest.raises(AssertionError, match="1 of 8"):
+                    reproducibility.check(moved, "name", parameters)
+
+
+def test_check_compares_nothing_under_other_parameters(stored_results):
+    said = reproducibility.check(stored_results.iloc[:2], "name", {"steps": 6, "seeds": [0]})
+    assert said == "These are not the parameters of results/name.csv, so there is nothing to compare with."
+
+
+def test_repeat_runs_each_condition_once_in_its_own_cache(tmp_path, monkeypatch):
+    reference = pd.concat([profile([0.1, 0.2, 0.3, 0.3], sample_seed=s) for s in (0, 1)], ignore_index=True)
+    calls = []
+
+    def run(command, env, check):
+        calls.append((command, env))
+        output = command[command.index("-o") + 1]
+        moved = reference.assign(value=reference["value"] + [0, 0.1, 0, 0, 0, -0.2, 0, 0], train_seed=1)
+        results.write(moved, type(tmp_path)(output).with_suffix(".csv"), {})
+
+    monkeypatch.setattr(reproducibility.subprocess, "run", run)
+    conditions = [
+        reproducibility.Condition("seed 1", "seed", {"training_seed": 1}),
+        reproducibility.Condition("1 thread", "arithmetic", environment={"OMP_NUM_THREADS": "1"}),
+    ]
+    out = reproducibility.repeat("nb", reference, tmp_path, conditions)
+    assert "training_seed=1" in calls[0][0]
+    assert calls[1][1]["OMP_NUM_THREADS"] == "1"
+    assert calls[0][1]["RIDGE_CACHE"] != calls[1][1]["RIDGE_CACHE"]
+    block = out[(out["layer"] == 1) & (out["condition"] == "seed 1")].iloc[0]
+    assert block["largest_difference"] == pytest.approx(0.2)
+    assert block["value"] == pytest.approx(0.15)
+    reproducibility.repeat("nb", reference, tmp_path, conditions)
+    assert len(calls) == 2
+
+
+def test_the_papers_table_is_the_papers():
+    table = paper.table_1().set_index("layer")
+    assert table["predictive_information"].idxmax() == 10
+    assert table.loc[12].tolist() == [0.0188, 0.7158, 0.9317, 0.5]
+    # Where all three are known, the accuracy over all is the mean of ID and OOD, half of the examples each.
+    known = table.dropna()
+    means = (known["accuracy_id"] + known["accuracy_ood"]) / 2
+    assert (known["accuracy_all"] - means).abs().max() < 1e-4
+
+
+def test_every_stored_table_matches_its_provenance():
+    paths = sorted(results.FOLDER.glob("*.csv"))
+    assert paths
+    for path in paths:
+        _, origin = results.read(path)
+        assert {"parameters", "versions", "machine", "date", "commit", "rows"} <= set(origin), path.name
+        assert "local changes" not in str(origin["commit"]), f"{path.name} was not made by committed code"
+    assert {p.stem for p in paths} == {p.stem for p in results.FOLDER.glob("*.json")}
