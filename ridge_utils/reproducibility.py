@@ -47,6 +47,9 @@ class Condition:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+#: What is kept of each run's provenance.
+_KEPT = ("commit", "date", "seconds", "training", "machine", "versions", "sha256")
+
 _AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 CONDITIONS = (
@@ -55,44 +58,64 @@ CONDITIONS = (
     Condition("float32, AVX2 only", "arithmetic", {"precision": "float32"}, _AVX2),
     Condition("seed 1", "seed", {"training_seed": 1}),
     Condition("seed 2", "seed", {"training_seed": 2}),
-    Condition("4 threads", "arithmetic", environment={"OMP_NUM_THREADS": "4"}),
 )
 
 
-def repeat(notebook: str, reference: pd.DataFrame, folder: Path, conditions: Sequence[Condition]) -> pd.DataFrame:
+def repeat(
+    notebook: str,
+    reference: pd.DataFrame,
+    parameters: Mapping[str, Any],
+    folder: Path,
+    conditions: Sequence[Condition] = CONDITIONS,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Run a notebook once per condition, each with a cache of its own, and compare its table with a reference.
 
-    Runs whose table is already in ``folder`` are not repeated.
+    A run whose table is already in ``folder`` is not repeated, if its parameters are those asked for.
 
     Args:
         notebook: its name.
         reference: the table of the default run.
+        parameters: of the default run.
         folder: where the executed notebooks, their tables and their caches go.
         conditions: how to repeat it.
 
     Returns:
-        One row per condition and measurement, those of different sampling seeds taken together, with the columns
-        :data:`COLUMNS`: ``value`` is the mean over sampling seeds and ``largest_difference`` the largest absolute
-        difference of a single one from the reference, both in the quantity's unit.
+        A table with the columns :data:`COLUMNS`, one row per condition and measurement, those of different sampling
+        seeds taken together (``value`` is their mean, ``largest_difference`` the largest absolute difference of one of
+        them from the reference, both in the quantity's unit); and each run's provenance by the condition's name.
     """
-    tables = []
+    tables, origins = [], {}
     for condition in conditions:
         name = condition.name.replace(",", "").replace(" ", "-")
         output = folder / f"{name}.ipynb"
-        if not output.with_suffix(".csv").exists():
+        table_path = output.with_suffix(".csv")
+        if not _has(table_path, {**parameters, **condition.parameters}):
             log.info("%s under the condition %r, into %s", notebook, condition.name, output)
             command = [sys.executable, "-m", "ridge_utils", "run", notebook, "-o", str(output), "-p", "compare=false"]
             for key, value in condition.parameters.items():
                 command += ["-p", f"{key}={value}"]
             own_cache = {cache.ENVIRONMENT_VARIABLE: str(folder / f"cache-{name}")}
             subprocess.run(command, env=os.environ | condition.environment | own_cache, check=True)
-        table, _ = results.read(output.with_suffix(".csv"))
+        table, origin = results.read(table_path)
+        origins[condition.name] = {key: origin.get(key) for key in _KEPT}
         # The seed is what such a condition changes, not what tells its measurements apart from the reference's.
         compared = results.compare(table.assign(train_seed=reference["train_seed"].iloc[0]), reference, 0.0).rows
         groups = compared.groupby(["split", "step", "layer", "site", "quantity"], sort=False)
         summary = groups.agg(value=("value", "mean"), largest_difference=("difference", "max")).reset_index()
         tables.append(summary.assign(condition=condition.name, changes=condition.changes))
-    return pd.concat(tables, ignore_index=True)[list(COLUMNS)]
+    return pd.concat(tables, ignore_index=True)[list(COLUMNS)], origins
+
+
+def _has(path: Path, parameters: Mapping[str, Any]) -> bool:
+    """Whether a run with these parameters is stored at ``path``; on which device they ran its provenance tells."""
+    if not path.exists():
+        return False
+    _, origin = results.read(path)
+    found = origin["parameters"]
+    if {**found, "device": None} == {**parameters, "device": None}:
+        return True
+    log.warning("%s was made with other parameters; it is measured again.", path)
+    return False
 
 
 def training_tolerance(differences: pd.DataFrame) -> pd.DataFrame:
@@ -157,6 +180,25 @@ def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def ridge_layers(differences: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
+    """Ridge layer at each checkpoint under every condition, ID and OOD examples together.
+
+    Args:
+        differences: what :func:`repeat` gave.
+        stored: the table that the runs were compared with.
+
+    Returns:
+        One row per run, the stored one first, with ``changes``, ``condition`` and one column per step; the ridge layer
+        is the argmax of the mean profile over sampling seeds, the state after the final norm left out.
+    """
+    rows = pd.concat([stored.assign(condition="as stored", changes="nothing"), differences])
+    chosen = (rows["quantity"] == "predictive_information") & (rows["split"] == "all") & (rows["site"] != "final_norm")
+    mean = rows[chosen].groupby(["changes", "condition", "step", "layer"], sort=False)["value"].mean().reset_index()
+    at_maximum = mean.loc[mean.groupby(["changes", "condition", "step"], sort=False)["value"].idxmax()]
+    wide = at_maximum.pivot_table(index=["changes", "condition"], columns="step", values="layer", sort=False)
+    return wide.astype(int)
+
+
 def describe(differences: pd.DataFrame, stored: pd.DataFrame) -> str:
     """What :func:`repeat` found, in sentences for the reader (Markdown), from the numbers.
 
@@ -185,12 +227,29 @@ def describe(differences: pd.DataFrame, stored: pd.DataFrame) -> str:
             f"- A training seed moves the trained numbers {seed / rounding:.1f} times as far "
             "as changed arithmetic does."
         )
+    layers = ridge_layers(differences, stored)
+    lines.append(f"- **Ridge layer:** {describe_ridge_layers(layers)}.")
     return "\n".join(lines)
+
+
+def describe_ridge_layers(layers: pd.DataFrame) -> str:
+    """The range of ridge layers over all runs at each checkpoint, as part of a sentence.
+
+    Args:
+        layers: what :func:`ridge_layers` gave.
+    """
+    texts = []
+    for step in layers.columns:
+        low, high = layers[step].min(), layers[step].max()
+        place = f"layer {low}" if low == high else f"layers {low} to {high}"
+        texts.append(f"{place} {f'after {step} steps' if step else 'untouched'}")
+    return f"over all {len(layers)} runs, {', '.join(texts)}"
 
 
 def facts(differences: pd.DataFrame) -> str:
     """The measured differences and tolerances in a form for text comparison: a line per checkpoint, rounded."""
     allowed = training_tolerance(differences)
+    allowed["tolerance"] = allowed["tolerance"].clip(lower=allowed["quantity"].map(UNTOUCHED))
     lines = [f"{len(differences)} differences under {differences['condition'].nunique()} conditions"]
     for (step, quantity), group in allowed.groupby(["step", "quantity"]):
         middle, largest = group["tolerance"].median(), group["tolerance"].max()

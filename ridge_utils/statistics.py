@@ -22,6 +22,17 @@ def subsample(pool: int, n: int, seed: int) -> Tensor:
     return torch.randperm(pool, generator=torch.Generator().manual_seed(seed))[:n]
 
 
+def check_sampling(pool: int, n: int, seeds: Sequence[int]) -> None:
+    """Refuse a size or a list of sampling seeds from which no estimate can be made, with one sentence.
+
+    Raises:
+        InputError: as :func:`subsample`, or there are no seeds, or one twice.
+    """
+    subsample(pool, n, seed=0)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise InputError(f"sampling_seeds must be one or more different integers, but are {list(seeds)}.")
+
+
 def band(table: pd.DataFrame, by: Sequence[str], sigmas: float = 2.0) -> pd.DataFrame:
     """Mean over sampling seeds and a band of so many standard deviations (paper: 2 for information).
 
@@ -145,6 +156,8 @@ def headline(summary: pd.DataFrame, model: str) -> str:
             else:
                 where += "then falls by no more than the band"
         places.append(f"{when}, {where}")
+    shapes = {row.ridge_layer for row in rows.itertuples()}
+    lead = "depends on how far the model is trained" if len(shapes) > 1 else "has this shape"
     lower = (rows["at_final_norm"] < rows["at_last_block"]).all()
     norm = " At every checkpoint it is lower after the final norm than before it." if lower else ""
-    return f"In {model}, predictive information depends on how far the model is trained: {'; '.join(places)}.{norm}"
+    return f"In {model}, predictive information {lead}: {'; '.join(places)}.{norm}"

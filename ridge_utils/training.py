@@ -30,7 +30,6 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 #: Part of the digest: raise it when the procedure below changes what comes out.
 _RECIPE = 1
-_WEIGHTS = ("config.json", "model.safetensors", "model.safetensors.index.json")
 _ELAPSED = "elapsed.json"  # seconds of training up to a checkpoint
 _IGNORED = -100  # the label that transformers' loss leaves out
 
@@ -40,9 +39,9 @@ class Settings:
     """How a model is fine-tuned: AdamW without weight decay, gradient norm clipped at 1, loss on the answer alone."""
 
     #: optimiser steps
-    steps: int = 120
+    steps: int = 100
     #: steps after which a checkpoint is kept; 0 is the untouched model
-    checkpoints: tuple[int, ...] = (0, 30, 60, 120)
+    checkpoints: tuple[int, ...] = (0, 25, 50, 100)
     #: peak learning rate, reached after a tenth of the steps and falling linearly to 0
     learning_rate: float = 5e-5
     #: examples per step
@@ -120,7 +119,7 @@ def finetune(
         InputError: no examples, one that does not fit the model's context, or settings out of range.
         StorageError: the cache cannot be written.
     """
-    if not examples:
+    if not examples and any(settings.checkpoints):
         raise InputError("There are no examples to train on.")
     encoded = [encode(loaded, example) for example in examples]
     for prompt, target in encoded:
@@ -133,7 +132,7 @@ def finetune(
     precision = resolve_precision(settings.precision, loaded.device)
     shaped_by = {
         "recipe": _RECIPE,
-        "settings": asdict(settings) | {"checkpoints": None, "precision": precision},
+        "settings": asdict(settings) | {"checkpoints": steps, "precision": precision},
         "data": cache.digest({"encoded": encoded}),
         "weights": fingerprint(loaded.model),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
@@ -177,8 +176,6 @@ def _record(folder: Path, wanted: Sequence[int]) -> dict[str, Any] | None:
         log.warning("The training record %s cannot be read (%s); the run is trained again.", path, error)
         return None
     for step in wanted:
-        if step not in record["checkpoints"]:
-            return None
         if problem := cache.damage(_checkpoint(folder, step)):
             log.warning("The checkpoint %s is damaged (%s); it is trained again.", _checkpoint(folder, step), problem)
             return None
@@ -198,7 +195,7 @@ def _train(
     with cache.storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.json").unlink(missing_ok=True)
-        resume = _clear_but_resumable(folder)
+        resume = _resumable(folder, wanted)
         model = copy.deepcopy(loaded.model)
         arguments = TrainingArguments(
             output_dir=str(folder),
@@ -222,6 +219,10 @@ def _train(
             remove_unused_columns=False,
             dataloader_pin_memory=False,
         )
+        if arguments.device.type == "cuda":
+            # With several GPUs Trainer would split batches among them: another training under the same digest.
+            torch.cuda.set_device(loaded.device)
+            arguments._n_gpu = 1
         earlier = json.loads((resume / _ELAPSED).read_text()) if resume else 0.0
         keeper = _Keeper(folder, wanted, earlier, progress)
         trainer = Trainer(
@@ -235,15 +236,14 @@ def _train(
         trainer.remove_callback(transformers.PrinterCallback)
         with torch.random.fork_rng(devices=[]), quiet():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        whole = sorted(int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*"))
         record = {
             "shaped_by": shaped_by,
-            "checkpoints": whole,
+            "checkpoints": list(wanted),
             "log": [{"step": row["step"], "loss": row["loss"]} for row in trainer.state.log_history if "loss" in row],
             "threads": torch.get_num_threads(),
             "seconds": keeper.elapsed(),
         }
-        for step in whole:
+        for step in wanted:
             _strip(_checkpoint(folder, step))
         cache.write_text(folder / "run.json", json.dumps(record, indent=1))
     return record
@@ -274,42 +274,41 @@ class _Keeper(TrainerCallback):
             self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
 
     def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
+        checkpoint = _checkpoint(self.folder, state.global_step)
+        cache.write_text(checkpoint / _ELAPSED, json.dumps(self.elapsed()))
+        cache.seal(checkpoint)
         # Only the newest checkpoint needs the optimiser's state, twice the size of the weights, for resuming.
         for step in self.wanted:
             if step < state.global_step:
                 _strip(_checkpoint(self.folder, step))
-        checkpoint = _checkpoint(self.folder, state.global_step)
-        cache.write_text(checkpoint / _ELAPSED, json.dumps(self.elapsed()))
-        cache.seal(checkpoint)
 
     def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
         self.bar.close()
 
 
-def _clear_but_resumable(folder: Path) -> Path | None:
-    """Remove checkpoints that are not whole; return the newest that training can go on from."""
-    resumable = []
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2])):
-        if problem := cache.damage(path):
+def _resumable(folder: Path, wanted: Sequence[int]) -> Path | None:
+    """The newest checkpoint that training can go on from, all before it being whole; what is not whole is removed."""
+    newest, unbroken = None, True
+    for step in wanted:
+        path = _checkpoint(folder, step)
+        problem = cache.damage(path)
+        if problem and path.exists():
             log.warning("The checkpoint %s is not whole (%s); it is removed.", path, problem)
             shutil.rmtree(path)
-        elif (path / "optimizer.pt").is_file():
-            resumable.append(path)
-    return resumable[-1] if resumable else None
+        unbroken = unbroken and not problem
+        if unbroken and "optimizer.pt" in cache.listed(path):
+            newest = path
+    return newest
 
 
 def _strip(checkpoint: Path) -> None:
     """Leave the weights alone in a whole checkpoint."""
     # The manifest first: a kill in between leaves a whole checkpoint with files that nobody lists.
-    cache.seal(checkpoint, [name for name in _WEIGHTS if (checkpoint / name).is_file()] + _shards(checkpoint))
-    listed = set(json.loads((checkpoint / cache.MANIFEST).read_text()))
+    weights = [path.name for path in checkpoint.iterdir() if path.name == "config.json" or "safetensors" in path.name]
+    cache.seal(checkpoint, weights)
     for path in checkpoint.iterdir():
-        if path.name not in listed and path.name != cache.MANIFEST:
+        if path.name not in weights and path.name != cache.MANIFEST:
             path.unlink()
-
-
-def _shards(checkpoint: Path) -> list[str]:
-    return sorted(path.name for path in checkpoint.glob("model-*.safetensors"))
 
 
 def _collate(rows: Sequence[tuple[list[int], list[int]]], loaded: LoadedModel) -> dict[str, Any]:

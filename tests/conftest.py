@@ -1,4 +1,5 @@
 import pytest
+from huggingface_hub import constants
 
 from ridge_utils import cache, models
 
@@ -8,6 +9,8 @@ def own_cache(tmp_path_factory, monkeypatch):
     """Every test has a cache of its own, and no test can reach a network through the Hub client."""
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv(cache.ENVIRONMENT_VARIABLE, str(folder))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # for the processes that a test starts
     return folder
 
 

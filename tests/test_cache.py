@@ -41,6 +41,8 @@ def test_every_damage_is_named(tmp_path):
     assert cache.damage(target) == "the SHA-256 of a is not the one in its manifest"
     (target / "a").unlink()
     assert cache.damage(target) == "a is missing"
+    (target / "manifest.json").write_text("{}")
+    assert cache.damage(target) == "its manifest lists nothing"
     (target / "manifest.json").write_text("{")
     assert cache.damage(target).startswith("its manifest cannot be read")
 
@@ -62,7 +64,7 @@ def test_a_text_is_replaced_whole(tmp_path, monkeypatch):
         OSError(errno.EACCES, "Permission denied"),
         OSError(errno.EROFS, "Read-only file system"),
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-        RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 64: No space left on device"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
     ],
 )
 def test_a_full_or_closed_disk_is_one_sentence_with_the_remedy(tmp_path, error):
@@ -75,6 +77,23 @@ def test_a_full_or_closed_disk_is_one_sentence_with_the_remedy(tmp_path, error):
         raise error
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "entry").exists()
+
+
+def test_a_closed_folder_is_one_sentence_for_the_lock_too(tmp_path, monkeypatch):
+    def refuse(*_a, **_k):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(cache.filelock.FileLock, "acquire", refuse)  # tests may run as root, who may do anything
+    with pytest.raises(StorageError, match=r"Cannot write to .*: Permission denied"), cache.lock(tmp_path / "entry"):
+        pass
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / ".entry.abc").mkdir()
+    (tmp_path / ".entry.abc" / "model").write_text("half")
+    with cache.writing(tmp_path / "entry") as folder:
+        (folder / "a").write_text("whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["entry"]
 
 
 def test_other_errors_stay_what_they_are(tmp_path):

@@ -32,6 +32,8 @@ def test_list_and_params(capsys):
         ("task_options={holdout: 0.2}", {"holdout": 0.2}),
         ("compare=false", False),
         ("save_table=a=b.csv", "a=b.csv"),
+        ("save_table=", ""),
+        (f"model={'m' * 300}", "m" * 300),
     ],
 )
 def test_values_have_the_type_that_the_notebook_declares(assignment, expected):
@@ -72,7 +74,11 @@ def test_a_path_is_that_of_the_callers_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("output", "words"),
-    [(cli.NOTEBOOKS / "mine.ipynb", "would overwrite a committed notebook"), ("mine.html", r"ending \.ipynb")],
+    [
+        (cli.NOTEBOOKS / "mine.ipynb", "would overwrite a committed notebook"),
+        ("mine.html", r"ending \.ipynb"),
+        ("/dev/null/x/mine.ipynb", "Cannot write to /dev/null/x: Not a directory"),
+    ],
 )
 def test_outputs_that_are_refused(output, words, capsys):
     assert cli.main(["run", NOTEBOOK, "-o", str(output)]) == 2
@@ -120,12 +126,27 @@ def test_run_gives_a_notebook_and_its_table_for_a_model_of_ones_own(tmp_path):
         ("n_examples=19", "n_samples must be between 2 and the number of examples, 19, but is 20"),
         ("model=random:bert", "Unknown random model 'random:bert'"),
         ("task=sums", "Unknown task 'sums'"),
+        ("bandwidth=0", "bandwidth must be greater than 0, but is 0.0"),
+        ("alpha=-1", "alpha must be greater than 0 and finite"),
+        ("sampling_seeds=[]", "sampling_seeds must be one or more different integers"),
     ],
 )
 def test_bad_values_that_the_notebook_finds_are_one_sentence(tmp_path, capsys, assignment, words):
     output = tmp_path / "x.ipynb"
     assert cli.main(["run", NOTEBOOK, *arguments("model=random:gpt2", assignment), "-o", str(output)]) == 2
     assert f"error: {words}" in capsys.readouterr().err
+
+
+def test_the_untouched_model_needs_no_training_rows(tmp_path):
+    rows = [f'{{"prompt": "{i} and", "target": " {i}", "split": "{s}"}}' for i in range(12) for s in ("id", "ood")]
+    (tmp_path / "own.jsonl").write_text("\n".join(rows))
+    output = tmp_path / "x.ipynb"
+    given = ["model=random:llama", "steps=0", "n_samples=10", "n_examples=12", f"task={tmp_path / 'own.jsonl'}"]
+    assert cli.main(["run", NOTEBOOK, *[x for g in given for x in ("-p", g)], "-o", str(output)]) == 0
+    table, origin = results.read(tmp_path / "x.csv")
+    assert set(table["step"]) == {0}
+    assert set(table["source"]) == {"own"}
+    assert origin["device"] == "cpu"
 
 
 def test_a_failing_cell_is_reported_with_the_notebook_to_look_at(tmp_path, capsys):

@@ -7,7 +7,7 @@ from huggingface_hub import constants
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from ridge_utils import cache, models
+from ridge_utils import cache, early_exit, models
 from ridge_utils.errors import InputError, StorageError
 from ridge_utils.representations import collect
 from ridge_utils.tasks import Example
@@ -22,6 +22,7 @@ ARCHITECTURES = {
     "Mistral": transformers.MistralConfig(**SHAPE, num_key_value_heads=2, intermediate_size=64),
     "Gemma2": transformers.Gemma2Config(**SHAPE, num_key_value_heads=2, intermediate_size=64, head_dim=8),
     "Qwen3": transformers.Qwen3Config(**SHAPE, num_key_value_heads=2, intermediate_size=64, head_dim=8),
+    "Olmo": transformers.OlmoConfig(**SHAPE, intermediate_size=64),
     "Mamba": transformers.MambaConfig(hidden_size=32, num_hidden_layers=3, vocab_size=260, state_size=4),
 }
 
@@ -43,6 +44,8 @@ def test_parts_are_found_in_any_decoder(config):
         for layer in range(3):
             torch.testing.assert_close(states.hidden[layer, 0], expected[layer][0, -1], atol=1e-4, rtol=0)
         torch.testing.assert_close(states.final_norm[0], expected[-1][0, -1], atol=1e-4, rtol=0)
+        predicted = loaded.model(ids).logits[0, -1].argmax() == states.target_ids[0]
+    assert early_exit.correct(loaded, states)[-1, 0] == predicted
 
 
 def test_parts_that_cannot_be_found_are_named():
@@ -111,6 +114,8 @@ def test_remote_code_is_not_run(tmp_path):
         ),
         ("./nowhere", {}, "There is no model folder './nowhere'"),
         ("/no/such/folder", {}, "There is no model folder"),
+        ("m" * 300, {}, "There is no model 'mmm.*' on the Hub"),
+        ("~nobody-of-that-name/x", {}, "There is no model folder"),
         ("not a model!", {}, "There is no model 'not a model!' on the Hub"),
         ("random:gpt2", {"dtype": "int8"}, "Unknown dtype 'int8'; choose float32"),
         ("random:gpt2", {"dtype": "float33"}, "Unknown dtype 'float33'"),

@@ -8,7 +8,7 @@ import sys
 import nbformat
 import pytest
 
-from ridge_utils import cli, paper, reproducibility, results
+from ridge_utils import cli, paper, plotting, reproducibility, results, statistics
 from ridge_utils.errors import StorageError
 
 NAME = "predictive_information"
@@ -160,7 +160,36 @@ def test_the_readme_shows_the_stored_figure():
     assert made_from == f"predictive_information.csv {origin['sha256']}"
 
 
-def test_every_number_of_the_paper_in_the_readme_is_the_papers():
-    text = (cli.NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8")
+def test_the_readme_says_what_the_stored_numbers_say():
+    text = " ".join((cli.NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8").split())
     assert paper.TITLE in text
     assert paper.ARXIV in text
+    table, origin = results.read(results.FOLDER / f"{NAME}.csv")
+    summary = statistics.ridge_summary(table).set_index(["split", "step"])
+    peaks = {s: bool(r["ridge_layer"] < r["blocks"]) for s, r in summary.loc["all"].iterrows()}
+    assert peaks == {0: True, 25: True, 50: True, 100: False}
+    assert "The untouched model and the early checkpoints have a peak before the last block" in text
+    assert "the fully fine-tuned model has none" in text
+    assert f"over the {origin['model']['blocks']} blocks" in text
+    assert f"five subsamples of {origin['parameters']['n_samples']} examples" in text
+
+
+def test_the_page_shows_the_stored_numbers():
+    """Headline and tables of the committed page, made again from results/."""
+    table, origin = results.read(results.FOLDER / f"{NAME}.csv")
+    summary, name = statistics.ridge_summary(table), origin["model"]["name"]
+    ours = statistics.depth_table(table, int(table["step"].max()))
+    theirs = paper.table_1().assign(depth=lambda t: t["layer"] / paper.TABLE_1_BLOCKS)
+    expected = plotting.table_1(statistics.beside(ours, theirs), name, int(table["step"].max()))
+    page = cli.NOTEBOOKS / f"{NAME}.ipynb"
+    outputs = [o.get("data", {}) for c in code(nbformat.read(page, as_version=4)) for o in c.outputs]
+    markdown = "".join(o.get("text/markdown", "") for o in outputs)
+    assert markdown == f"**What we find.** {statistics.headline(summary, name)}"
+    tables = [cells(o["text/html"]) for o in outputs if "text/html" in o]
+    assert cells(expected.to_html()) in tables
+    assert cells(plotting.ridge_table(summary).to_html()) in tables
+
+
+def cells(html):
+    """The texts of a table's cells, in order."""
+    return re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", html)

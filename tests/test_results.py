@@ -87,6 +87,12 @@ def test_subsamples_are_without_replacement_and_seeded():
     assert statistics.subsample(100, 50, 1).tolist() != statistics.subsample(100, 50, 2).tolist()
 
 
+@pytest.mark.parametrize("seeds", [[], [1, 1]])
+def test_sampling_seeds_out_of_range(seeds):
+    with pytest.raises(InputError, match="sampling_seeds must be one or more different integers"):
+        statistics.check_sampling(10, 5, seeds)
+
+
 @pytest.mark.parametrize("n", [1, 0, -3, 11])
 def test_subsample_sizes_out_of_range(n):
     with pytest.raises(InputError, match=f"n_samples must be between 2 and the number of examples, 10, but is {n}"):
@@ -123,6 +129,8 @@ def test_the_headline_says_what_was_planted():
 
     ridged, rising = seeds([0, 0.2, 0.52, 0.3, 0.1]), seeds([0, 0.1, 0.2, 0.4, 0.3], step=7)
     text = statistics.headline(statistics.ridge_summary(pd.concat(ridged + rising)), "m")
+    assert "In m, predictive information depends on how far the model is trained: untouched" in text
+    assert "depends" not in statistics.headline(statistics.ridge_summary(pd.concat(ridged)), "m")
     assert "untouched, it peaks at layer 2 of 3 (0.521 nats) and falls to 0.301 at the last block" in text
     assert "after 7 fine-tuning steps, it rises to the last block (0.401 nats): no ridge" in text
     assert "At every checkpoint it is lower after the final norm" in text
@@ -221,28 +229,47 @@ def test_repeat_runs_each_condition_once_in_its_own_cache(tmp_path, monkeypatch)
         calls.append((command, env))
         output = command[command.index("-o") + 1]
         moved = reference.assign(value=reference["value"] + [0, 0.1, 0, 0, 0, -0.2, 0, 0], train_seed=1)
-        results.write(moved, type(tmp_path)(output).with_suffix(".csv"), {})
+        given = dict(default, **({"training_seed": 1} if "training_seed=1" in command else {}))
+        results.write(moved, type(tmp_path)(output).with_suffix(".csv"), {"parameters": given})
 
+    default = {"training_seed": 0, "device": "auto"}
     monkeypatch.setattr(reproducibility.subprocess, "run", run)
     conditions = [
         reproducibility.Condition("seed 1", "seed", {"training_seed": 1}),
         reproducibility.Condition("1 thread", "arithmetic", environment={"OMP_NUM_THREADS": "1"}),
     ]
-    out = reproducibility.repeat("nb", reference, tmp_path, conditions)
+    out, origins = reproducibility.repeat("nb", reference, default | {"device": "cpu"}, tmp_path, conditions)
     assert "training_seed=1" in calls[0][0]
     assert calls[1][1]["OMP_NUM_THREADS"] == "1"
     assert calls[0][1]["RIDGE_CACHE"] != calls[1][1]["RIDGE_CACHE"]
     block = out[(out["layer"] == 1) & (out["condition"] == "seed 1")].iloc[0]
     assert block["largest_difference"] == pytest.approx(0.2)
     assert block["value"] == pytest.approx(0.15)
-    reproducibility.repeat("nb", reference, tmp_path, conditions)
-    assert len(calls) == 2
+    assert set(origins) == {"seed 1", "1 thread"}
+    reproducibility.repeat("nb", reference, default | {"device": "cpu"}, tmp_path, conditions)
+    assert len(calls) == 2, "what is there should not be run again"
+    reproducibility.repeat("nb", reference, default | {"steps": 9}, tmp_path, conditions)
+    assert len(calls) == 4, "runs with other parameters must not become tolerances"
+
+
+def test_ridge_layers_under_each_condition():
+    stored = pd.concat([profile([0.1, 0.2, 0.3, 0.4], split="all", sample_seed=s) for s in (0, 1)])
+    other = profile([0.1, 0.5, 0.3, 0.4], split="all").assign(condition="c", changes="arithmetic", largest_difference=0)
+    layers = reproducibility.ridge_layers(other, stored)
+    assert layers.loc[("nothing", "as stored"), 0] == 2
+    assert layers.loc[("arithmetic", "c"), 0] == 1
+    assert reproducibility.describe_ridge_layers(layers) == "over all 2 runs, layers 1 to 2 untouched"
 
 
 def test_the_papers_table_is_the_papers():
     table = paper.table_1().set_index("layer")
-    assert table["predictive_information"].idxmax() == 10
-    assert table.loc[12].tolist() == [0.0188, 0.7158, 0.9317, 0.5]
+    information = {1: 0.0002, 6: 0.0185, 7: 0.0416, 8: 0.1883, 9: 0.2301, 10: 0.2721, 11: 0.2475, 12: 0.0188}
+    assert table["predictive_information"].to_dict() == information
+    assert table.loc[10:, "accuracy_all"].tolist() == [0.5515, 0.6592, 0.7158]
+    assert table.loc[10:, "accuracy_id"].tolist() == [0.5340, 0.7917, 0.9317]
+    assert table.loc[10:, "accuracy_ood"].tolist() == [0.5690, 0.5267, 0.5000]
+    assert table.loc[[1, 6], ["accuracy_all", "accuracy_id", "accuracy_ood"]].eq(0).all().all()
+    assert table.loc[7:9, "accuracy_all"].isna().all()
     # Where all three are known, the accuracy over all is the mean of ID and OOD, half of the examples each.
     known = table.dropna()
     means = (known["accuracy_id"] + known["accuracy_ood"]) / 2

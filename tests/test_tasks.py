@@ -154,7 +154,12 @@ def test_a_bad_file_is_named_with_its_line(own_task, rows, words):
         (("synthetic_arithmetic", "id", 0), {}, "integer of at least 1, but is 0"),
         (("synthetic_arithmetic", "id", 2.5), {}, "integer of at least 1, but is 2.5"),
         (("synthetic_arithmetic", "id", 1), {"hold": 1}, "no option 'hold'; its options are holdout, noise_max"),
-        (("synthetic_arithmetic", "id", 1), {"holdout": 1.0}, "at least 0 and less than 1, but is 1.0"),
+        (("synthetic_arithmetic", "id", 1), {"holdout": 1.0}, "a number of at least 0 and less than 1, but is 1.0"),
+        (
+            ("synthetic_arithmetic", "id", 1),
+            {"holdout": "high"},
+            "a number of at least 0 and less than 1, but is 'high'",
+        ),
         (("synthetic_arithmetic", "id", 1), {"holdout": 0.001}, "holds out 0 of 156 pairs"),
         (("synthetic_arithmetic", "id", 1), {"noise_max": -1}, "noise_max must be an integer of at least 0, but is -1"),
         (("no/such.jsonl", "id", 1), {}, "no/such.jsonl cannot be read: No such file"),

@@ -51,8 +51,8 @@ def load(split: Split, n: int, seed: int = 0, *, noise_max: int = 9, holdout: fl
     check_request(NAME, split, n)
     if isinstance(noise_max, bool) or not isinstance(noise_max, int) or noise_max < 0:
         raise InputError(f"noise_max must be an integer of at least 0, but is {noise_max!r}.")
-    if not 0 <= holdout < 1:
-        raise InputError(f"holdout must be at least 0 and less than 1, but is {holdout!r}.")
+    if isinstance(holdout, bool) or not isinstance(holdout, (int, float)) or not 0 <= holdout < 1:
+        raise InputError(f"holdout must be a number of at least 0 and less than 1, but is {holdout!r}.")
     held_out = held_out_pairs(holdout)
     available = _count(split, noise_max, len(held_out))
     if available is not None and n > available:
