@@ -26,6 +26,9 @@ UNTOUCHED = {"predictive_information": 1e-3, "early_exit_accuracy": 0.0081}
 #: A tolerance is this many times the largest difference that was seen, because other machines round in more ways.
 MARGIN = 2.0
 
+#: So many layers on either side of a layer have a say in its tolerance.
+NEIGHBOURS = 2
+
 #: Name of the results file of :func:`repeat`.
 DIFFERENCES = "training_differences"
 
@@ -119,17 +122,26 @@ def _has(path: Path, parameters: Mapping[str, Any]) -> bool:
 
 
 def training_tolerance(differences: pd.DataFrame) -> pd.DataFrame:
-    """Tolerance of every trained measurement: :data:`MARGIN` times the largest difference under changed arithmetic.
+    """Tolerance of every trained measurement, from the largest differences under changed arithmetic.
+
+    It is :data:`MARGIN` times the largest difference at the layer or one of its :data:`NEIGHBOURS` on either side: a
+    profile that moves as a whole crosses the stored one somewhere, and is close to it there by chance.
 
     Args:
         differences: what :func:`repeat` gave.
 
     Returns:
-        One row per (step, layer, site, quantity) with ``tolerance``; all splits share it.
+        One row per (step, layer, site, quantity) with ``tolerance``; all splits share it. The state after the final
+        norm has no neighbours.
     """
     arithmetic = differences[(differences["changes"] == "arithmetic") & (differences["step"] > 0)]
-    largest = arithmetic.groupby(["step", "layer", "site", "quantity"], sort=False)["largest_difference"].max()
-    return (MARGIN * largest).rename("tolerance").reset_index()
+    key = ["step", "layer", "site", "quantity"]
+    largest = arithmetic.groupby(key, sort=False)["largest_difference"].max().reset_index()
+    body = largest["site"] != "final_norm"
+    largest = largest.sort_values("layer", kind="stable")
+    groups = largest.groupby(["step", "quantity", body], sort=False)["largest_difference"]
+    around = groups.transform(lambda values: values.rolling(2 * NEIGHBOURS + 1, center=True, min_periods=1).max())
+    return largest[key].assign(tolerance=MARGIN * around).sort_index()
 
 
 def tolerance(stored: pd.DataFrame, differences: pd.DataFrame) -> "pd.Series[float]":
