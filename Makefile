@@ -57,7 +57,7 @@ test: $(MODEL) ## what CI runs: ruff, unit tests, nbval on the committed noteboo
 	@echo "== 1 of 4: ruff =="
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== 2 of 4: unit tests =="
-	@$(BIN)/python -m pytest -q tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests  # one thread each: the models are tiny
 	@echo "== 3 of 4: nbval executes the committed notebooks and compares (minutes; the first time it fine-tunes the model) =="
 	@$(BIN)/python -m pytest -v --nbval-lax --nbval-current-env --nbval-cell-timeout=5400 -p no:cacheprovider notebooks
 	@echo "== 4 of 4: the book, warnings are errors =="
@@ -73,7 +73,7 @@ lab: $(MODEL) ## open the notebooks in JupyterLab
 bench: $(MODEL) ## print ratios: the estimator and the forward pass against their references
 	@$(BIN)/python -m pytest -q -s benchmarks
 
-refresh: $(MODEL) ## maintainers: measure the stored numbers anew, and execute the committed notebooks
+refresh: $(MODEL) ## maintainers: measure the stored numbers anew, and execute the committed notebooks with them
 	$(BIN)/ridge refresh
 
 tolerances: $(MODEL) ## maintainers: repeat the default training under other conditions (an hour and a half)

@@ -25,6 +25,13 @@ from ridge_utils.errors import InputError, StorageError
 #: The folder of the notebooks, in a checkout of the project.
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
+_PAPERMILL: dict[str, Any] = {
+    "cwd": str(NOTEBOOKS),
+    "kernel_name": "python3",
+    "progress_bar": False,  # the notebooks show their own
+    "extra_arguments": ["--IPKernelApp.log_level=40"],  # the kernel's advice on encryption is not the reader's
+}
+
 _PYTHON_TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
 
 
@@ -134,28 +141,29 @@ def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = Fa
         str(source),
         str(output),
         given,
-        cwd=str(NOTEBOOKS),
-        kernel_name="python3",
-        progress_bar=False,
         stderr_file=None if quiet else sys.stderr,
-        extra_arguments=["--IPKernelApp.log_level=40"],  # the kernel's advice on encryption is not the reader's
+        **_PAPERMILL,
     )
     return time.monotonic() - started
 
 
-def refresh(notebook: str) -> None:
+def refresh(notebook: str, measure: bool = True) -> None:
     """Measure a notebook's stored numbers anew and execute the committed notebook with them.
 
     First the table goes to ``results/``, where the notebook has one, then the notebook is executed with its defaults
     and written back without what differs from run to run: times, progress bars and papermill's own notes.
+
+    Args:
+        notebook: its name.
+        measure: measure the stored table anew; otherwise only the page is made again, and compared with it.
     """
     import papermill
 
     source = _path(notebook)
-    options = {"cwd": str(NOTEBOOKS), "kernel_name": "python3", "progress_bar": False, "stderr_file": sys.stderr}
+    options = {"stderr_file": sys.stderr, **_PAPERMILL}
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / source.name
-        if "compare" in parameters(notebook):
+        if measure and "compare" in parameters(notebook):
             table = NOTEBOOKS.parent / "results" / f"{notebook}.csv"
             papermill.execute_notebook(
                 str(source), str(executed), {"compare": False, "save_table": str(table)}, **options
@@ -224,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(call=_params)
     command = commands.add_parser("refresh", help="maintainers: measure the stored numbers anew, notebook by notebook")
     command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="default: all")
+    command.add_argument("--pages", action="store_true", help="leave results/ alone and execute the notebooks only")
     command.set_defaults(call=_refresh)
     command = commands.add_parser("setup", help="put the embedded model into the cache")
     command.set_defaults(call=_setup)
@@ -270,7 +279,7 @@ def _params(options: argparse.Namespace) -> int:
 def _refresh(options: argparse.Namespace) -> int:
     for name in options.names or notebooks():
         print(f"{name}: measuring and executing", file=sys.stderr)
-        refresh(name)
+        refresh(name, measure=not options.pages)
     return 0
 
 

@@ -88,6 +88,8 @@ def checkpoint_shades(split: str, count: int) -> list[tuple[float, float, float]
 def differences(ax: Axes, table: pd.DataFrame, tolerance: pd.DataFrame, step: int) -> None:
     """Draw, layer by layer, how far each condition moves predictive information at one checkpoint, and the tolerance.
 
+    Differences below 1e-6 nats are drawn there: they stand for none.
+
     Args:
         ax: where to draw; its vertical axis becomes logarithmic.
         table: what :func:`ridge_utils.reproducibility.repeat` gave.
@@ -96,7 +98,7 @@ def differences(ax: Axes, table: pd.DataFrame, tolerance: pd.DataFrame, step: in
     """
     rows = table[(table["step"] == step) & (table["site"] == "block") & (table["quantity"] == "predictive_information")]
     for (changes, condition), group in rows.groupby(["changes", "condition"], sort=False):
-        largest = group.groupby("layer")["largest_difference"].max().clip(lower=1e-9)
+        largest = group.groupby("layer")["largest_difference"].max().clip(lower=1e-6)
         style = {"ls": "-"} if changes == "arithmetic" else {"ls": "--", "alpha": 0.7}
         ax.plot(largest.index.astype(int), largest, label=condition, **style)
     allowed = tolerance.sort_values("layer")
@@ -156,6 +158,7 @@ def ridge_names(summary: pd.DataFrame) -> list[str]:
 
 def with_band(mean: pd.Series, half_width: pd.Series) -> list[str]:
     """``mean ± half-width`` with three decimals, for a table that people read."""
+    # + 0.0, or a rounded -0.0001 would read -0.000.
     return [f"{m + 0.0:.3f} ± {h:.3f}" for m, h in zip(mean.round(3), half_width, strict=True)]
 
 
@@ -194,7 +197,7 @@ def table_1(beside: pd.DataFrame, model: str, step: int) -> Styler:
         layers = beside[f"{prefix}layer"]
         columns[name, "layer"] = ["" if pd.isna(layer) else f"{layer:.0f}" for layer in layers]
         values = beside[f"{prefix}predictive_information"]
-        columns[name, "I(Z; Y)"] = ["" if pd.isna(value) else f"{value:.4f}" for value in values]
+        columns[name, "I(Z; Y)"] = ["" if pd.isna(value) else f"{round(value, 4) + 0.0:.4f}" for value in values]
         for column, label in percent.items():
             values = beside[prefix + column]
             columns[name, f"{label} %"] = ["" if pd.isna(value) else f"{100 * value:.1f}" for value in values]
