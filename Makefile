@@ -31,7 +31,7 @@ $(INSTALLED): requirements.txt constraints.txt pyproject.toml
 	@[ "$$(uname -s)" != Linux ] || command -v nvidia-smi >/dev/null || [ -n "$$PIP_EXTRA_INDEX_URL$$PIP_FIND_LINKS" ] || \
 	  echo "   (no NVIDIA card here: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu spares you gigabytes of CUDA)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --progress-bar off --no-compile -r requirements.txt -c constraints.txt
+	$(BIN)/python -m pip install --quiet --progress-bar off -r requirements.txt -c constraints.txt
 	$(BIN)/python -m pip install --quiet --progress-bar off --no-deps $(EMBEDDED)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
