@@ -115,6 +115,7 @@ def substitutions() -> dict[str, Any]:
         "blocks": origin["model"]["blocks"],
         "seeds": len(parameters["sampling_seeds"]),
         "date": origin["date"],
+        "versions": ", ".join(f"{name} {origin['versions'][name]}" for name in ("torch", "transformers")),
         "finding": statistics.headline(summary, origin["model"]["name"]),
         "ridge_layers": reproducibility.describe_ridge_layers(reproducibility.ridge_layers(differences, table)),
         "ridge_table": ridge_table(summary[summary["split"] == "all"].sort_values("step")),

@@ -171,6 +171,11 @@ def test_the_readme_says_what_the_stored_numbers_say():
     assert "The untouched model and the early checkpoints have a peak before the last block" in text
     assert "the fully fine-tuned model has none" in text
     assert f"over the {origin['model']['blocks']} blocks" in text
+    differences, _ = results.read(results.FOLDER / "training_differences.csv")
+    layers = reproducibility.ridge_layers(differences, table)
+    assert "two more put the peaks where it does, or one layer beside" in text
+    assert len(layers.loc["seed"]) == 2
+    assert (layers.loc["seed"] - layers.loc[("nothing", "as stored")]).abs().max().max() == 1
     assert f"five subsamples of {origin['parameters']['n_samples']} examples" in text
 
 
