@@ -3,9 +3,11 @@
 The modules stand in the order in which data flows through them:
 
 ``tasks`` (prompts and targets) → ``models`` (weights, blocks) → ``representations`` (hidden states at the last prompt
-token) → ``information`` and ``early_exit`` (numbers per layer) → ``statistics`` → ``results`` (tidy tables) →
-``plotting``. ``training`` fine-tunes a model before it is measured, ``paper`` holds the numbers that the paper reports,
-and ``reproducibility`` says how far ours may move on another machine.
+token) and ``generation`` (over decoding steps) → ``information``, ``sequences``, ``early_exit``, ``attention`` and
+``residual_scaling`` (numbers per layer) → ``measures`` (tables) → ``statistics`` and ``results`` → ``plotting`` and
+``reports``. ``training`` fine-tunes a model before it is measured, ``study`` puts a notebook's model, task and
+fine-tunings together, ``profiles`` are named parameter sets, ``store`` and ``cache`` keep what took long, ``paper``
+holds the numbers that the paper reports, and ``reproducibility`` says how far ours may move on another machine.
 """
 
 import importlib
@@ -14,17 +16,26 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 __all__ = [
+    "attention",
     "cache",
     "early_exit",
     "errors",
+    "generation",
     "information",
+    "measures",
     "models",
     "paper",
     "plotting",
+    "profiles",
+    "reports",
     "representations",
     "reproducibility",
+    "residual_scaling",
     "results",
+    "sequences",
     "statistics",
+    "store",
+    "study",
     "tasks",
     "training",
 ]

@@ -12,15 +12,18 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import platformdirs
 from safetensors import SafetensorError
 
 from ridge_utils.errors import StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +125,31 @@ def writing(target: Path) -> Iterator[Path]:
             temporary.replace(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def tensors(kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[str, Tensor]]") -> "dict[str, Tensor]":
+    """Named tensors from the cache, computed and stored where they are missing or damaged.
+
+    Args:
+        kind: what they are; the name of a folder in the cache.
+        shaped_by: everything that they depend on; entries are found by its digest.
+        build: computes them.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
+    from safetensors.torch import load_file, save_file
+
+    folder = directory() / kind / digest(shaped_by)
+    with lock(folder):
+        if problem := damage(folder):
+            if folder.exists():
+                log.warning("The cached %s in %s are damaged (%s); they are computed again.", kind, folder, problem)
+            built = {name: value.contiguous() for name, value in build().items()}
+            with writing(folder) as temporary:
+                save_file(built, temporary / "tensors.safetensors")
+            return built
+    return load_file(folder / "tensors.safetensors")
 
 
 @contextlib.contextmanager

@@ -5,8 +5,10 @@ value of the wrong type.
 """
 
 import argparse
+import ast
 import datetime
 import logging
+import os
 import re
 import sys
 import tempfile
@@ -19,11 +21,11 @@ from typing import Any
 import nbformat
 import yaml
 
-from ridge_utils import cache
+from ridge_utils import cache, profiles
 from ridge_utils.errors import InputError, StorageError
 
 #: The folder of the notebooks, in a checkout of the project.
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = profiles.FOLDER.parent
 
 _PAPERMILL: dict[str, Any] = {
     "cwd": str(NOTEBOOKS),
@@ -82,6 +84,50 @@ def parameters(notebook: str) -> dict[str, Parameter]:
         name: Parameter(name, entry["inferred_type_name"].strip("\"'"), entry["default"], entry["help"])
         for name, entry in found.items()
     }
+
+
+def declared(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a notebook's own parameters are set to, those left out that say how its table is used.
+
+    Args:
+        notebook: its name.
+        values: where they are set, a notebook's ``globals()``.
+    """
+    from ridge_utils.study import NOT_MEASURED
+
+    return {name: values[name] for name in parameters(notebook) if name not in NOT_MEASURED}
+
+
+def profile_values(notebook: str, profile: profiles.Profile) -> dict[str, Any]:
+    """The parameters that a profile sets for a notebook, checked for name and type.
+
+    Parameters that the profile gives to all of its notebooks are left out where the notebook does not declare them.
+
+    Raises:
+        InputError: the profile does not have this notebook, a parameter that none of its notebooks declares, or a value
+            that is not of the parameter's type.
+    """
+    if notebook not in profile.notebooks:
+        raise InputError(
+            f"The profile {profile.name!r} does not run {notebook!r}; it runs {', '.join(profile.notebooks)}."
+        )
+    anywhere = {name for other in profile.notebooks for name in parameters(other)}
+    if unknown := sorted(set(profile.parameters) - anywhere):
+        raise InputError(f"The profile {profile.name!r} sets {unknown[0]!r}, which none of its notebooks declares.")
+    valid = parameters(notebook)
+    shared = {name: value for name, value in profile.parameters.items() if name in valid}
+    own = profile.notebooks[notebook]
+    if unknown := sorted(set(own) - set(valid)):
+        raise InputError(f"The profile {profile.name!r} sets {unknown[0]!r}, which {notebook!r} does not declare.")
+    return {name: _typed(valid[name], value, repr(value)) for name, value in {**shared, **own}.items()}
+
+
+def defaults(notebook: str) -> dict[str, Any]:
+    """The default of every parameter of a notebook, those left out that say how its table is used."""
+    from ridge_utils.study import NOT_MEASURED
+
+    found = parameters(notebook).values()
+    return {p.name: ast.literal_eval(p.default) for p in found if p.name not in NOT_MEASURED}
 
 
 def parse(notebook: str, assignments: Sequence[str]) -> dict[str, Any]:
@@ -224,7 +270,19 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="the executed notebook (default: runs/NAME-DATE-TIME.ipynb)",
     )
+    command.add_argument(
+        "--profile",
+        metavar="FILE",
+        help="a named set of parameters: a YAML file, or the name of one in notebooks/profiles; -p overrides it",
+    )
     command.set_defaults(call=_run)
+    command = commands.add_parser("reference", help="run the reference profiles that are not in results/ yet")
+    command.add_argument("names", nargs="*", metavar="PROFILE", help="default: all reference profiles")
+    command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
+    command.add_argument(
+        "--data-dir", metavar="FOLDER", help="folder of the real data sets (default: the environment's RIDGE_DATA)"
+    )
+    command.set_defaults(call=_reference)
     command = commands.add_parser("list", help="name the notebooks")
     command.set_defaults(call=_list)
     command = commands.add_parser("params", help="show a notebook's parameters with type, default and help")
@@ -240,28 +298,74 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
+    given = profile_values(options.notebook, profiles.load(options.profile)) if options.profile else {}
+    values = given | parse(options.notebook, options.assignments)
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    output = options.output or Path("runs") / f"{options.notebook}-{stamp}.ipynb"
+    return _run_one(options.notebook, values, output)
+
+
+def _run_one(notebook: str, values: Mapping[str, Any], output: Path) -> int:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    values = parse(options.notebook, options.assignments)
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    output = options.output or Path("runs") / f"{options.notebook}-{stamp}.ipynb"
-    print(f"{options.notebook}: running, into {output}", file=sys.stderr)
+    print(f"{notebook}: running, into {output}", file=sys.stderr)
     try:
-        seconds = run(options.notebook, values, output)
+        seconds = run(notebook, values, output)
     except DeadKernelError as error:
         raise StorageError(
-            f"The process that ran {options.notebook} was ended by the system, most likely for lack of memory: choose "
-            "a smaller model, dtype=bfloat16 or a smaller batch_size."
+            f"The process that ran {notebook} was ended by the system, most likely for lack of memory: choose a "
+            "smaller model, dtype=bfloat16 or a smaller batch_size."
         ) from error
     except papermill.PapermillExecutionError as error:
         if error.ename in ("InputError", "StorageError"):
             raise InputError(error.evalue) from error
-        print(f"error: {options.notebook} failed in cell {error.cell_index + 1}; see {output}", file=sys.stderr)
+        print(f"error: {notebook} failed in cell {error.cell_index + 1}; see {output}", file=sys.stderr)
         print(f"{error.ename}: {error.evalue}", file=sys.stderr)
         return 1
-    print(f"{options.notebook}: done in {seconds:.0f} s; see {output}", file=sys.stderr)
+    print(f"{notebook}: done in {seconds:.0f} s; see {output}", file=sys.stderr)
     return 0
+
+
+def _reference(options: argparse.Namespace) -> int:
+    from ridge_utils import results
+
+    chosen = [profiles.load(name) for name in options.names] or profiles.references()
+    data_dir = options.data_dir or os.environ.get("RIDGE_DATA", "")
+    root = results.FOLDER / "reference"
+    jobs = []
+    for profile in chosen:
+        for notebook in profile.notebooks:
+            values = profile_values(notebook, profile)
+            if profile.real_data:
+                values["data_dir"] = str(Path(data_dir).expanduser().resolve()) if data_dir else ""
+            path = root / profile.name / f"{notebook}.csv"
+            done = path.exists() and results.same_parameters(
+                {**defaults(notebook), **values, **({"data_dir": "given"} if profile.real_data else {})},
+                results.read(path)[1],
+            )
+            jobs.append((profile, notebook, values, path, done))
+    for profile, notebook, _, _, done in jobs:
+        print(f"{'done' if done else 'left':5} {profile.name:28} {notebook}")
+    left = [job for job in jobs if not job[-1]]
+    print(f"{len(jobs) - len(left)} of {len(jobs)} reference runs are done.")
+    if options.only_list:
+        return 0
+    failed = []
+    for number, (profile, notebook, values, path, _) in enumerate(left, 1):
+        if profile.real_data and not values["data_dir"]:
+            raise InputError(
+                f"The profile {profile.name!r} reads the real data: give their folder with --data-dir or RIDGE_DATA "
+                "(laid out as the page on re-running says)."
+            )
+        print(f"== {number} of {len(left)}: {profile.name}, {notebook} ==", file=sys.stderr)
+        output = Path("runs") / "reference" / profile.name / f"{notebook}.ipynb"
+        extra = {"compare": False, "save_table": str(path)}
+        if _run_one(notebook, {**values, **extra}, output):
+            failed.append(f"{profile.name}/{notebook}")
+    if failed:
+        print(f"error: {len(failed)} of {len(left)} runs failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _list(_options: argparse.Namespace) -> int:
@@ -306,8 +410,7 @@ def _title(notebook: str) -> str:
 
 
 def _convert(parameter: Parameter, text: str) -> Any:
-    outer, _, inner = parameter.type.rstrip("]").partition("[")
-    expected = _PYTHON_TYPES[outer]
+    expected = _PYTHON_TYPES[parameter.type.partition("[")[0]]
     if expected is str:
         try:
             path = Path(text).expanduser()
@@ -324,6 +427,15 @@ def _convert(parameter: Parameter, text: str) -> Any:
             value = float(text)
         except ValueError:
             value = text
+    return _typed(parameter, value, repr(text))
+
+
+def _typed(parameter: Parameter, value: Any, shown: str) -> Any:
+    """The value, if it is of the parameter's type."""
+    outer, _, inner = parameter.type.rstrip("]").partition("[")
+    expected = _PYTHON_TYPES[outer]
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
     fits = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
     if fits and expected is list and inner:
         element = _PYTHON_TYPES[inner]
@@ -332,6 +444,6 @@ def _convert(parameter: Parameter, text: str) -> Any:
         example = {"list": "[0, 1, 2]", "dict": "'{name: value}'", "bool": "true or false"}.get(outer)
         raise InputError(
             f"Parameter {parameter.name!r} must be of type {parameter.type}"
-            f"{f', such as {example}' if example else ''}, but is {text!r}; its default is {parameter.default}."
+            f"{f', such as {example}' if example else ''}, but is {shown}; its default is {parameter.default}."
         )
     return value

@@ -38,3 +38,30 @@ def correct(loaded: LoadedModel, representations: Representations, batch_size: i
         last = representations.final_norm.to(weight.device, weight.dtype)
         rows.append(torch.cat([head(chunk).argmax(-1).cpu() for chunk in last.split(batch_size)]))
     return torch.stack(rows) == representations.target_ids
+
+
+def cross_entropy(loaded: LoadedModel, representations: Representations, batch_size: int = 128) -> Tensor:
+    """Cross-entropy of the first target token under the whole model, from the state that its head received.
+
+    Args:
+        loaded: the model that gave the states.
+        representations: N examples.
+        batch_size: states per product with the head.
+
+    Returns:
+        Shape (N,), float64, in nats.
+    """
+    head = loaded.model.get_output_embeddings()
+    weight = head.weight
+    with torch.inference_mode():
+        chunks = zip(
+            representations.final_norm.split(batch_size), representations.target_ids.split(batch_size), strict=True
+        )
+        return torch.cat(
+            [
+                torch.nn.functional.cross_entropy(
+                    head(states.to(weight.device, weight.dtype)).double(), ids.to(weight.device), reduction="none"
+                ).cpu()
+                for states, ids in chunks
+            ]
+        )

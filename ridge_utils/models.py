@@ -1,12 +1,14 @@
 """Decoder-only language models by name, and where their blocks, embedding and final norm are."""
 
 import contextlib
+import copy
 import hashlib
 import importlib.util
 import json
 import logging
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from transformers import (
     AutoTokenizer,
     GPT2Config,
     LlamaConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -45,25 +48,38 @@ _CONVERSION = 1
 
 _RANDOM_PREFIX = "random:"
 _RANDOM_ENDS: dict[str, Any] = {"bos_token_id": 256, "eos_token_id": 256}
-_RANDOM_SHAPE: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "vocab_size": 260, **_RANDOM_ENDS}
-_RANDOM_CONFIGS = {
-    "gpt2": lambda: GPT2Config(n_embd=64, n_head=4, n_layer=6, n_positions=256, vocab_size=260, **_RANDOM_ENDS),
-    "qwen2": lambda: Qwen2Config(
-        **_RANDOM_SHAPE,
-        num_hidden_layers=6,
-        num_key_value_heads=2,
-        intermediate_size=128,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-    ),
-    "llama": lambda: LlamaConfig(
-        **_RANDOM_SHAPE,
-        num_hidden_layers=6,
-        num_key_value_heads=2,
-        intermediate_size=128,
-        max_position_embeddings=256,
-    ),
+_RANDOM_CONTEXT = 1024
+_RANDOM_HEAD = 16  # width of an attention head up to a width of 128; above it, heads are 64 wide where that divides it
+
+
+def _random_shape(blocks: int, width: int) -> dict[str, Any]:
+    heads = width // (64 if width > 128 and width % 64 == 0 else _RANDOM_HEAD)
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": blocks,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads // 2 if heads % 2 == 0 else heads,
+        "vocab_size": 260,
+        "intermediate_size": 2 * width,
+        "max_position_embeddings": _RANDOM_CONTEXT,
+        **_RANDOM_ENDS,
+    }
+
+
+def _random_gpt2(blocks: int, width: int) -> GPT2Config:
+    heads = _random_shape(blocks, width)["num_attention_heads"]
+    return GPT2Config(
+        n_embd=width, n_head=heads, n_layer=blocks, n_positions=_RANDOM_CONTEXT, vocab_size=260, **_RANDOM_ENDS
+    )
+
+
+_RANDOM_CONFIGS: dict[str, Callable[[int, int], PretrainedConfig]] = {
+    "gpt2": _random_gpt2,
+    "qwen2": lambda blocks, width: Qwen2Config(**_random_shape(blocks, width), tie_word_embeddings=True),
+    "llama": lambda blocks, width: LlamaConfig(**_random_shape(blocks, width)),
 }
+_RANDOM_DEFAULT = (6, 64)
+_TRUNCATED = re.compile(r"\[:(\d+)\]$")
 
 
 @dataclass(frozen=True)
@@ -113,7 +129,9 @@ def load(name: str, *, dtype: torch.dtype | str | None = None, device: str = "au
     Args:
         name: ``"smollm2-135m"``, the embedded model; a Hub id such as ``"gpt2"`` or ``"Qwen/Qwen2.5-0.5B"``; a local
             folder; or ``"random:gpt2"``, ``"random:qwen2"``, ``"random:llama"``, tiny models with seeded random
-            weights. Code from a model's repository is never run, and weights are read from safetensors alone.
+            weights, whose shape may follow (``"random:gpt2-12x256"`` has 12 blocks of width 256). Any of them may end
+            in ``[:k]``, for its first k blocks (:func:`truncate`). Code from a model's repository is never run, and
+            weights are read from safetensors alone.
         dtype: of the weights, as ``torch.float32`` or ``"float32"``; float32 if not given.
         device: ``"auto"`` takes CUDA, else Apple's MPS, else the CPU; or any device that torch knows.
 
@@ -126,6 +144,8 @@ def load(name: str, *, dtype: torch.dtype | str | None = None, device: str = "au
         StorageError: the cache cannot be written.
     """
     dtype, target = _dtype(dtype), _device(device)
+    if cut := _TRUNCATED.search(name):
+        return truncate(load(name[: cut.start()], dtype=dtype, device=device), int(cut.group(1)))
     if name == EMBEDDED:
         model, tokenizer = _from_folder(str(_embedded_folder()), dtype)
     elif name.startswith(_RANDOM_PREFIX):
@@ -171,6 +191,37 @@ def assemble(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     return LoadedModel(name, model.eval(), tokenizer, blocks, embedding, norms[0])
 
 
+def truncate(loaded: LoadedModel, blocks: int) -> LoadedModel:
+    """A copy of a model that ends after its first ``blocks`` blocks (paper, Figure 3).
+
+    The final norm and the head follow directly, with the weights that they had behind the last block.
+
+    Args:
+        loaded: the model; it is not changed.
+        blocks: number of blocks to keep, from 1 to the model's own.
+
+    Returns:
+        The shorter model, named ``name[:blocks]``.
+
+    Raises:
+        InputError: ``blocks`` out of range.
+    """
+    if not 1 <= blocks <= len(loaded.blocks):
+        raise InputError(
+            f"blocks must be between 1 and {len(loaded.blocks)}, the depth of {loaded.name!r}, but is {blocks}."
+        )
+    path = next(path for path, module in loaded.model.named_modules() if module is loaded.blocks)
+    model = copy.deepcopy(loaded.model)
+    parent = model.get_submodule(path.rpartition(".")[0])
+    setattr(parent, path.rpartition(".")[2], getattr(parent, path.rpartition(".")[2])[:blocks])
+    config = model.config.get_text_config()
+    config.num_hidden_layers = blocks
+    # Some architectures say for every layer which kind of attention it has.
+    if getattr(config, "layer_types", None):
+        config.layer_types = list(config.layer_types)[:blocks]
+    return assemble(f"{loaded.name}[:{blocks}]", model, loaded.tokenizer)
+
+
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 over the names, shapes, dtypes and values of a model's parameters and buffers."""
     state = hashlib.sha256()
@@ -182,7 +233,10 @@ def fingerprint(model: nn.Module) -> str:
 
 def title(name: str) -> str:
     """How tables and figures call a model: its name, or a folder's name without the folders before it."""
-    return Path(name).expanduser().resolve().name if _is_folder(name) else name
+    cut = _TRUNCATED.search(name)
+    whole = name[: cut.start()] if cut else name
+    short = Path(whole).expanduser().resolve().name if _is_folder(whole) else whole
+    return short + (cut.group() if cut else "")
 
 
 def _is_folder(name: str) -> bool:
@@ -258,13 +312,23 @@ def _from_folder(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreT
 
 
 def _random(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    kind = name.removeprefix(_RANDOM_PREFIX)
-    if kind not in _RANDOM_CONFIGS:
+    kind, _, shape = name.removeprefix(_RANDOM_PREFIX).partition("-")
+    sizes = re.fullmatch(r"(\d+)x(\d+)", shape)
+    if kind not in _RANDOM_CONFIGS or (shape and not sizes):
         known = ", ".join(_RANDOM_PREFIX + k for k in _RANDOM_CONFIGS)
-        raise InputError(f"Unknown random model {name!r}; choose one of {known}.")
+        raise InputError(
+            f"Unknown random model {name!r}; choose one of {known}, with blocks and width behind a hyphen if you like, "
+            "as in random:gpt2-12x256."
+        )
+    blocks, width = (int(sizes[1]), int(sizes[2])) if sizes else _RANDOM_DEFAULT
+    if blocks < 1 or width < _RANDOM_HEAD or width % _RANDOM_HEAD:
+        raise InputError(
+            f"A random model needs at least 1 block and a width that is a multiple of {_RANDOM_HEAD}, but {name!r} "
+            f"asks for {blocks} and {width}."
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(_RANDOM_CONFIGS[kind](), dtype=dtype)
+        model = AutoModelForCausalLM.from_config(_RANDOM_CONFIGS[kind](blocks, width), dtype=dtype)
     return model, byte_tokenizer()
 
 

@@ -1,9 +1,11 @@
 """One function per kind of figure: a table in, axes out. Nothing is computed here but the band's edges."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +16,11 @@ from ridge_utils.statistics import band
 #: Colour-blind-safe hues of the three samples, used in every figure.
 COLOURS = {"id": "#0072b2", "ood": "#d55e00", "all": "#444444"}
 NAMES = {"id": "in-distribution (ID)", "ood": "out-of-distribution (OOD)", "all": "ID and OOD together"}
+
+LABELS = {"predictive_information": "I(Z; Y) in nats", "incremental_information": "I(ΔZ; Y) in nats"}
+
+#: Axes of attention maps with more tokens than this carry numbers, not texts.
+_LABELLED = 80
 
 
 def style() -> None:
@@ -33,49 +40,285 @@ def style() -> None:
     )
 
 
-def information_figure(table: pd.DataFrame, title: str) -> Figure:
-    """The paper's Figure 2 for one model and task: ID, OOD and both together, side by side.
+def information_figure(table: pd.DataFrame, title: str, quantity: str = "predictive_information") -> Figure:
+    """The paper's Figure 2 (or, for another quantity, Figure 5) for one model and task: ID, OOD and both together.
 
     Args:
-        table: table of measurements with the quantity ``predictive_information``.
+        table: table of measurements.
+        title: what to write above.
+        quantity: ``predictive_information`` or ``incremental_information``.
+    """
+    return information_rows({title: table}, quantity)
+
+
+def information_rows(tables: Mapping[str, pd.DataFrame], quantity: str = "predictive_information") -> Figure:
+    """Profiles of several models or tasks below each other, ID, OOD and both together side by side.
+
+    Args:
+        tables: tables of measurements by the title of their row.
+        quantity: ``predictive_information`` or ``incremental_information``.
+    """
+    figure = plt.figure(figsize=(11, 3.8 * len(tables)))
+    for part, (title, table) in zip(np.atleast_1d(figure.subfigures(len(tables), 1)), tables.items(), strict=True):
+        axes = part.subplots(1, 3, sharey=True)
+        for ax, split in zip(axes, NAMES, strict=True):
+            profile(ax, table, split, quantity)
+        axes[0].set_ylabel(LABELS[quantity])
+        axes[0].legend(fontsize=8)
+        part.suptitle(title)
+    return figure
+
+
+def profile(ax: Axes, table: pd.DataFrame, split: str, quantity: str, sigmas: float = 2.0) -> None:
+    """Draw a quantity over layers, one curve per checkpoint, lighter = later, with bands over all seeds.
+
+    The state after the final norm, where there is one, stands apart as a diamond one place to the right of the last
+    block.
+
+    Args:
+        ax: where to draw.
+        table: table of measurements.
+        split: ``id``, ``ood`` or ``all``.
+        quantity: a quantity with one value per layer.
+        sigmas: half-width of the bands in standard deviations over sampling and training seeds.
+    """
+    rows = table[(table["quantity"] == quantity) & (table["split"] == split)]
+    steps = sorted(rows["step"].unique())
+    for step, shade in zip(steps, checkpoint_shades(split, len(steps)), strict=True):
+        curve(ax, rows[rows["step"] == step], shade, f"step {step}" if step else "untouched", sigmas)
+    if (rows["site"] == "final_norm").any():
+        ax.set_xlabel("layer (0: embedding; ◆: after the final norm)")
+    else:
+        ax.set_xlabel("block")
+    ax.set_title(NAMES[split], fontsize=10)
+    ax.set_ylim(bottom=0)
+
+
+def curve(ax: Axes, rows: pd.DataFrame, colour: Any, label: str, sigmas: float = 2.0, line: str = "-") -> None:
+    """Draw one mean over layers with its band, and a diamond for the state after the final norm if it is there.
+
+    Args:
+        ax: where to draw.
+        rows: measurements of one quantity at one checkpoint and split.
+        colour: of line, band and diamond.
+        label: for the legend.
+        sigmas: half-width of the band in standard deviations over seeds.
+        line: matplotlib's line style.
+    """
+    summary = band(rows, ["site", "layer"], sigmas)
+    body = summary[summary["site"] != "final_norm"]
+    layers = body["layer"].astype(int)
+    ax.fill_between(layers, body["low"], body["high"], color=colour, alpha=0.25, linewidth=0)
+    ax.plot(layers, body["mean"], color=colour, label=label, ls=line)
+    norm = summary[summary["site"] == "final_norm"]
+    if len(norm):
+        ax.errorbar(
+            norm["layer"].astype(int) + 1, norm["mean"], yerr=norm["half_width"], color=colour, marker="D", markersize=4
+        )
+
+
+def running_sum(table: pd.DataFrame, title: str) -> Figure:
+    """Predictive information over layers beside the running sum of the blocks' incremental information gains.
+
+    Args:
+        table: table of measurements with both quantities.
         title: what to write above.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True)
-    for ax, split in zip(axes, NAMES, strict=True):
-        information_profile(ax, table, split)
-    axes[0].set_ylabel("I(Z; Y) in nats")
-    axes[0].legend(fontsize=8)
+    steps = sorted(table["step"].unique())
+    figure, axes = plt.subplots(1, len(steps), figsize=(11, 3.6), squeeze=False)
+    for ax, step in zip(axes[0], steps, strict=True):
+        rows = table[(table["step"] == step) & (table["split"] == "all") & (table["site"] != "final_norm")]
+        curve(ax, rows[rows["quantity"] == "predictive_information"], COLOURS["all"], "I(Z; Y)")
+        gains = band(rows[rows["quantity"] == "incremental_information"], ["layer"]).sort_values("layer")
+        layers = [0, *gains["layer"].astype(int)]
+        ax.plot(layers, [0, *gains["mean"].cumsum()], color="#009e73", ls="--", label="sum of I(ΔZ; Y) so far")
+        ax.set_title(f"step {step}" if step else "untouched", fontsize=10)
+        ax.set_xlabel("layer")
+        ax.set_yscale("symlog", linthresh=0.05)
+        ax.set_ylim(bottom=0)
+    axes[0][0].set_ylabel("nats (linear below 0.05)")
+    axes[0][0].legend(fontsize=8)
     figure.suptitle(title)
     return figure
 
 
-def information_profile(ax: Axes, table: pd.DataFrame, split: str, sigmas: float = 2.0) -> None:
-    """Draw predictive information over layers, one curve per checkpoint, lighter = later, with bands over seeds.
+def depths(table: pd.DataFrame, title: str) -> Figure:
+    """Predictive information over layers of one model cut to several numbers of blocks (paper, Figure 3).
 
-    The state after the final norm stands apart, as a diamond one place to the right of the last block.
+    Args:
+        table: table of measurements of the models ``name[:k]`` and perhaps of the whole one.
+        title: what to write above.
+    """
+    last = {model: group["step"].max() for model, group in table.groupby("model", sort=False)}
+    figure, axes = plt.subplots(2, 3, figsize=(11, 6.4), sharey="row")
+    for row, (when, chosen) in zip(
+        axes,
+        {
+            "untouched": table[table["step"] == 0],
+            "fine-tuned": table[table["step"] == table["model"].map(last)],
+        }.items(),
+        strict=True,
+    ):
+        for ax, split in zip(row, NAMES, strict=True):
+            rows = chosen[(chosen["split"] == split) & (chosen["quantity"] == "predictive_information")]
+            names = sorted(rows["model"].unique(), key=lambda model: rows[rows["model"] == model]["layer"].max())
+            for name, colour in zip(names, mpl.colormaps["viridis"](np.linspace(0, 0.9, len(names))), strict=True):
+                own = rows[rows["model"] == name]
+                curve(ax, own, colour, f"{own['layer'].max()} blocks")
+            ax.set_title(f"{when}, {NAMES[split]}", fontsize=10)
+            ax.set_ylim(bottom=0)
+        row[0].set_ylabel(LABELS["predictive_information"])
+    for ax in axes[1]:
+        ax.set_xlabel("layer (0: embedding; ◆: after the final norm)")
+    axes[0][0].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def losses(ax: Axes, table: pd.DataFrame) -> None:
+    """Draw training and held-out loss over fine-tuning steps.
 
     Args:
         ax: where to draw.
-        table: table of measurements with the quantity ``predictive_information``.
-        split: ``id``, ``ood`` or ``all``.
-        sigmas: half-width of the bands in standard deviations over sampling seeds.
+        table: table of measurements with the quantity ``loss`` of the splits ``train``, ``id`` and ``ood``.
     """
-    rows = table[(table["quantity"] == "predictive_information") & (table["split"] == split)]
-    steps = sorted(rows["step"].unique())
-    shades = checkpoint_shades(split, len(steps))
-    for step, shade in zip(steps, shades, strict=True):
-        summary = band(rows[rows["step"] == step], ["site", "layer"], sigmas)
-        body = summary[summary["site"] != "final_norm"]
-        layers = body["layer"].astype(int)
-        ax.fill_between(layers, body["low"], body["high"], color=shade, alpha=0.25, linewidth=0)
-        ax.plot(layers, body["mean"], color=shade, label=f"step {step}" if step else "untouched")
-        norm = summary[summary["site"] == "final_norm"]
-        ax.errorbar(
-            norm["layer"].astype(int) + 1, norm["mean"], yerr=norm["half_width"], color=shade, marker="D", markersize=4
-        )
-    ax.set_xlabel("layer (0: embedding; ◆: after the final norm)")
-    ax.set_title(NAMES[split], fontsize=10)
-    ax.set_ylim(bottom=0)
+    rows = table[table["quantity"] == "loss"]
+    for split, colour in {"train": "#009e73", **COLOURS}.items():
+        summary = band(rows[rows["split"] == split], ["step"]).sort_values("step")
+        if len(summary):
+            ax.errorbar(
+                summary["step"].astype(int), summary["mean"], yerr=summary["half_width"], color=colour, marker="o",
+                markersize=4, label=NAMES.get(split, "training examples"),
+            )  # fmt: skip
+    ax.set_xlabel("fine-tuning steps")
+    ax.set_ylabel("loss of the first target token (nats)")
+    ax.set_yscale("log")
+    ax.legend(fontsize=8)
+
+
+def overfitting(table: pd.DataFrame, title: str) -> Figure:
+    """The paper's Figure 4: losses over training beside the profiles of ID and OOD examples.
+
+    Args:
+        table: table of measurements with ``loss`` and ``predictive_information``.
+        title: what to write above.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8))
+    losses(axes[0], table)
+    for ax, split in zip(axes[1:], ("id", "ood"), strict=True):
+        profile(ax, table, split, "predictive_information")
+    axes[1].sharey(axes[2])
+    axes[1].set_ylabel(LABELS["predictive_information"])
+    axes[1].legend(fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def residual_scales(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """The paper's Figure 6: scales fitted on ID and on OOD data, a panel per table, bands of 1 sigma over seeds.
+
+    Args:
+        tables: tables of measurements with the quantity ``residual_scale``, by the title of their panel.
+    """
+    figure, axes = plt.subplots(len(tables), 1, figsize=(9, 3.6 * len(tables)), squeeze=False)
+    for ax, (title, table) in zip(axes[:, 0], tables.items(), strict=True):
+        rows = table[table["quantity"] == "residual_scale"]
+        for split in ("id", "ood"):
+            curve(ax, rows[rows["split"] == split], COLOURS[split], f"fitted on {split.upper()}", sigmas=1.0)
+        ax.axhline(1, color="#999999", lw=0.8)
+        ax.set_ylabel("residual scale β")
+        ax.set_xlabel("block")
+        ax.set_title(title, fontsize=10)
+        ax.legend(fontsize=8)
+    return figure
+
+
+def attention_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Attention of the last prompt token over blocks, a row per table, ID and OOD side by side (paper, Table 2).
+
+    Args:
+        tables: tables of measurements, by the title of their row.
+    """
+    shown = {
+        "signal_after_first_attention": ("#d55e00", "signal tokens, the first token left out"),
+        "chance_attention": ("#999999", "signal tokens, if attention were uniform"),
+        "last_token_attention": ("#0072b2", "the last token itself"),
+        "first_token_attention": ("#009e73", "the first token"),
+    }
+    figure = plt.figure(figsize=(11, 3.8 * len(tables)))
+    for part, (title, table) in zip(np.atleast_1d(figure.subfigures(len(tables), 1)), tables.items(), strict=True):
+        axes = part.subplots(1, 2, sharey=True)
+        steps = sorted(table["step"].unique())
+        for ax, split in zip(axes, ("id", "ood"), strict=True):
+            for step, line in zip((steps[0], steps[-1]) if len(steps) > 1 else steps, ("--", "-"), strict=False):
+                for quantity, (colour, name) in shown.items():
+                    if quantity == "chance_attention" and step != steps[-1]:
+                        continue
+                    chosen = (table["split"] == split) & (table["step"] == step) & (table["quantity"] == quantity)
+                    when = f"step {step}" if step else "untouched"
+                    label = name if quantity == "chance_attention" else f"{name}, {when}"
+                    curve(ax, table[chosen], colour, label, line=line)
+            ax.set_xlabel("block")
+            ax.set_title(NAMES[split], fontsize=10)
+            ax.set_ylim(0, 1)
+        axes[0].set_ylabel("attention of the last prompt token")
+        axes[1].legend(fontsize=7)
+        part.suptitle(title)
+    return figure
+
+
+def attention_maps(maps: Any, layers: Sequence[int], tokens: Sequence[str], signal: Sequence[bool]) -> Figure:
+    """Attention maps of chosen blocks for one prompt, averaged over heads (paper, Figure 7).
+
+    Args:
+        maps: shape (len(layers), T, T).
+        layers: the blocks' numbers.
+        tokens: text of the T tokens.
+        signal: which of them are signal; their labels are red.
+    """
+    figure, axes = plt.subplots(1, len(layers), figsize=(11, 11 / len(layers) + 0.8), sharey=True, squeeze=False)
+    for ax, layer, weights in zip(axes[0], layers, maps, strict=True):
+        image = ax.imshow(weights, cmap="magma_r", norm=mpl.colors.PowerNorm(0.5, 0, 1), interpolation="nearest")
+        ax.set_title(f"block {layer}", fontsize=10)
+        ax.set_xlabel("attended token")
+        if len(tokens) > _LABELLED:
+            continue
+        ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=5)
+        ax.set_yticks(range(len(tokens)), tokens, fontsize=5)
+        for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+            for label, is_signal in zip(labels, signal, strict=True):
+                label.set_color("#d55e00" if is_signal else "black")
+    axes[0][0].set_ylabel("attending token")
+    figure.colorbar(image, ax=axes[0], label="attention, mean over heads", shrink=0.8)
+    return figure
+
+
+def decoding(table: pd.DataFrame, title: str) -> Figure:
+    """Sequence information over layers, one curve per number of decoding steps, lighter = later (paper, Section 5).
+
+    Args:
+        table: table of measurements with the quantities ``sequence_information_…``.
+        title: what to write above.
+    """
+    names = {"all": "all pairs of steps", "aligned": "same steps only"}
+    kernels = [
+        kernel for kernel in names if (table["quantity"].str.startswith(f"sequence_information_{kernel}_")).any()
+    ]
+    figure, grid = plt.subplots(len(kernels), 2, figsize=(11, 3.6 * len(kernels)), sharey="row", squeeze=False)
+    for axes, kernel in zip(grid, kernels, strict=True):
+        for ax, (name, hue) in zip(axes, {"generated": "ood", "reference": "id"}.items(), strict=True):
+            rows = table[table["quantity"] == f"sequence_information_{kernel}_{name}"]
+            steps = sorted(rows["decoding_step"].unique())
+            for step, shade in zip(steps, checkpoint_shades(hue, len(steps)), strict=True):
+                curve(ax, rows[rows["decoding_step"] == step], shade, f"t = {step}")
+            ax.set_title(f"{name} continuation, {names[kernel]}", fontsize=10)
+            ax.set_ylim(bottom=0)
+        axes[0].set_ylabel("I of the sequences, in nats")
+    for ax in grid[-1]:
+        ax.set_xlabel("layer (0: embedding; ◆: after the final norm)")
+        ax.legend(fontsize=7)
+    figure.suptitle(title)
+    return figure
 
 
 def checkpoint_shades(split: str, count: int) -> list[tuple[float, float, float]]:

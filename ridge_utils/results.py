@@ -21,7 +21,8 @@ import pandas as pd
 from ridge_utils import cache
 from ridge_utils.errors import InputError, StorageError
 
-#: Columns of every table of measurements. ``sample_seed`` is empty where all examples were used.
+#: Columns of every table of measurements. ``train_seed`` is empty for an untouched model, ``sample_seed`` where all
+#: examples were used, and ``decoding_step`` where the last prompt token was measured.
 COLUMNS = (
     "model",
     "task",
@@ -31,6 +32,7 @@ COLUMNS = (
     "train_seed",
     "sample_seed",
     "n",
+    "decoding_step",
     "layer",
     "site",
     "quantity",
@@ -42,6 +44,7 @@ KEY = tuple(column for column in COLUMNS if column != "value")
 #: The folder of the stored results, in a checkout of the project.
 FOLDER = Path(__file__).resolve().parent.parent / "results"
 
+_INTEGERS = ("step", "train_seed", "sample_seed", "n", "decoding_step", "layer")
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "safetensors", "accelerate")
 
 
@@ -54,7 +57,8 @@ def measurements(
         values: one value per site.
         sites: (layer, site) of each value, as :func:`sites` gives them.
         quantity: its name, as in the glossary.
-        context: the remaining columns: model, task, source, split, step, train_seed, sample_seed, n.
+        context: the remaining columns: model, task, source, split, step, train_seed, sample_seed, n, and decoding_step
+            where there is one.
 
     Returns:
         One row per value with the columns :data:`COLUMNS`.
@@ -64,6 +68,7 @@ def measurements(
     """
     if len(values) != len(sites):
         raise InputError(f"There are {len(values)} values of {quantity} for {len(sites)} sites.")
+    context = {"decoding_step": None, **context}
     if wrong := set(context) ^ (set(COLUMNS) - {"layer", "site", "quantity", "value"}):
         raise InputError(f"A table of measurements lacks or does not know the column {sorted(wrong)[0]!r}.")
     layers, names = zip(*sites, strict=True)
@@ -82,7 +87,7 @@ def provenance(parameters: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     import torch
 
     return {
-        "parameters": dict(parameters),
+        "parameters": _recorded(parameters),
         **more,
         "versions": {"python": platform.python_version()}
         | {package: importlib.metadata.version(package) for package in _PACKAGES},
@@ -135,6 +140,15 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         )
     table = pd.read_csv(path)
     return (_typed(table) if set(COLUMNS) <= set(table) else table), origin
+
+
+def references(notebook: str) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
+    """The reference runs of a notebook, table and provenance by the name of their profile.
+
+    Raises:
+        StorageError: one of them does not match its provenance.
+    """
+    return {path.parent.name: read(path) for path in sorted((FOLDER / "reference").glob(f"*/{notebook}.csv"))}
 
 
 @dataclass(frozen=True)
@@ -199,11 +213,16 @@ def compare(table: pd.DataFrame, stored: pd.DataFrame, tolerance: "pd.Series[flo
 
 def same_parameters(parameters: Mapping[str, Any], origin: Mapping[str, Any]) -> bool:
     """Whether a run has the parameters that a stored table was made with, and so should give its numbers."""
-    return json.loads(json.dumps(dict(parameters))) == origin.get("parameters")
+    return json.loads(json.dumps(_recorded(parameters))) == origin.get("parameters")
+
+
+def _recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as provenance keeps them: where somebody's data folder lies is nobody else's business."""
+    return {name: "given" if name == "data_dir" and value else value for name, value in parameters.items()}
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    integers = {column: "Int64" for column in ("step", "train_seed", "sample_seed", "n", "layer")}
+    integers = {column: "Int64" for column in _INTEGERS}
     texts = {column: "str" for column in ("model", "task", "source", "split", "site", "quantity")}
     return table.astype({**integers, **texts, "value": np.float64})
 

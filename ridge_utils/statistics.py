@@ -1,5 +1,6 @@
-"""Subsamples and the bands over them."""
+"""Subsamples, the bands over them, and what a table of measurements says in a few numbers."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -51,29 +52,35 @@ def band(table: pd.DataFrame, by: Sequence[str], sigmas: float = 2.0) -> pd.Data
     return out
 
 
-def ridge_summary(table: pd.DataFrame, sigmas: float = 2.0) -> pd.DataFrame:
-    """Where the ridge is, and how far predictive information falls from it, for each split and checkpoint.
+def ridge_summary(table: pd.DataFrame, quantity: str = "predictive_information", sigmas: float = 2.0) -> pd.DataFrame:
+    """Where a quantity is largest over depth, and how far it falls from there, for each split and checkpoint.
 
-    The ridge layer is the argmax of the mean profile over sampling seeds, the state after the final norm left out. Each
-    fall is taken within a sampling seed, so what the seeds have in common cancels. The ridge is chosen on the samples
-    on which the fall is measured, so a fall that is not there comes out a little above 0; to the last block it is never
-    below.
+    For predictive information that is the ridge. Its layer is the argmax of the mean profile over seeds, the state
+    after the final norm left out. Each fall is taken within a sampling seed (and a training seed), so what the seeds
+    have in common cancels. The ridge is chosen on the samples on which the fall is measured, so a fall that is not
+    there comes out a little above 0; to the last block it is never below.
 
     Args:
-        table: table of measurements with the quantity ``predictive_information``.
-        sigmas: half-width of the bands in standard deviations over sampling seeds.
+        table: table of measurements with the quantity, of one model on one task.
+        quantity: a quantity with one value per layer.
+        sigmas: half-width of the bands in standard deviations over seeds.
 
     Returns:
         One row per split and step, with ``blocks``, ``ridge_layer``, ``at_ridge``, ``at_last_block``,
-        ``at_final_norm`` (mean I in nats), and for each fall, ``to_last_block`` and ``to_final_norm``, its mean, its
-        ``…_half_width`` and whether it is ``…_beyond_band``.
+        ``at_final_norm`` (mean value), and for each fall, ``to_last_block`` and ``to_final_norm``, its mean, its
+        ``…_half_width`` and whether it is ``…_beyond_band``. What belongs to the final norm is NaN where the quantity
+        was not measured there.
     """
-    rows = table[table["quantity"] == "predictive_information"]
+    rows = table[table["quantity"] == quantity]
     out = []
     for (split, step), group in rows.groupby(["split", "step"], sort=False):
-        wide = group.pivot_table(index="sample_seed", columns=["site", "layer"], values="value")
-        norm = wide["final_norm"].iloc[:, 0]
-        body = wide.drop(columns="final_norm", level="site").droplevel("site", axis=1).sort_index(axis=1)
+        # An untouched model has no training seed, and pivoting would drop its rows.
+        group = group.assign(train_seed=group["train_seed"].fillna(-1))
+        wide = group.pivot_table(index=["train_seed", "sample_seed"], columns=["site", "layer"], values="value")
+        has_norm = "final_norm" in wide.columns.get_level_values("site")
+        norm = wide["final_norm"].iloc[:, 0] if has_norm else pd.Series(math.nan, index=wide.index)
+        body = wide.drop(columns="final_norm", level="site", errors="ignore").droplevel("site", axis=1)
+        body = body.sort_index(axis=1)
         ridge = int(body.mean().idxmax())
         blocks = int(body.columns.max())
         row = {
@@ -97,6 +104,26 @@ def ridge_summary(table: pd.DataFrame, sigmas: float = 2.0) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
+def by_third(table: pd.DataFrame, quantity: str, sigmas: float = 2.0) -> pd.DataFrame:
+    """Mean of a quantity over the first, the middle and the last third of the blocks, with its band over seeds.
+
+    Args:
+        table: table of measurements with one value of the quantity per block.
+        quantity: its name.
+        sigmas: half-width of the band in standard deviations over seeds.
+
+    Returns:
+        One row per split, step and ``third`` (first, middle, last) with ``mean``, ``half_width``, ``low`` and ``high``.
+    """
+    rows = table[(table["quantity"] == quantity) & (table["site"] == "block")].copy()
+    place = (rows["layer"].astype(float) - 0.5) / float(rows["layer"].max())
+    rows["third"] = pd.cut(place, [0, 1 / 3, 2 / 3, 1], labels=["first", "middle", "last"]).astype(str)
+    rows["train_seed"] = rows["train_seed"].fillna(-1)
+    keys = ["split", "step", "third"]
+    means = rows.groupby([*keys, "train_seed", "sample_seed"], sort=False, dropna=False)["value"].mean().reset_index()
+    return band(means, keys, sigmas)
+
+
 def depth_table(table: pd.DataFrame, step: int) -> pd.DataFrame:
     """One checkpoint's profile, a row per layer, in the columns of the paper's Table 1.
 
@@ -105,7 +132,7 @@ def depth_table(table: pd.DataFrame, step: int) -> pd.DataFrame:
         step: the checkpoint.
 
     Returns:
-        ``layer``, ``depth`` (layer over blocks), ``predictive_information`` (mean over sampling seeds, both splits
+        ``layer``, ``depth`` (layer over blocks), ``predictive_information`` (mean over seeds, both splits
         together), its ``half_width`` (2 sigma), ``accuracy_all``, ``accuracy_id``, ``accuracy_ood``.
     """
     rows = table[(table["step"] == step) & (table["site"] != "final_norm")]
@@ -114,7 +141,7 @@ def depth_table(table: pd.DataFrame, step: int) -> pd.DataFrame:
     out = out.rename(columns={"mean": "predictive_information"})
     accuracy = rows[rows["quantity"] == "early_exit_accuracy"]
     for split in ("all", "id", "ood"):
-        out[f"accuracy_{split}"] = accuracy[accuracy["split"] == split].set_index("layer")["value"]
+        out[f"accuracy_{split}"] = accuracy[accuracy["split"] == split].groupby("layer")["value"].mean()
     out = out.sort_index().reset_index()
     out["layer"] = out["layer"].astype(int)
     out.insert(1, "depth", out["layer"] / out["layer"].max())

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 from huggingface_hub import constants
 
@@ -22,3 +25,12 @@ def loaded(request):
 @pytest.fixture(scope="session")
 def llama():
     return models.load("random:llama", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of the real data sets: RIDGE_DATA, or data/ in the checkout; without one the test is skipped."""
+    folder = Path(os.environ.get("RIDGE_DATA") or Path(__file__).resolve().parent.parent / "data")
+    if not folder.is_dir():
+        pytest.skip("no real data here: set RIDGE_DATA to their folder")
+    return folder

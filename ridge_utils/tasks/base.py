@@ -21,15 +21,15 @@ class Example:
     target: str
     #: ``train``, ``id`` (in-distribution) or ``ood`` (out-of-distribution)
     split: Split
-    #: where the example comes from; generated, a Hub data set, a local copy of one, or the user's own file
+    #: where the example comes from; made by this project, a Hub data set, a local copy of one, or the user's own file
     source: Source
     #: half-open character ranges of the prompt that hold the signal, in order
     signal_spans: tuple[tuple[int, int], ...] = ()
 
 
-def check_request(task: str, split: str, n: int) -> None:
-    """Refuse an unknown split or a number of examples below 1, with one sentence."""
+def check_request(task: str, split: str, n: int | None) -> None:
+    """Refuse an unknown split or a number of examples below 1, with one sentence; None stands for all there are."""
     if split not in SPLITS:
         raise InputError(f"Task {task!r} has no split {split!r}; choose one of {', '.join(SPLITS)}.")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
         raise InputError(f"The number of examples must be an integer of at least 1, but is {n!r}.")

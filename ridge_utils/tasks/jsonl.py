@@ -16,13 +16,13 @@ from ridge_utils.tasks.base import SPLITS, Example, Split, check_request
 _FIELDS = ("prompt", "target", "split", "signal_spans")
 
 
-def load(path: Path, split: Split, n: int, seed: int = 0) -> list[Example]:
+def load(path: Path, split: Split, n: int | None, seed: int = 0) -> list[Example]:
     """Draw ``n`` different examples of a split, without replacement.
 
     Args:
         path: the file, UTF-8.
         split: ``train``, ``id`` or ``ood``.
-        n: number of examples.
+        n: number of examples; None for all.
         seed: seed of the draw and of the order.
 
     Returns:
@@ -34,7 +34,8 @@ def load(path: Path, split: Split, n: int, seed: int = 0) -> list[Example]:
     check_request(path.name, split, n)
     # A repeated row would change a matrix entropy, so it counts once.
     rows = list(dict.fromkeys(example for example in _read(path) if example.split == split))
-    if len(rows) < n:
+    n = len(rows) if n is None else n
+    if len(rows) < n or not rows:
         raise InputError(
             f"{n} examples were asked for, but {path} has {len(rows)} different ones in the {split} split: ask for "
             "fewer, or add rows."

@@ -28,7 +28,7 @@ _TRAIN_TENTHS = 8
 _COUNTED = 50_000
 
 
-def load(split: Split, n: int, seed: int = 0, *, noise_max: int = 9, holdout: float = 0.0) -> list[Example]:
+def load(split: Split, n: int | None, seed: int = 0, *, noise_max: int = 9, holdout: float = 0.0) -> list[Example]:
     """Draw ``n`` different sequences.
 
     Training and evaluation are disjoint whatever n and the seeds: every sequence of noise values belongs to one of the
@@ -49,6 +49,8 @@ def load(split: Split, n: int, seed: int = 0, *, noise_max: int = 9, holdout: fl
         InputError: an argument out of range, or more sequences asked for than there are.
     """
     check_request(NAME, split, n)
+    if n is None:
+        raise InputError(f"Task {NAME!r} is generated and has no end: say how many examples it should give.")
     if isinstance(noise_max, bool) or not isinstance(noise_max, int) or noise_max < 0:
         raise InputError(f"noise_max must be an integer of at least 0, but is {noise_max!r}.")
     if isinstance(holdout, bool) or not isinstance(holdout, (int, float)) or not 0 <= holdout < 1:

@@ -1,0 +1,468 @@
+"""What tables of measurements say: sentences and small tables for the reader, all of them computed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from ridge_utils.plotting import ridge_names, with_band
+from ridge_utils.statistics import by_third, ridge_summary
+
+#: The attention that the claim is about: without the first token, on which models park attention whatever it says.
+SIGNAL = "signal_after_first_attention"
+
+
+def reference_ridges(tables: Mapping[str, pd.DataFrame]) -> Styler:
+    """Where the ridge is in several reference runs, ID and OOD together.
+
+    Args:
+        tables: tables of measurements with ``predictive_information``, by what the reader calls them.
+    """
+    parts = []
+    for name, table in tables.items():
+        summary = ridge_summary(table)
+        parts.append(summary[summary["split"] == "all"].sort_values("step").assign(run=name))
+    rows = pd.concat(parts)
+    shown = pd.DataFrame(
+        {
+            "run": rows["run"],
+            "step": rows["step"],
+            "ridge layer": ridge_names(rows),
+            "I at the ridge": rows["at_ridge"].map("{:.3f}".format),
+            "at the last block": rows["at_last_block"].map("{:.3f}".format),
+            "after the final norm": rows["at_final_norm"].map("{:.3f}".format),
+            "fall to the last block": with_band(rows["to_last_block"], rows["to_last_block_half_width"]),
+        }
+    )
+    return _styled(shown, "Ridge layer and falls, ID and OOD examples together, in nats; ± is 2σ over all seeds")
+
+
+def gain_headline(table: pd.DataFrame, model: str) -> str:
+    """Which block gains most, and what the last one gains, ID and OOD examples together (Markdown).
+
+    Args:
+        table: table of measurements with ``incremental_information``.
+        model: the model's name.
+    """
+    rows = _together(ridge_summary(table, "incremental_information"))
+    thirds = by_third(table, "incremental_information")
+    thirds = thirds[thirds["split"] == "all"].pivot_table(index="step", columns="third", values="mean")
+    places = []
+    for row in rows.itertuples():
+        third = str(thirds.loc[row.step].idxmax())
+        places.append(
+            f"{_when(row.step)}, block {row.ridge_layer} of {row.blocks} gains most ({row.at_ridge:.3f} nats), the "
+            f"last block {row.at_last_block:.3f}, and the {third} third of the blocks has the largest mean"
+        )
+    return f"In {model}, {'; '.join(places)}."
+
+
+def thirds_table(thirds: pd.DataFrame, summary: pd.DataFrame) -> Styler:
+    """Mean gain of the first, middle and last third of the blocks, with the largest block's and the last one's.
+
+    Args:
+        thirds: what :func:`ridge_utils.statistics.by_third` gave.
+        summary: what :func:`ridge_utils.statistics.ridge_summary` gave for the same quantity.
+    """
+    rows = summary.sort_values(["split", "step"], kind="stable")
+    shown = {"split": _names(rows["split"]), "step": list(rows["step"])}
+    for third in ("first", "middle", "last"):
+        found = thirds[thirds["third"] == third].set_index(["split", "step"])
+        own = [found.loc[(row.split, row.step)] for row in rows.itertuples()]
+        shown[f"{third} third"] = [f"{o['mean']:.4f} ± {o['half_width']:.4f}" for o in own]
+    shown["largest block"] = ridge_names(rows)
+    shown["its gain"] = [f"{v:.4f}" for v in rows["at_ridge"]]
+    shown["last block's gain"] = [f"{v:.4f}" for v in rows["at_last_block"]]
+    return _styled(pd.DataFrame(shown), "Mean incremental information gain per block, in nats; ± is 2σ over seeds")
+
+
+def additivity(table: pd.DataFrame) -> str:
+    """How the sum of all blocks' gains compares with the information in the last state (Markdown).
+
+    Args:
+        table: table of measurements with ``incremental_information`` and ``predictive_information`` of split ``all``.
+    """
+    rows = table[(table["split"] == "all") & (table["site"] == "block")]
+    last = rows["layer"].max()
+    parts = []
+    for step, group in rows.groupby("step"):
+        gains = group[group["quantity"] == "incremental_information"]
+        total = gains.groupby("layer")["value"].mean().sum()
+        end = group[(group["quantity"] == "predictive_information") & (group["layer"] == last)]["value"].mean()
+        parts.append(f"{_when(step)}, the gains add up to {total:.2f} nats where the last block's state has {end:.3f}")
+    return f"**What we find.** {_sentence('; '.join(parts))} The gains are not parts of a whole."
+
+
+def depth_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """The ridge of each truncated model before and after its fine-tuning, ID and OOD examples together.
+
+    Args:
+        table: table of measurements of the models ``name[:k]``.
+
+    Returns:
+        The rows of :func:`ridge_utils.statistics.ridge_summary` with ``model`` and ``has_peak``: the ridge lies before
+        the last block and the fall to it is beyond the band.
+    """
+    parts = []
+    for model, group in table.groupby("model", sort=False):
+        summary = _together(ridge_summary(group))
+        parts.append(summary.assign(model=model))
+    out = pd.concat(parts, ignore_index=True)
+    out["has_peak"] = (out["ridge_layer"] < out["blocks"]) & out["to_last_block_beyond_band"]
+    return out
+
+
+def depth_headline(summary: pd.DataFrame) -> str:
+    """At which depths there is a peak before the last block, as cut and after fine-tuning (Markdown).
+
+    Args:
+        summary: what :func:`depth_summary` gave.
+    """
+    sentences = []
+    for when, rows in (
+        ("as cut, without fine-tuning", summary[summary["step"] == 0]),
+        ("after fine-tuning", summary[summary["step"] > 0].groupby("model", sort=False).tail(1)),
+    ):
+        if not len(rows):
+            continue
+        rows = rows.sort_values("blocks")
+        peaks = [str(row.blocks) for row in rows.itertuples() if row.has_peak]
+        flat = [str(row.blocks) for row in rows.itertuples() if not row.has_peak]
+        has = f"a peak before the last block at {_listed(peaks)} blocks" if peaks else "no peak at any depth"
+        without = f", none at {_listed(flat)}" if flat and peaks else ""
+        sentences.append(f"{when}, there is {has}{without}")
+    return _sentence("; ".join(sentences))
+
+
+def depth_summary_table(summary: pd.DataFrame) -> Styler:
+    """The ridge of each truncated model.
+
+    Args:
+        summary: what :func:`depth_summary` gave.
+    """
+    rows = summary.sort_values(["step", "blocks"])
+    shown = pd.DataFrame(
+        {
+            "blocks": rows["blocks"],
+            "step": rows["step"],
+            "ridge layer": ridge_names(rows),
+            "I at the ridge": rows["at_ridge"].map("{:.3f}".format),
+            "at the last block": rows["at_last_block"].map("{:.3f}".format),
+            "after the final norm": rows["at_final_norm"].map("{:.3f}".format),
+            "fall to the last block": with_band(rows["to_last_block"], rows["to_last_block_half_width"]),
+            "peak": ["yes" if peak else "no" for peak in rows["has_peak"]],
+        }
+    )
+    return _styled(shown, "Models cut to their first blocks, ID and OOD together, in nats; ± is 2σ over seeds")
+
+
+def overfitting_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Losses and the shape of predictive information at each checkpoint.
+
+    Args:
+        table: table of measurements with ``loss`` and ``predictive_information``.
+
+    Returns:
+        One row per step with ``loss_train``, ``loss_id``, ``loss_ood`` (nats), and for the splits id and ood
+        ``ridge_layer_…``, ``at_ridge_…``, ``at_last_block_…``, ``at_final_norm_…``; ``blocks``; and ``is_optimum``, the
+        step with the lowest ID loss.
+    """
+    losses = table[table["quantity"] == "loss"].pivot_table(index="step", columns="split", values="value")
+    out = losses.add_prefix("loss_")
+    summary = ridge_summary(table).set_index("step")
+    out["blocks"] = summary["blocks"].iloc[0]
+    for split in ("id", "ood"):
+        rows = summary[summary["split"] == split]
+        for column in ("ridge_layer", "at_ridge", "at_last_block", "at_final_norm"):
+            out[f"{column}_{split}"] = rows[column]
+    out["is_optimum"] = out.index == out["loss_id"].idxmin()
+    return out.reset_index()
+
+
+def overfitting_headline(table: pd.DataFrame) -> str:
+    """What happens to loss and to information in the last block after the optimum (Markdown).
+
+    Args:
+        table: table of measurements with ``loss`` and ``predictive_information``.
+    """
+    rows = overfitting_summary(table)
+    best, end = rows[rows["is_optimum"]].iloc[0], rows.iloc[-1]
+    first = (
+        f"The ID loss is lowest {_when(best['step'])} ({best['loss_id']:.2f} nats; training {best['loss_train']:.2f}) "
+        f"and {end['loss_id']:.2f} {_when(end['step'])} (training {end['loss_train']:.3f})"
+    )
+    if best["step"] == end["step"]:
+        return f"{first}: the run never passes its optimum, so it cannot speak to the claim."
+    parts = []
+    for split in ("id", "ood"):
+        before, after = best[f"at_last_block_{split}"], end[f"at_last_block_{split}"]
+        verb = "rises" if after > before else "falls"
+        parts.append(
+            f"{split.upper()} information at the last block {verb} from {before:.3f} to {after:.3f} nats (at the "
+            f"largest layer from {best[f'at_ridge_{split}']:.3f} to {end[f'at_ridge_{split}']:.3f})"
+        )
+    return f"{first}. From the one to the other, {' and '.join(parts)}."
+
+
+def overfitting_table(table: pd.DataFrame) -> Styler:
+    """Losses and the shape of the profile at each checkpoint.
+
+    Args:
+        table: table of measurements with ``loss`` and ``predictive_information``.
+    """
+    rows = overfitting_summary(table)
+    shown = {
+        "step": [
+            f"{s}{' (lowest ID loss)' if b else ''}" for s, b in zip(rows["step"], rows["is_optimum"], strict=True)
+        ]
+    }
+    for split, name in (("train", "training"), ("id", "ID"), ("ood", "OOD")):
+        shown[f"loss, {name}"] = [f"{v:.3f}" for v in rows[f"loss_{split}"]]
+    for split in ("id", "ood"):
+        names = rows.rename(columns={f"ridge_layer_{split}": "ridge_layer"})
+        shown[f"ridge layer, {split.upper()}"] = ridge_names(names[["ridge_layer", "blocks"]])
+        shown[f"I at the last block, {split.upper()}"] = [f"{v:.3f}" for v in rows[f"at_last_block_{split}"]]
+    return _styled(pd.DataFrame(shown), "Loss of the first target token and predictive information, in nats")
+
+
+def scaling_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Residual scales by the place of their blocks, per split that they were fitted on.
+
+    Args:
+        table: table of measurements with ``residual_scale``.
+
+    Returns:
+        One row per split with the mean over fits and its standard deviation (``…_deviation``) of ``last_block``,
+        ``last_third``, ``middle_third`` and ``first_third``.
+    """
+    rows = table[table["quantity"] == "residual_scale"]
+    blocks = rows["layer"].max()
+    place = (rows["layer"].astype(float) - 0.5) / float(blocks)
+    chosen = {
+        "last_block": rows["layer"] == blocks,
+        "last_third": place > 2 / 3,
+        "middle_third": (place > 1 / 3) & (place <= 2 / 3),
+        "first_third": place <= 1 / 3,
+    }
+    out: dict[str, Any] = {}
+    for name, which in chosen.items():
+        fits = rows[which].groupby(["split", "train_seed", "sample_seed"], dropna=False)["value"].mean()
+        out[name] = fits.groupby("split").mean()
+        out[f"{name}_deviation"] = fits.groupby("split").std()
+    return pd.DataFrame(out)
+
+
+def scaling_effects(table: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy and loss before and after scaling, per split that they were evaluated on.
+
+    Args:
+        table: table of measurements with ``accuracy``, ``loss`` and those ``…_scaled_on_id`` and ``…_scaled_on_ood``.
+
+    Returns:
+        One row per split with ``accuracy``, ``accuracy_scaled_on_id``, …, ``loss``, …: means over fits; and their
+        standard deviations over fits (``…_deviation``).
+    """
+    rows = table[table["quantity"] != "residual_scale"]
+    shape = {"index": "split", "columns": "quantity", "values": "value"}
+    deviation = rows.pivot_table(**shape, aggfunc="std", dropna=False).add_suffix("_deviation")
+    return rows.pivot_table(**shape).join(deviation)
+
+
+def scaling_headline(table: pd.DataFrame) -> str:
+    """How the factors of the last blocks differ between the two fits, and what they do to OOD accuracy (Markdown).
+
+    Args:
+        table: table of measurements of residual scaling.
+    """
+    summary, effects = scaling_summary(table), scaling_effects(table)
+    rows = table[table["quantity"] == "residual_scale"]
+    keys = ["train_seed", "sample_seed"]
+    last = rows[rows["layer"] == rows["layer"].max()].assign(train_seed=lambda t: t["train_seed"].fillna(-1))
+    wide = last.pivot_table(index=keys, columns="split", values="value")
+    difference = wide["ood"] - wide["id"]
+    spread = difference.std() if len(difference) > 1 else 0.0
+    ood = effects.loc["ood"]
+    return (
+        f"The last block's factor is {summary.loc['id', 'last_block']:.3f} when fitted on ID and "
+        f"{summary.loc['ood', 'last_block']:.3f} when fitted on OOD data (difference {difference.mean():+.3f} ± "
+        f"{spread:.3f}, 1σ over {len(difference)} pairs of fits); the last third of the blocks has a mean of "
+        f"{summary.loc['id', 'last_third']:.3f} and {summary.loc['ood', 'last_third']:.3f}, the middle third of "
+        f"{summary.loc['id', 'middle_third']:.3f} and {summary.loc['ood', 'middle_third']:.3f}. OOD accuracy is "
+        f"{100 * ood['accuracy']:.1f} % untouched, {100 * ood['accuracy_scaled_on_ood']:.1f} % with the factors fitted "
+        f"on OOD and {100 * ood['accuracy_scaled_on_id']:.1f} % with those fitted on ID data."
+    )
+
+
+def scaling_table(table: pd.DataFrame) -> Styler:
+    """Accuracy and loss on ID and OOD examples, before and after scaling.
+
+    Args:
+        table: table of measurements of residual scaling.
+    """
+    effects = scaling_effects(table)
+    names = {"": "all factors 1", "_scaled_on_id": "fitted on ID", "_scaled_on_ood": "fitted on OOD"}
+    lines = []
+    for suffix, name in names.items():
+        line = {"factors": name}
+        for split in ("id", "ood"):
+            for quantity, scale, digits in (("accuracy", 100, 1), ("loss", 1, 3)):
+                mean = scale * effects.loc[split, quantity + suffix]
+                deviation = scale * effects.loc[split, f"{quantity}{suffix}_deviation"]
+                unit = " %" if quantity == "accuracy" else ""
+                spread = f" ± {deviation:.{digits}f}" if suffix else ""
+                line[f"{split.upper()} {quantity}{unit}"] = f"{mean:.{digits}f}{spread}"
+        lines.append(line)
+    caption = "Accuracy and loss (nats) of the first target token on examples not fitted on; ± is 1σ over fits"
+    return _styled(pd.DataFrame(lines), caption)
+
+
+def attention_headline(table: pd.DataFrame) -> str:
+    """Where attention to the signal peaks, and what the last block attends to, at the last checkpoint (Markdown).
+
+    Args:
+        table: table of measurements of attention.
+    """
+    step = table["step"].max()
+    now = table[table["step"] == step]
+    parts = []
+    for row in ridge_summary(now, SIGNAL).sort_values("split").itertuples():
+        last = now[(now["split"] == row.split) & (now["layer"] == row.blocks)].groupby("quantity")["value"].mean()
+        parts.append(
+            f"on {row.split.upper()} examples attention to the signal (the first token left out) peaks at block "
+            f"{row.ridge_layer} of {row.blocks} ({row.at_ridge:.3f}) and is {row.at_last_block:.3f} in the last block, "
+            f"where the last token itself gets {last['last_token_attention']:.3f} and the first token "
+            f"{last['first_token_attention']:.3f}; uniform attention would give the signal "
+            f"{last['chance_attention']:.3f}"
+        )
+    return _sentence(f"{_when(step)}, {'; '.join(parts)}")
+
+
+def attention_table(table: pd.DataFrame, summary: pd.DataFrame) -> Styler:
+    """Attention to the signal at its peak and in the last block, with what else the last block attends to.
+
+    Args:
+        table: table of measurements of attention.
+        summary: what :func:`ridge_utils.statistics.ridge_summary` gave for :data:`SIGNAL`.
+    """
+    rows = summary.sort_values(["split", "step"], kind="stable")
+    blocks = rows["blocks"].iloc[0]
+    last = table[table["layer"] == blocks].groupby(["split", "step", "quantity"])["value"].mean()
+    shown = {
+        "split": _names(rows["split"]),
+        "step": list(rows["step"]),
+        "peak at block": ridge_names(rows),
+        "signal at the peak": [f"{v:.3f}" for v in rows["at_ridge"]],
+        "signal in the last block": [f"{v:.3f}" for v in rows["at_last_block"]],
+    }
+    for quantity, name in (
+        ("signal_attention", "with the first token"),
+        ("last_token_attention", "itself in the last block"),
+        ("first_token_attention", "first token in the last block"),
+        ("chance_attention", "signal if uniform"),
+    ):
+        shown[name] = [f"{last[(row.split, row.step, quantity)]:.3f}" for row in rows.itertuples()]
+    return _styled(pd.DataFrame(shown), "Attention of the last prompt token, mean over heads and examples")
+
+
+def decoding_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Level and shape of sequence information after each number of decoding steps.
+
+    Args:
+        table: table of measurements with the quantities ``sequence_information_…``.
+
+    Returns:
+        One row per ``continuation``, ``pairs`` (of the kernel) and ``decoding_step`` with ``level`` (mean over the
+        blocks' states, nats), ``ridge_layer``, ``blocks``, ``at_ridge``, ``at_last_block`` and ``rank_correlation``,
+        Spearman's over the blocks between this profile and the one after the most steps.
+    """
+    parts = []
+    rows = table[table["quantity"].str.startswith("sequence_information_") & (table["site"] == "block")]
+    for quantity, group in rows.groupby("quantity"):
+        wide = group.pivot_table(index="layer", columns="decoding_step", values="value")
+        correlation = wide.corr(method="spearman")[wide.columns.max()]
+        parts.append(
+            pd.DataFrame(
+                {
+                    "continuation": quantity.rpartition("_")[2],
+                    "pairs": quantity.removeprefix("sequence_information_").partition("_")[0],
+                    "decoding_step": wide.columns.astype(int),
+                    "level": wide.mean().to_numpy(),
+                    "ridge_layer": wide.idxmax().to_numpy(),
+                    "blocks": int(wide.index.max()),
+                    "at_ridge": wide.max().to_numpy(),
+                    "at_last_block": wide.iloc[-1].to_numpy(),
+                    "rank_correlation": correlation.to_numpy(),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def decoding_headline(table: pd.DataFrame) -> str:
+    """Whether the level grows over decoding steps, and whether the shape over layers stays (Markdown).
+
+    Args:
+        table: table of measurements with the quantities ``sequence_information_…``.
+    """
+    parts = []
+    kernels = {"all": "all pairs of steps", "aligned": "the same steps only"}
+    for (pairs, name), rows in decoding_summary(table).groupby(["pairs", "continuation"]):
+        early, late = rows.iloc[0], rows.iloc[-1]
+        grows = rows["level"].is_monotonic_increasing
+        verb = "grows at every step measured" if grows else "does not grow at every step measured"
+        low = rows["rank_correlation"].min()
+        layers = sorted({int(layer) for layer in rows["ridge_layer"]})
+        place = f"at layer {layers[0]}" if len(layers) == 1 else f"between layers {layers[0]} and {layers[-1]}"
+        parts.append(
+            f"with {kernels[pairs]} along the {name} text, the level {verb}, from {early['level']:.3f} nats at t = "
+            f"{early['decoding_step']} to {late['level']:.3f} at t = {late['decoding_step']}, the largest layer lies "
+            f"{place} of {late['blocks']}, and the order of the layers correlates with the final one by at least "
+            f"{low:.2f}"
+        )
+    return _sentence("; ".join(parts))
+
+
+def decoding_table(summary: pd.DataFrame) -> Styler:
+    """Level and shape of sequence information after each number of decoding steps.
+
+    Args:
+        summary: what :func:`decoding_summary` gave.
+    """
+    shown = pd.DataFrame(
+        {
+            "continuation": summary["continuation"],
+            "kernel over": summary["pairs"].map({"all": "all pairs", "aligned": "same steps"}),
+            "steps": summary["decoding_step"],
+            "mean over layers": summary["level"].map("{:.3f}".format),
+            "ridge layer": ridge_names(summary),
+            "at the ridge": summary["at_ridge"].map("{:.3f}".format),
+            "at the last block": summary["at_last_block"].map("{:.3f}".format),
+            "rank correlation with the final profile": summary["rank_correlation"].map("{:.2f}".format),
+        }
+    )
+    return _styled(shown, "Sequence information in nats, blocks only (embedding and final norm left out)")
+
+
+def _together(summary: pd.DataFrame) -> pd.DataFrame:
+    return summary[summary["split"] == "all"].sort_values("step")
+
+
+def _when(step: int) -> str:
+    return f"after {int(step)} fine-tuning steps" if step else "untouched"
+
+
+def _names(splits: "pd.Series[str]") -> list[str]:
+    return ["both" if split == "all" else split.upper() for split in splits]
+
+
+def _listed(items: list[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _styled(shown: pd.DataFrame, caption: str) -> Styler:
+    return shown.style.hide(axis="index").set_caption(caption)

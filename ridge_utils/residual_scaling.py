@@ -1,0 +1,283 @@
+r"""Residual scaling: one learned factor on every block's update, the weights frozen (paper, Figures 6 and 10, Table 5).
+
+With the scale :math:`\beta_l \geq 0` of block :math:`l` the residual stream becomes
+
+.. math:: z_l = z_{l-1} + \beta_l \, (\mathrm{block}_l(z_{l-1}) - z_{l-1}),
+
+where :math:`\mathrm{block}_l` is the whole block, attention and feed-forward part, its input included. All scales at 1
+are the untouched model; a scale of 0 skips the block. The scale acts at every position, not only at the last one.
+"""
+
+import contextlib
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from ridge_utils.errors import InputError
+from ridge_utils.models import LoadedModel
+from ridge_utils.representations import encode, pad
+from ridge_utils.tasks import Example
+from ridge_utils.training import Precision, resolve_precision
+
+#: Token ids of a prompt and of its target, as ``representations.encode`` gives them.
+_Row = tuple[list[int], list[int]]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How scales are fitted: Adam at a constant learning rate, without weight decay; the paper states none of these."""
+
+    #: optimiser steps
+    steps: int = 100
+    #: learning rate; Adam moves a scale by about this much a step
+    learning_rate: float = 0.01
+    #: examples per step
+    batch_size: int = 16
+    #: seed of the order of the examples, the only thing that is random
+    seed: int = 0
+    #: ``float32``, ``bfloat16`` (autocast; weights and scales stay as they are), or ``auto`` as in ``training``
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range.
+
+        Raises:
+            InputError: names the field, its value and what it must be.
+        """
+        if self.steps < 1:
+            raise InputError(f"steps must be at least 1, but is {self.steps}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning_rate must be finite and greater than 0, but is {self.learning_rate}.")
+        if self.batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, but is {self.batch_size}.")
+        if self.precision not in get_args(Precision):
+            raise InputError(f"Unknown precision {self.precision!r}; choose one of {', '.join(get_args(Precision))}.")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fitted scales and how the loss fell."""
+
+    #: beta_1 to beta_L, each at least 0, shape (blocks,), float64
+    scales: Tensor
+    #: each step's loss on its batch before the scales move, nats a target token, shape (steps,), float64
+    losses: Tensor
+    #: the precision that ``auto`` stood for
+    precision: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model predicts the first target token of N examples."""
+
+    #: whether that token is the likeliest one after the prompt, shape (N,), bool
+    correct: Tensor
+    #: its negative log-probability, nats, shape (N,), float64
+    cross_entropy: Tensor
+
+
+@contextlib.contextmanager
+def scaled(loaded: LoadedModel, scales: Tensor) -> Iterator[None]:
+    """Within this context the model scales each block's update.
+
+    Whatever runs the model meets the scaled blocks: ``representations.collect`` does; ``store.remember`` need not, for
+    it finds its entries by the weights alone. A scale of exactly 1 leaves its block's output as it is bit for
+    bit, and a scale of exactly 0 passes its input on. The scales are read at every forward pass, so an optimiser may
+    move them in between, and gradients flow to them. Nested contexts multiply their scales. The hooks are removed at
+    the end, also when the body raises.
+
+    Args:
+        loaded: the model; its weights are not touched.
+        scales: beta_1 to beta_L, shape (blocks,), on any device.
+
+    Raises:
+        InputError: scales of another shape, or one that is negative, NaN or infinite.
+    """
+    if scales.shape != (blocks := len(loaded.blocks),):
+        raise InputError(
+            f"scales must have shape ({blocks},), one for each block of {loaded.name!r}, but have shape "
+            f"{tuple(scales.shape)}."
+        )
+    values = scales.detach()
+    if bool((bad := ~(values.isfinite() & (values >= 0))).any()):
+        block = int(bad.nonzero()[0])
+        raise InputError(f"Scales must be finite and at least 0, but that of block {block + 1} is {values[block]:g}.")
+    with contextlib.ExitStack() as hooks:
+        for index, block in enumerate(loaded.blocks):
+            hooks.enter_context(block.register_forward_hook(_scaling(scales, index), with_kwargs=True))
+        yield
+
+
+def fit(loaded: LoadedModel, examples: Sequence[Example], settings: FitSettings, progress: bool | str = True) -> Fit:
+    """Fit one scale a block to the targets of ``examples``, all weights frozen.
+
+    The loss is that of ``training``: the mean cross-entropy over all target tokens of the batch and over nothing else.
+    Every scale starts at 1, and is set to 0 where a step makes it negative. The order of the examples is drawn anew in
+    every epoch.
+
+    Args:
+        loaded: the model; its weights, its mode and which of its parameters want gradients are the same afterwards.
+        examples: what to fit the scales to.
+        settings: how to fit them.
+        progress: show a progress bar with the time left on stderr; a text labels it.
+
+    Returns:
+        The scales and the loss at every step.
+
+    Raises:
+        InputError: no examples, one that does not fit the model's context, or a loss that is no longer finite.
+    """
+    if not examples:
+        raise InputError("There are no examples to fit the scales to.")
+    rows = [encode(loaded, example) for example in examples]
+    longest = max(len(prompt) + len(target) for prompt, target in rows)
+    if loaded.context is not None and longest > loaded.context:
+        raise InputError(
+            f"A prompt and its target have {longest} tokens, but the context of {loaded.name!r} is {loaded.context}: "
+            "shorten or drop it."
+        )
+    precision = resolve_precision(settings.precision, loaded.device)
+    autocast = torch.autocast(loaded.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    scales = torch.ones(len(loaded.blocks), dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.Adam([scales], lr=settings.learning_rate)
+    losses: list[float] = []
+    bar = tqdm(
+        itertools.islice(_batches(len(rows), settings.batch_size, settings.seed), settings.steps),
+        total=settings.steps,
+        desc=f"residual scales, {progress}" if isinstance(progress, str) else "residual scales",
+        unit="step",
+        disable=not progress,
+    )
+    with bar, _frozen(loaded.model), scaled(loaded, scales):
+        for batch in bar:
+            with autocast:
+                loss = cross_entropy(*_predictions(loaded, [rows[i] for i in batch]))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            with torch.no_grad():
+                scales.clamp_(min=0)
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]) or not bool(scales.isfinite().all()):
+                raise InputError(
+                    f"The loss or a scale is not finite after step {len(losses)} (the loss was {losses[-1]:g}): lower "
+                    f"learning_rate={settings.learning_rate:g}, or load the model in a wider dtype."
+                )
+            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+    return Fit(scales.detach(), torch.tensor(losses, dtype=torch.float64), precision)
+
+
+def evaluate(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    scales: Tensor | None = None,
+    batch_size: int = 16,
+    progress: bool | str = True,
+) -> Evaluation:
+    """How well the model predicts the first target token of each example.
+
+    Prompts are sorted by length and padded on the right, so neither the batch size nor the company of a prompt changes
+    its result beyond rounding.
+
+    Args:
+        loaded: the model.
+        examples: N examples.
+        scales: shape (blocks,), see :func:`scaled`; the untouched model where there are none.
+        batch_size: prompts per forward pass.
+        progress: show a progress bar with the time left on stderr; a text labels it.
+
+    Returns:
+        Accuracy and cross-entropy of each example, in the order of ``examples``.
+
+    Raises:
+        InputError: no examples, a prompt that is empty or longer than the model's context, scales that :func:`scaled`
+            refuses, or a cross-entropy that is NaN or infinite.
+    """
+    if not examples:
+        raise InputError("There are no examples to evaluate the model on.")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
+    encoded = [encode(loaded, example) for example in examples]
+    rows = [(prompt, target[:1]) for prompt, target in encoded]
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    correct = torch.empty(len(rows), dtype=torch.bool)
+    nats = torch.empty(len(rows), dtype=torch.float64)
+    label = f"next token, {progress}" if isinstance(progress, str) else "next token"
+    bar = tqdm(total=len(rows), desc=label, unit="prompt", disable=not progress)
+    with bar, torch.inference_mode(), contextlib.nullcontext() if scales is None else scaled(loaded, scales):
+        for start in range(0, len(order), batch_size):
+            index = order[start : start + batch_size]
+            logits, tokens = _predictions(loaded, [rows[i] for i in index])
+            correct[index] = (logits.argmax(-1) == tokens).cpu()
+            nats[index] = cross_entropy(logits, tokens, reduction="none").cpu().double()
+            bar.update(len(index))
+    if bool((bad := ~nats.isfinite()).any()):
+        raise InputError(
+            f"Model {loaded.name!r} gives a NaN or infinite cross-entropy for example {int(bad.nonzero()[0])}: load it "
+            "in a wider dtype, or check its weights and the scales."
+        )
+    return Evaluation(correct, nats)
+
+
+def _scaling(scales: Tensor, index: int) -> Callable[..., Any]:
+    """A forward hook that scales the update of block ``index``."""
+
+    def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        before = args[0] if args else kwargs["hidden_states"]
+        after = output[0] if isinstance(output, tuple) else output
+        # In bfloat16 a scale of 1.003 would be 1. lerp is exact at both ends: 0 gives `before`, 1 gives `after`.
+        wide = torch.promote_types(after.dtype, torch.float32)
+        state = torch.lerp(before.to(after.device, wide), after.to(wide), scales[index].to(after.device, wide))
+        state = state.to(after.dtype)
+        return (state, *output[1:]) if isinstance(output, tuple) else state
+
+    return hook
+
+
+def _predictions(loaded: LoadedModel, rows: Sequence[_Row]) -> tuple[Tensor, Tensor]:
+    """Logits from which the rows' M target tokens are predicted, shape (M, vocabulary), and these tokens, shape (M,).
+
+    Where the model's forward has ``logits_to_keep``, positions that no row needs get no logits: over a large vocabulary
+    those are much of the cost and most of the memory of a pass.
+    """
+    ids, mask = pad([prompt + target[:-1] for prompt, target in rows], loaded)
+    places = [
+        (row, len(prompt) - 1 + offset) for row, (prompt, target) in enumerate(rows) for offset in range(len(target))
+    ]
+    row, position = torch.tensor(places).unbind(-1)
+    kept: dict[str, Tensor] = {}
+    if "logits_to_keep" in inspect.signature(loaded.model.forward).parameters:
+        kept["logits_to_keep"], position = position.unique(return_inverse=True)
+    logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits[row, position]
+    tokens = torch.tensor([token for _, target in rows for token in target], device=logits.device)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)), tokens
+
+
+def _batches(count: int, size: int, seed: int) -> Iterator[list[int]]:
+    """Indices of batches without end; every epoch has an order of its own, and its last batch may be smaller."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        for batch in torch.randperm(count, generator=generator).split(size):
+            yield batch.tolist()
+
+
+@contextlib.contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Without dropout and without gradients of the weights, which would cost a third of a step."""
+    training = model.training
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.eval().requires_grad_(False)
+        yield
+    finally:
+        model.train(training)
+        for parameter in wanted:
+            parameter.requires_grad_(True)

@@ -1,0 +1,157 @@
+r"""Predictive information of whole sequences: one Gram matrix over N sequences of states (paper, Section 5).
+
+Tensors in, float64 tensors out, in nats; this module knows no model. The paper says no more of its kernel than that it
+averages pairwise token similarities. That can mean all pairs of steps, or each step of one sequence with the same step
+of the other; :func:`sequence_gram_matrices` has both, because they differ in what happens as sequences grow.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ridge_utils.errors import InputError
+from ridge_utils.information import entropy, gram_matrix, joint_entropy
+
+Pairs = Literal["all", "aligned"]
+
+#: Token pairs compared at a time; a few float64 tensors of this size are alive at once, 16 MiB each.
+_PAIRS = 2**21
+
+
+def sequence_gram_matrices(x: Tensor, steps: Sequence[int], bandwidth: float = 1.0, pairs: Pairs = "all") -> Tensor:
+    r"""Gram matrices of the sequence kernel over the first t steps, for each t of ``steps``.
+
+    With the l2-normalised state :math:`u_i^a` of sequence i at step a, bandwidth :math:`s`, and the Gaussian kernel
+    :math:`k(u, v) = \exp(-\lVert u - v \rVert^2 / (2 s^2))`, the sequence kernel :math:`K^{(t)}_{ij}` is
+
+    * ``all``: :math:`\frac{1}{t^2} \sum_{a, b \le t} k(u_i^a, u_j^b)`, the mean over all pairs of steps so far;
+    * ``aligned``: :math:`\frac{1}{t} \sum_{a \le t} k(u_i^a, u_j^a)`, the mean over pairs of the same step.
+
+    The Gram matrix has the entries :math:`K^{(t)}_{ij} / (N \sqrt{K^{(t)}_{ii} K^{(t)}_{jj}})`. Both kernels are
+    positive semi-definite, ``all`` as the inner product of mean embeddings, but the diagonal of ``all`` is not
+    constant. The estimator's inequalities, such as :math:`I \ge 0`, need a constant one, hence the square roots in
+    place of the trace (the normalisation of Sanchez Giraldo, Rao, Principe 2014). For ``aligned``, and for t = 1, the
+    two are the same; and at t = 1 the matrix is that of :func:`ridge_utils.information.gram_matrix`.
+
+    Under ``all`` the order of the steps is lost, and the mean embeddings of long sequences come close to each other, so
+    that their entropy falls as t grows. Under ``aligned`` more steps tell more sequences apart, and it can grow.
+
+    Time of ``all`` grows with the square of N max(steps); beyond the input and the result, its memory is about 100 MiB,
+    or a few tensors of N max(steps)^2 entries where those are larger.
+
+    Args:
+        x: N sequences of T states, shape (N, T, d), any floating dtype.
+        steps: numbers of steps t, each between 1 and T.
+        bandwidth: s > 0, in the units of the normalised states.
+        pairs: which steps are compared, ``all`` or ``aligned``.
+
+    Returns:
+        Symmetric positive semi-definite matrices of trace 1, shape (len(steps), N, N), float64.
+
+    Raises:
+        InputError: no three dimensions, fewer than 2 sequences, a NaN or infinite entry, a zero state, no steps or one
+            out of range, a bandwidth out of range, or unknown pairs.
+    """
+    _check(x, steps, bandwidth, pairs)
+    units = _unit_rows(x[:, : max(steps)])
+    counts = torch.tensor(list(steps), device=units.device)
+    if pairs == "aligned":
+        return gram_matrix(units.transpose(0, 1), bandwidth=bandwidth).cumsum(0)[counts - 1] / counts[:, None, None]
+    # Sums do for means: the factor 1 / t^2 cancels in the normalisation.
+    sums = _sums_over_all_pairs(units, counts - 1, bandwidth)
+    root = sums.diagonal(dim1=-2, dim2=-1).sqrt()
+    return sums / root.unsqueeze(-1) / root.unsqueeze(-2) / len(x)
+
+
+def sequence_information(
+    hidden: Tensor, targets: Tensor, steps: Sequence[int], bandwidth: float = 1.0, pairs: Pairs = "all"
+) -> Tensor:
+    r"""Predictive information :math:`I(Z_l^{(t)}; Y^{(t)})` of the first t decoding steps, per layer, in nats.
+
+    :math:`Z_l^{(t)}` is the sequence of states that layer l has at the first t steps, :math:`Y^{(t)}` the sequence of
+    the input-embedding rows of the tokens that they predict. Both have a Gram matrix of
+    :func:`sequence_gram_matrices`, and :math:`I = H(G_Z) + H(G_Y) - H(G_Z \circ G_Y)` as for one token. It lies between
+    0 and :math:`\min(H(G_Z), H(G_Y))`; at t = 1 it is the predictive information of the first token (paper, Section 5).
+
+    Args:
+        hidden: states over T decoding steps, shape (layers, N, T, d).
+        targets: input-embedding rows of the tokens of the same steps, shape (N, T, e).
+        steps: numbers of steps t, each between 1 and T.
+        bandwidth, pairs: see :func:`sequence_gram_matrices`, for both variables.
+
+    Returns:
+        Shape (layers, len(steps)), float64.
+
+    Raises:
+        InputError: the shapes do not fit, or as :func:`sequence_gram_matrices`; a bad state is reported with its layer.
+    """
+    if hidden.ndim != 4 or targets.ndim != 3 or hidden.shape[1:3] != targets.shape[:2]:
+        raise InputError(
+            "hidden must have shape (layers, N, T, d) and targets (N, T, e) with the same N and T, but they have "
+            f"shapes {tuple(hidden.shape)} and {tuple(targets.shape)}."
+        )
+    gram_y = sequence_gram_matrices(targets, steps, bandwidth, pairs)
+    entropy_y = entropy(gram_y)
+    profile = hidden.new_empty(len(hidden), len(steps), dtype=torch.float64)
+    for layer, states in enumerate(hidden):
+        try:
+            gram_z = sequence_gram_matrices(states, steps, bandwidth, pairs)
+        except InputError as error:
+            raise InputError(f"Layer {layer}: {error}") from error
+        profile[layer] = entropy(gram_z) + entropy_y - joint_entropy(gram_z, gram_y)
+    return profile
+
+
+def _check(x: Tensor, steps: Sequence[int], bandwidth: float, pairs: str) -> None:
+    if x.ndim != 3:
+        raise InputError(f"Sequences must have shape (N, T, d), but this tensor has shape {tuple(x.shape)}.")
+    if len(x) < 2:
+        raise InputError(f"At least 2 sequences are needed, but a tensor of shape {tuple(x.shape)} holds {len(x)}.")
+    if not len(steps):
+        raise InputError("There are no steps: give at least one number of steps.")
+    for step in steps:
+        if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= x.shape[1]:
+            raise InputError(
+                f"A number of steps must be an integer between 1 and {x.shape[1]}, the T of a tensor of shape "
+                f"{tuple(x.shape)}, but one is {step!r}."
+            )
+    if not 1e-100 < bandwidth < 1e100:
+        raise InputError(f"bandwidth must lie between 1e-100 and 1e100, but is {bandwidth}.")
+    if pairs not in get_args(Pairs):
+        raise InputError(f"Unknown pairs {pairs!r}; choose one of {', '.join(get_args(Pairs))}.")
+
+
+def _sums_over_all_pairs(units: Tensor, last: Tensor, bandwidth: float) -> Tensor:
+    """Sums of the kernel over all pairs of steps up to each of ``last``, shape (len(last), N, N)."""
+    n, length, _ = units.shape
+    rows = units.flatten(0, 1)
+    sums = rows.new_empty(len(last), n, n)
+    block = max(1, _PAIRS // (n * length**2))
+    for start in range(0, n, block):
+        stop = min(start + block, n)
+        # Half the squared distance with its sign turned, between these sequences and those not yet compared with all.
+        exponent = (rows[start * length : stop * length] @ rows[start * length :].T).sub_(1).clamp_(max=0)
+        # Each state against itself; rounding leaves about 1e-16 there, which counts at small bandwidths.
+        exponent.diagonal().zero_()
+        tokens = exponent.div_(bandwidth**2).exp_().view(stop - start, length, n - start, length)
+        upper = tokens.cumsum(3).cumsum(1)[:, last, :, last]
+        sums[:, start:stop, start:] = upper
+        sums[:, start:, start:stop] = upper.mT
+    return sums
+
+
+def _unit_rows(x: Tensor) -> Tensor:
+    """The states scaled to length 1, in float64."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
+    # Where an entry is NaN or infinite, so is the norm.
+    bad = ~norm.isfinite() | (norm == 0)
+    if bool(bad.any()):
+        sequence, step, _ = bad.nonzero()[0].tolist()
+        fault = "the zero vector, which has no direction" if norm[sequence, step] == 0 else "NaN or infinite"
+        raise InputError(
+            f"The state of sequence {sequence} at step {step + 1} of a tensor of shape {tuple(x.shape)} is {fault}: "
+            "remove the sequence, or look for the cause in the model (a wider dtype often helps)."
+        )
+    return x / norm

@@ -1,0 +1,209 @@
+"""What the notebooks share: a task's examples, a model, its fine-tunings, and the way to their checkpoints.
+
+A study is made from a notebook's parameters; what two notebooks have in common is computed once and found in the cache.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ridge_utils import models, profiles, results, statistics, tasks, training
+from ridge_utils.errors import InputError
+from ridge_utils.models import LoadedModel
+from ridge_utils.representations import Representations, collect
+from ridge_utils.store import remember
+from ridge_utils.tasks import Example
+from ridge_utils.training import TrainingRun
+
+#: The parameters of a notebook that say how its table is used, not what is in it.
+NOT_MEASURED = ("compare", "save_table")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model at one step of one fine-tuning."""
+
+    #: the model
+    loaded: LoadedModel
+    #: steps of fine-tuning; 0 is the untouched model
+    step: int
+    #: seed of the fine-tuning, None for the untouched model
+    train_seed: int | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A model on a task: its examples, and one fine-tuning per training seed."""
+
+    #: the parameters that it was made from
+    parameters: dict[str, Any]
+    #: the untouched model
+    base: LoadedModel
+    #: evaluation examples by split, ``id`` and ``ood``
+    examples: dict[str, list[Example]]
+    #: training examples, none if the model stays untouched
+    training_examples: list[Example] = field(repr=False)
+    #: the fine-tuning of each training seed; empty if the model stays untouched
+    runs: dict[int, TrainingRun]
+    #: when it was made, on the monotonic clock
+    started: float
+
+    @property
+    def sites(self) -> list[tuple[int, str]]:
+        """(layer, site) of every state, the one after the final norm last."""
+        return results.sites(len(self.base.blocks))
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """The columns of its tables that never change: model, task and source."""
+        return {
+            "model": models.title(self.base.name),
+            "task": tasks.title(self.parameters["task"]),
+            "source": next(iter(self.examples.values()))[0].source,
+        }
+
+    @property
+    def title(self) -> str:
+        """Model, task and source as a heading of its figures."""
+        return f"{self.context['model']}, {self.context['task']} ({SOURCES[self.context['source']]})"
+
+    def checkpoints(self, last: bool = False) -> Iterator[Checkpoint]:
+        """The untouched model once, then every checkpoint of every training seed, or the last of each alone."""
+        steps = {step for run in self.runs.values() for step in run.steps}
+        if not self.runs or (0 in steps and not last) or steps == {0}:
+            yield Checkpoint(self.base, 0, None)
+        for seed, run in self.runs.items():
+            for step in run.steps[-1:] if last else run.steps:
+                if step > 0:
+                    yield Checkpoint(run.load(step), step, seed)
+
+    def pools(self, checkpoint: Checkpoint) -> dict[str, Representations]:
+        """The states of the ID and the OOD examples, and of both together, from the cache where they are there."""
+        batch_size = self.parameters["batch_size"]
+        seed = "" if checkpoint.train_seed is None else f" of seed {checkpoint.train_seed}"
+        pools = {
+            split: read(checkpoint.loaded, examples, batch_size, f"step {checkpoint.step}{seed}, {split}")
+            for split, examples in self.examples.items()
+        }
+        pools["all"] = Representations.join(list(pools.values()))
+        return pools
+
+    def save(self, table: pd.DataFrame, path: str, **more: Any) -> None:
+        """Write a table of measurements and its provenance; nothing is written where ``path`` is empty.
+
+        Args:
+            table: the measurements.
+            path: CSV file, its provenance goes beside it.
+            more: what else the provenance should say.
+        """
+        if not path:
+            return
+        target_ids = {example.target for examples in self.examples.values() for example in examples}
+        origin = results.provenance(
+            self.parameters,
+            model=models.describe(self.base),
+            device=str(self.base.device),
+            data=self.context
+            | {
+                "train": len(self.training_examples),
+                **{split: len(examples) for split, examples in self.examples.items()},
+                "different targets": len(target_ids),
+            },
+            training=[
+                {
+                    "seed": seed,
+                    "precision": run.precision,
+                    "seconds": round(run.seconds),
+                    "digest": run.digest,
+                }
+                for seed, run in self.runs.items()
+            ],
+            seconds=round(time.monotonic() - self.started),
+            **more,
+        )
+        results.write(table, Path(path), origin)
+
+
+def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, label: str) -> Representations:
+    """:func:`ridge_utils.representations.collect`, remembered."""
+
+    def compute() -> Representations:
+        return collect(loaded, examples, batch_size, label)
+
+    return remember(Representations, loaded, examples, compute, batch_size=batch_size)
+
+
+#: How figures and tables call the sources.
+SOURCES = {
+    "synthetic": "made for this project",
+    "hub": "from the Hub",
+    "local": "the real set, from a local folder",
+    "own": "your own file",
+}
+
+
+def prepare(
+    parameters: Mapping[str, Any],
+    base: LoadedModel | None = None,
+    *,
+    splits: Sequence[tasks.Split] = ("id", "ood"),
+    n: int | None = 0,
+) -> Study:
+    """Load what a notebook's parameters name, fine-tune the model or find its fine-tunings in the cache.
+
+    What does not fit is refused before the long work begins.
+
+    Args:
+        parameters: ``model``, ``task``, ``task_options``, ``data_dir``, ``n_train``, ``steps``, ``checkpoints``,
+            ``learning_rate``, ``batch_size``, ``training_seeds``, ``precision``, ``n_samples``, ``n_examples``,
+            ``sampling_seeds``, ``device``, ``dtype``, as every notebook explains them. Those of the fine-tuning may be
+            missing, then the model stays untouched; those of the sampling, where ``n`` is given.
+        base: a model to use in place of the one that ``model`` names.
+        splits: which splits to evaluate on.
+        n: examples per split; 0 for what ``n_samples`` and ``n_examples`` say, None for all that there are.
+
+    Raises:
+        InputError: a parameter is out of range, or a model or task cannot be loaded.
+    """
+    started = time.monotonic()
+    steps = parameters.get("steps", 0)
+    pool = n
+    if n == 0:
+        pool = pool_size(parameters)
+        statistics.check_sampling(pool, parameters["n_samples"], parameters["sampling_seeds"])
+    seeds = parameters.get("training_seeds", [])
+    if steps and (not seeds or len(set(seeds)) != len(seeds)):
+        raise InputError(f"training_seeds must be one or more different integers, but are {list(seeds)}.")
+    name, options = parameters["task"], parameters["task_options"]
+    data_dir = parameters.get("data_dir") or None
+    examples = {split: tasks.load(name, split, pool, data_dir=data_dir, **options) for split in splits}
+    training_examples = tasks.load(name, "train", parameters["n_train"], data_dir=data_dir, **options) if steps else []
+    if base is None:
+        base = models.load(parameters["model"], dtype=parameters["dtype"], device=parameters["device"])
+    runs = {}
+    for seed in seeds if steps else []:
+        settings = training.Settings(
+            steps=steps,
+            checkpoints=tuple(parameters["checkpoints"] or sorted({0, steps // 4, steps // 2, steps})),
+            learning_rate=parameters["learning_rate"],
+            batch_size=parameters["batch_size"],
+            seed=seed,
+            precision=parameters["precision"],
+        )
+        runs[seed] = training.finetune(base, training_examples, settings)
+    return Study(dict(parameters), base, examples, training_examples, runs, started)
+
+
+def heading(profile: str) -> str:
+    """How figures call a reference run: its profile's title."""
+    return profiles.load(profile).title
+
+
+def pool_size(parameters: Mapping[str, Any]) -> int:
+    """Examples per split that the estimates draw from: ``n_examples``, or a quarter more than ``n_samples``."""
+    n = parameters["n_samples"]
+    return parameters["n_examples"] or n + n // 4

@@ -1,0 +1,239 @@
+"""CLUTRR (paper, Section 4.1): who is someone to someone else, by a chain of relations told in a story.
+
+CLUTRR (Sinha et al. 2019) asks for the relation of two people that follows from k relations (hops) in a story:
+
+    Josephine called her brother Simon. Oliver went sailing with his father Simon.
+    Question: How is Oliver related to Josephine?
+    Answer: Oliver is Josephine's   →   " nephew"
+
+Training and in-distribution (ID) stories have 2 or 3 hops, out-of-distribution (OOD) ones 4 to 10. The square brackets
+that mark names in the source are removed, and every run of white space is one space.
+
+A local folder (``data_dir``) holds the authors' release as published, in ``clutrr/gen_train23_test2to10``:
+
+- ``1.2,1.3_train.csv``: training. The release has only 143 test stories of 2 and 3 hops, so a tenth of the training
+  stories, by a hash of the prompt, is held out for ID. (By the prompt, since 80 rows repeat another.)
+- ``1.2_test.csv`` to ``1.10_test.csv``: 2 and 3 hops are ID, the others OOD.
+
+From the Hub, ``train`` is training, without prompts that ``validation`` repeats; ``validation`` and the ``test``
+stories of 2 and 3 hops are ID, the other ``test`` stories OOD. The data set's own loading script no longer runs, so the
+Hub's conversion to Parquet is read.
+
+The offline set is made by :mod:`ridge_utils.tasks.kinship`; nothing in it is taken from CLUTRR. The relation asked for
+is drawn first, then the number of hops, both uniformly. Training and ID are kept apart by a hash of the prompt.
+
+Where only the target's first token is measured, " father-in-law" counts as " father", and so for the other relations by
+marriage. The 14 others have 14 different first tokens with SmolLM2's tokenizer (it splits " granddaughter" and
+" niece", into " grand" and " n" with the rest).
+"""
+
+import ast
+import hashlib
+import random
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ridge_utils.errors import InputError
+from ridge_utils.tasks import kinship, sources
+from ridge_utils.tasks.base import Example, Source, Split, check_request
+
+if TYPE_CHECKING:
+    pass
+
+NAME = "clutrr"
+HUB_REPO = "CLUTRR/v1"
+#: Name of the release's part; on the Hub's Parquet branch, the folder that holds it.
+HUB_CONFIG = "gen_train23_test2to10"
+#: A commit of the Hub's branch ``refs/convert/parquet``.
+HUB_REVISION = "f939f294d6216b0caacef9767a904b49ee90c2d9"
+
+#: Numbers of hops in each split.
+SPLIT_HOPS: dict[str, tuple[int, ...]] = {"train": (2, 3), "id": (2, 3), "ood": tuple(range(4, 11))}
+
+#: The relations that a row can ask for, those of the offline set and four that CLUTRR defines beside them.
+RELATIONS = (*kinship.TARGETS, "husband", "wife", "brother-in-law", "sister-in-law")
+
+#: Words that name a relation. Plurals in s and the forms with ``-in-law`` belong to them.
+KINSHIP_WORDS = (
+    "father dad daddy papa mother mom mommy mum mummy mama parent son daughter child children kid "
+    "brother sister sibling twin husband wife wives spouse "
+    "grandfather granddad grandad grandpa grampa grandmother grandma grandmom granny grandparent "
+    "grandson granddaughter grandchild grandchildren grandkid uncle aunt auntie nephew niece cousin"
+)
+
+_KINSHIP = re.compile(rf"\b(?:{'|'.join(KINSHIP_WORDS.split())})s?(?:-in-law)?\b", re.IGNORECASE)
+_NAME = re.compile(r"\[([^\[\]]*)\]")
+_TRAINING_FILE = "1.2,1.3_train.csv"
+_TEST_FILE = "1.{}_test.csv"
+_FIELDS = ("story", "query", "target", "task_name", "edge_types")
+#: Tenths of the prompts that are ID and not training; of the offline set, more are to be had.
+_HELD_OUT_LOCAL, _HELD_OUT_OFFLINE = 1, 5
+
+
+def load(
+    split: Split,
+    n: int | None,
+    seed: int = 0,
+    *,
+    data_dir: str | Path | None = None,
+    source: sources.Origin = "auto",
+    hops: Sequence[int] | None = None,
+) -> list[Example]:
+    """Draw ``n`` different stories with their question.
+
+    Args:
+        split: ``train``, ``id`` or ``ood``.
+        n: number of examples; None for all, which the offline set does not have.
+        seed: seed of the draw and of the order; the same seed gives the same examples on every machine.
+        data_dir: folder that holds ``clutrr/gen_train23_test2to10``.
+        source: ``local``, ``hub``, ``offline``, or ``auto``: local where ``data_dir`` is given, else offline.
+        hops: take only stories of these numbers of hops; None for all that the split has.
+
+    Returns:
+        Examples whose ``signal_spans`` cover the words that name a relation, see :func:`signal_spans`.
+
+    Raises:
+        InputError: an argument out of range, a file that is missing or wrong, or fewer examples than asked for.
+    """
+    check_request(NAME, split, n)
+    chosen = _choose(split, hops)
+    origin = sources.resolve(NAME, source, data_dir)
+    if origin == "offline":
+        if n is None:
+            raise InputError(
+                f"Task {NAME!r} is generated offline and has no end: say how many examples it should give."
+            )
+        return _generate(split, n, seed, chosen)
+    rows = _local(Path(data_dir).expanduser(), split, chosen) if data_dir else _hub(split, chosen)
+    return sources.draw(NAME, split, list(rows), n, seed)
+
+
+def signal_spans(story: str) -> tuple[tuple[int, int], ...]:
+    """Where a story names relations: the answer composes these.
+
+    The words are :data:`KINSHIP_WORDS`, also in the plural and with ``-in-law``. Whole words count, without regard to
+    case, each time that they stand there. Relations told otherwise (``married``, ``had a baby``) are not found.
+
+    Args:
+        story: text of the story as it stands at the start of the prompt.
+
+    Returns:
+        Half-open character ranges of ``story``, in order.
+    """
+    return tuple(match.span() for match in _KINSHIP.finditer(story))
+
+
+def _choose(split: Split, hops: Sequence[int] | None) -> tuple[int, ...]:
+    have = SPLIT_HOPS[split]
+    if hops is None:
+        return have
+    if not isinstance(hops, list | tuple) or any(isinstance(hop, bool) or not isinstance(hop, int) for hop in hops):
+        raise InputError(f"hops must be a list of integers such as [2, 3], but is {hops!r}.")
+    chosen = tuple(hop for hop in have if hop in hops)
+    if not chosen:
+        raise InputError(
+            f"The {split} split of {NAME} has stories of {have[0]} to {have[-1]} hops, but hops={list(hops)!r} was "
+            "given: choose among those, or another split."
+        )
+    return chosen
+
+
+def _generate(split: Split, n: int, seed: int, hops: tuple[int, ...]) -> list[Example]:
+    rng = random.Random(f"{NAME}/{split}/{seed}")
+    examples: dict[str, Example] = {}
+    while len(examples) < n:
+        story = kinship.tell(rng.choice(kinship.TARGETS), rng.choice(hops), rng)
+        example = _write(story.text, story.names[0], story.names[-1], story.relation, split, "synthetic")
+        if split == "ood" or _is_held_out(example.prompt, _HELD_OUT_OFFLINE) == (split == "id"):
+            examples.setdefault(example.prompt, example)
+    return list(examples.values())
+
+
+def _local(folder: Path, split: Split, hops: tuple[int, ...]) -> Iterator[Example]:
+    folder = folder / NAME / HUB_CONFIG
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}: data_dir must be the folder that holds {NAME}/{HUB_CONFIG}.")
+    if split != "ood":
+        for example, count in _read(folder / _TRAINING_FILE, SPLIT_HOPS["train"], split):
+            if count in hops and _is_held_out(example.prompt, _HELD_OUT_LOCAL) == (split == "id"):
+                yield example
+    if split != "train":
+        for hop in hops:
+            yield from (example for example, _ in _read(folder / _TEST_FILE.format(hop), (hop,), split))
+
+
+def _read(path: Path, hops: tuple[int, ...], split: Split) -> Iterator[tuple[Example, int]]:
+    for line, row in sources.read_csv(path, _FIELDS):
+        yield _parse(row, f"{path}, line {line}", hops, split, "local")
+
+
+def _hub(split: Split, hops: tuple[int, ...]) -> list[Example]:
+    def part(name: str) -> list[Example]:
+        have = kinship.HOPS if name == "test" else SPLIT_HOPS["train"]
+        # The Parquet branch has no named configurations: theirs are folders.
+        rows = enumerate(sources.from_hub(NAME, HUB_REPO, None, HUB_REVISION, name, HUB_CONFIG))
+        parsed = [_parse(_hub_row(row), f"{HUB_REPO}, {name} row {index}", have, split, "hub") for index, row in rows]
+        return [example for example, count in parsed if count in hops]
+
+    if split == "train":
+        held_out = {example.prompt for example in part("validation")}
+        return [example for example in part("train") if example.prompt not in held_out]
+    return [*(part("validation") if split == "id" else ()), *part("test")]
+
+
+def _hub_row(row: dict[str, Any]) -> dict[str, Any]:
+    # There, ``target`` is the relation's number.
+    return row | {"target": row.get("target_text")}
+
+
+def _parse(row: dict[str, Any], where: str, hops: Sequence[int], split: Split, source: Source) -> tuple[Example, int]:
+    """Check one row of CLUTRR; the example and its number of hops."""
+    for field in _FIELDS:
+        if not isinstance(row.get(field), str) or not row[field].strip():
+            raise InputError(f"{where}: {field!r} must be a text that is not empty, but is {row.get(field)!r}.")
+    story = " ".join(_NAME.sub(r"\1", row["story"]).split())
+    query = _literal(row["query"])
+    if not (
+        isinstance(query, tuple)
+        and len(query) == 2
+        and all(isinstance(name, str) and name and name in story for name in query)
+        and query[0] != query[1]
+    ):
+        raise InputError(
+            f"{where}: 'query' must be two different names of the story, such as ('Ann', 'Bob'), but is "
+            f"{row['query']!r}."
+        )
+    if row["target"] not in RELATIONS:
+        raise InputError(
+            f"{where}: unknown relation {row['target']!r}; 'target' must be one of {', '.join(RELATIONS)}."
+        )
+    found = re.fullmatch(r"task_1\.(\d+)", row["task_name"])
+    if not found or int(found[1]) not in hops:
+        names = ", ".join(f"task_1.{hop}" for hop in hops)
+        raise InputError(f"{where}: 'task_name' must be {names} in this file, but is {row['task_name']!r}.")
+    count = int(found[1])
+    edges = _literal(row["edge_types"])
+    if not isinstance(edges, list) or len(edges) != count:
+        raise InputError(
+            f"{where}: 'edge_types' must be a list of {count} relations, as {row['task_name']} says, but is "
+            f"{row['edge_types']!r}."
+        )
+    return _write(story, query[0], query[1], row["target"], split, source), count
+
+
+def _literal(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _write(story: str, first: str, second: str, relation: str, split: Split, source: Source) -> Example:
+    prompt = f"{story}\nQuestion: How is {second} related to {first}?\nAnswer: {second} is {first}'s"
+    return Example(prompt, f" {relation}", split, source, signal_spans(story))
+
+
+def _is_held_out(prompt: str, tenths: int) -> bool:
+    return hashlib.sha256(prompt.encode()).digest()[0] * 10 < tenths * 256

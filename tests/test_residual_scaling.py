@@ -1,0 +1,344 @@
+import dataclasses
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
+from ridge_utils import models, residual_scaling, tasks, training
+from ridge_utils.errors import InputError
+from ridge_utils.representations import collect, encode
+from ridge_utils.residual_scaling import FitSettings, evaluate, fit, scaled
+from ridge_utils.tasks import Example
+from tests.test_models import ARCHITECTURES
+
+SHORT = FitSettings(steps=5, learning_rate=0.05, batch_size=4, precision="float32")
+SCALES = torch.tensor([0.5, 1.0, 2.0, 0.0, 1.3, 0.7])
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return tasks.load("synthetic_arithmetic", "id", 6) + tasks.load("synthetic_arithmetic", "ood", 5)
+
+
+def logits_of(loaded, text):
+    with torch.no_grad():
+        return loaded.model(loaded.tokenizer(text, return_tensors="pt").input_ids).logits[0]
+
+
+def hooks_of(loaded):
+    return [len(block._forward_hooks) + len(block._forward_pre_hooks) for block in loaded.blocks]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("name", ["random:gpt2", "random:qwen2", "random:llama"])
+def test_scales_of_one_are_the_untouched_model(name, dtype):
+    loaded = models.load(name, dtype=dtype, device="cpu")
+    untouched = logits_of(loaded, "S1 N2 S")
+    with scaled(loaded, torch.ones(6)):
+        assert torch.equal(logits_of(loaded, "S1 N2 S"), untouched)
+    with scaled(loaded, torch.full((6,), 1.1)):
+        assert not torch.equal(logits_of(loaded, "S1 N2 S"), untouched)
+    assert torch.equal(logits_of(loaded, "S1 N2 S"), untouched), "the hooks are gone"
+
+
+@pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_any_decoder_can_be_scaled(config):
+    torch.manual_seed(0)
+    loaded = models.assemble("some", AutoModelForCausalLM.from_config(config), models.byte_tokenizer())
+    rows = [Example("S1 N2 S", "3", "id", "own"), Example("S1 S", "34", "id", "own")]
+    untouched = logits_of(loaded, "S1 N2 S")
+    with scaled(loaded, torch.ones(3)):
+        assert torch.equal(logits_of(loaded, "S1 N2 S"), untouched)
+    with scaled(loaded, torch.zeros(3)):
+        skipped = collect(loaded, rows, progress=False)
+    assert torch.equal(skipped.hidden, skipped.hidden[:1].expand_as(skipped.hidden))
+    assert evaluate(loaded, rows, progress=False).cross_entropy[0].item() == pytest.approx(
+        -untouched[-1].log_softmax(-1)[loaded.tokenizer("3").input_ids[0]].item(), abs=1e-5
+    )
+    assert (fit(loaded, rows, SHORT, progress=False).scales != 1).all()
+
+
+def test_scales_of_zero_leave_the_embedding_output(loaded, examples):
+    untouched = collect(loaded, examples, progress=False)
+    with scaled(loaded, torch.zeros(6)):
+        skipped = collect(loaded, examples, progress=False)
+    for layer in range(7):
+        assert torch.equal(skipped.hidden[layer], untouched.hidden[0])
+        assert layer == 0 or not torch.equal(untouched.hidden[layer], untouched.hidden[0])
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.3, 1.7])
+def test_the_last_block_by_hand(loaded, scale):
+    """From transformers' own states; its last entry is after the norm, so the block's output comes from a hook."""
+    ids = torch.tensor([[83, 17, 22, 5]])
+    outputs = []
+    handle = loaded.blocks[-1].register_forward_hook(lambda _m, _i, out: outputs.append(out))
+    with torch.no_grad():
+        before = loaded.model(ids, output_hidden_states=True).hidden_states[-2]
+        handle.remove()
+        after = outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]
+        by_hand = loaded.final_norm(before + scale * (after - before))
+        with scaled(loaded, torch.tensor([1, 1, 1, 1, 1, scale])):
+            states = loaded.model(ids, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(states[-2], before, atol=0, rtol=0)
+    torch.testing.assert_close(states[-1], by_hand, atol=1e-5, rtol=1e-5)
+    assert scale == 1 or not torch.allclose(states[-1], loaded.final_norm(after), atol=1e-4)
+
+
+def test_scaling_every_block_equals_scaling_its_output_weights():
+    """GPT-NeoX adds attention and feed-forward part in parallel, so the factor can go into their last weights."""
+    torch.manual_seed(0)
+    config = ARCHITECTURES["GPTNeoX"]
+    assert config.use_parallel_residual
+    tokenizer = models.byte_tokenizer()
+    loaded = models.assemble("some", AutoModelForCausalLM.from_config(config).double(), tokenizer)
+    for parameter in loaded.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)  # no bias may be zero, nor an update too small to be seen
+    scales = torch.tensor([0.4, 1.6, 0.9], dtype=torch.float64)
+    untouched = logits_of(loaded, "S1 N2 S")
+    with scaled(loaded, scales):
+        through_hooks = logits_of(loaded, "S1 N2 S")
+    with torch.no_grad():
+        for scale, block in zip(scales, loaded.blocks, strict=True):
+            for layer in (block.attention.dense, block.mlp.dense_4h_to_h):
+                layer.weight *= scale
+                layer.bias *= scale
+    torch.testing.assert_close(through_hooks, logits_of(loaded, "S1 N2 S"), atol=1e-12, rtol=1e-12)
+    assert (through_hooks - untouched).abs().max() > 0.1
+
+
+def test_nested_contexts_multiply(llama):
+    with scaled(llama, SCALES * 0.5):
+        expected = logits_of(llama, "S1 N2 S")
+    with scaled(llama, SCALES), scaled(llama, torch.full((6,), 0.5)):
+        torch.testing.assert_close(logits_of(llama, "S1 N2 S"), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "within"),
+    # The norms of the other two compute in float32 whatever the model's dtype: a wider step against that rounding.
+    [("random:gpt2", 1e-5, 1e-8), ("random:qwen2", 1e-2, 2e-5), ("random:llama", 1e-2, 2e-5)],
+)
+def test_gradients_against_finite_differences(name, step, within, examples):
+    loaded = models.load(name, dtype="float64", device="cpu")
+    prompt, target = encode(loaded, examples[0])
+
+    def loss(scales):
+        with scaled(loaded, scales):
+            return cross_entropy(loaded.model(torch.tensor([prompt])).logits[0, -1], torch.tensor(target[0]))
+
+    at = torch.tensor([0.5, 1.0, 2.0, 0.4, 1.3, 0.7], dtype=torch.float64, requires_grad=True)
+    loss(at).backward()
+    with torch.no_grad():
+        units = step * torch.eye(6, dtype=torch.float64)
+        slopes = torch.stack([(loss(at + unit) - loss(at - unit)) / (2 * step) for unit in units])
+    torch.testing.assert_close(slopes, at.grad, atol=within, rtol=1e-3)
+    assert at.grad.abs().median() > 100 * within
+
+
+def test_the_fit_is_projected_adam_on_the_loss_of_training(loaded, examples):
+    """Against a loop with transformers' own loss, every example in every batch."""
+    given = [*examples, Example("S1 N2 S", "345 and more", "id", "own")]
+    settings = dataclasses.replace(SHORT, steps=4, learning_rate=0.4, batch_size=99)
+    found = fit(loaded, given, settings, progress=False)
+    batch = training._collate([encode(loaded, example) for example in given], loaded)
+    scales = torch.ones(6, requires_grad=True)
+    optimiser = torch.optim.Adam([scales], lr=0.4)
+    losses = []
+    for _ in range(4):
+        with scaled(loaded, scales):
+            losses.append(loaded.model(**batch).loss)
+        (scales.grad,) = torch.autograd.grad(losses[-1], scales)
+        optimiser.step()
+        scales.data = scales.data.relu()
+    assert found.scales.dtype == found.losses.dtype == torch.float64
+    torch.testing.assert_close(found.losses, torch.stack(losses).detach().double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(found.scales, scales.detach().double(), atol=5e-3, rtol=0)
+
+
+def test_the_loss_falls_on_the_fitted_data(loaded, examples):
+    settings = dataclasses.replace(SHORT, steps=15, batch_size=len(examples))
+    found = fit(loaded, examples, settings, progress=False)
+    assert found.losses.shape == (15,)
+    assert found.losses[-1] < found.losses[0] - 0.02
+    # One-token targets make the fitted loss and the evaluated cross-entropy the same quantity.
+    single = [dataclasses.replace(example, target=example.target[0]) for example in examples]
+    scales = fit(loaded, single, settings, progress=False).scales
+    before, after = (evaluate(loaded, single, given, progress=False).cross_entropy.mean() for given in (None, scales))
+    assert after < before - 0.02
+
+
+def test_the_model_is_left_as_it_was(examples):
+    loaded = models.load("random:gpt2", device="cpu")
+    loaded.model.train()  # has dropout
+    loaded.embedding.weight.requires_grad_(False)
+    wanted = {name: parameter.requires_grad for name, parameter in loaded.model.named_parameters()}
+    before, hooks = models.fingerprint(loaded.model), hooks_of(loaded)
+    first = fit(loaded, examples, SHORT, progress=False)
+    with pytest.raises(InputError, match="not finite"):
+        fit(loaded, examples, dataclasses.replace(SHORT, learning_rate=1e38), progress=False)
+    assert models.fingerprint(loaded.model) == before
+    assert hooks_of(loaded) == hooks
+    assert loaded.model.training
+    assert {name: parameter.requires_grad for name, parameter in loaded.model.named_parameters()} == wanted
+    assert all(parameter.grad is None for parameter in loaded.model.parameters())
+    assert not first.scales.requires_grad
+    loaded.model.eval()
+    assert torch.equal(fit(loaded, examples, SHORT, progress=False).scales, first.scales), "there was no dropout"
+
+
+def test_no_gradient_of_a_weight_is_computed(llama, examples, monkeypatch):
+    seen = []
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(
+        torch.Tensor,
+        "backward",
+        lambda loss: (seen.append(any(p.requires_grad for p in llama.model.parameters())), backward(loss)),
+    )
+    fit(llama, examples, SHORT, progress=False)
+    assert seen == [False] * SHORT.steps
+
+
+@pytest.mark.parametrize("rate", [0.5, 30.0])
+def test_scales_are_never_negative(loaded, examples, rate):
+    settings = [dataclasses.replace(SHORT, learning_rate=rate, steps=steps) for steps in range(1, 6)]
+    scales = torch.stack([fit(loaded, examples, given, progress=False).scales for given in settings])
+    assert (scales >= 0).all()
+    assert (scales == 0).any(), "one of them should have been stopped at 0"
+
+
+def test_the_seed_decides(llama, examples):
+    first = fit(llama, examples, SHORT, progress=False)
+    again = fit(llama, examples, SHORT, progress=False)
+    other = fit(llama, examples, dataclasses.replace(SHORT, seed=1), progress=False)
+    assert torch.equal(first.scales, again.scales)
+    assert torch.equal(first.losses, again.losses)
+    assert not torch.equal(first.scales, other.scales)
+
+
+def test_every_epoch_has_each_example_once_in_an_order_of_its_own():
+    batches = residual_scaling._batches(10, 4, seed=0)
+    epochs = [[next(batches) for _ in range(3)] for _ in range(2)]
+    for epoch in epochs:
+        assert [len(batch) for batch in epoch] == [4, 4, 2]
+        assert sorted(index for batch in epoch for index in batch) == list(range(10))
+    assert epochs[0] != epochs[1]
+
+
+def test_bfloat16_autocast_gives_nearly_the_same(llama, examples):
+    exact = fit(llama, examples, SHORT, progress=False)
+    rough = fit(llama, examples, dataclasses.replace(SHORT, precision="bfloat16"), progress=False)
+    assert (exact.precision, rough.precision) == ("float32", "bfloat16")
+    assert rough.scales.dtype == torch.float64
+    assert not torch.equal(rough.losses, exact.losses)
+    torch.testing.assert_close(rough.losses, exact.losses, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("scales", [None, SCALES])
+def test_evaluation_is_that_of_transformers_prompt_by_prompt(loaded, examples, scales, monkeypatch):
+    context = scaled(loaded, torch.ones(6) if scales is None else scales)
+    with context:
+        last = [logits_of(loaded, example.prompt)[-1] for example in examples]
+    # Every other example asks for the model's own prediction, which need not be a token with a text.
+    likeliest = {example.prompt: int(logits.argmax()) for example, logits in zip(examples[::2], last[::2], strict=True)}
+
+    def asked(model, example):
+        prompt, target = encode(model, example)
+        return prompt, [likeliest.get(example.prompt, target[0]), *target[1:]]
+
+    monkeypatch.setattr(residual_scaling, "encode", asked)
+    found = evaluate(loaded, examples, scales, batch_size=4, progress=False)
+    tokens = [asked(loaded, example)[1][0] for example in examples]
+    assert found.correct.tolist() == [int(logits.argmax()) == token for logits, token in zip(last, tokens, strict=True)]
+    assert found.correct[::2].all()
+    assert not found.correct.all()
+    nats = cross_entropy(torch.stack(last), torch.tensor(tokens), reduction="none").double()
+    torch.testing.assert_close(found.cross_entropy, nats, atol=1e-5, rtol=1e-5)
+
+
+def test_models_without_logits_to_keep(llama, examples, monkeypatch):
+    kept = evaluate(llama, examples, SCALES, progress=False)
+    sizes = []
+    forward = llama.model.forward
+
+    def old(input_ids, attention_mask, use_cache):
+        out = forward(input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache)
+        sizes.append(tuple(out.logits.shape[:2]) == tuple(input_ids.shape))
+        return out
+
+    monkeypatch.setattr(llama.model, "forward", old)
+    whole = evaluate(llama, examples, SCALES, progress=False)
+    assert sizes and all(sizes)
+    assert torch.equal(whole.correct, kept.correct)
+    torch.testing.assert_close(whole.cross_entropy, kept.cross_entropy, atol=1e-5, rtol=0)
+
+
+def test_only_the_logits_that_are_needed_are_made(llama, examples):
+    sizes = []
+    head = llama.model.get_output_embeddings()
+    handle = head.register_forward_hook(lambda _m, _i, out: sizes.append(out.shape[1]))
+    evaluate(llama, [examples[0]] * 3, progress=False)
+    handle.remove()
+    assert sizes == [1]
+
+
+def test_hooks_are_removed_when_the_body_raises(loaded):
+    before = hooks_of(loaded)
+    with pytest.raises(ZeroDivisionError), scaled(loaded, SCALES):
+        assert hooks_of(loaded) == [count + 1 for count in before]
+        raise ZeroDivisionError
+    assert hooks_of(loaded) == before
+
+
+@pytest.mark.parametrize(
+    ("scales", "words"),
+    [
+        (torch.ones(5), r"shape \(6,\), one for each block of 'random:llama', but have shape \(5,\)"),
+        (torch.ones(1, 6), r"have shape \(1, 6\)"),
+        (torch.tensor([1, 1, -0.5, 1, 1, 1]), "at least 0, but that of block 3 is -0.5"),
+        (torch.tensor([1, torch.nan, 1, 1, 1, 1]), "finite and at least 0, but that of block 2 is nan"),
+        (torch.tensor([1, 1, 1, 1, 1, torch.inf]), "that of block 6 is inf"),
+    ],
+)
+def test_bad_scales(llama, examples, scales, words):
+    with pytest.raises(InputError, match=words), scaled(llama, scales):
+        pass
+    with pytest.raises(InputError, match=words):
+        evaluate(llama, examples, scales, progress=False)
+    assert not any(hooks_of(llama))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": 0}, "steps must be at least 1, but is 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be finite and greater than 0, but is 0.0"),
+        ({"learning_rate": float("nan")}, "greater than 0, but is nan"),
+        ({"batch_size": 0}, "batch_size must be at least 1, but is 0"),
+        ({"precision": "half"}, "Unknown precision 'half'; choose one of auto, float32, bfloat16"),
+    ],
+)
+def test_settings_out_of_range(changes, words):
+    with pytest.raises(InputError, match=words):
+        dataclasses.replace(SHORT, **changes)
+
+
+def test_data_that_do_not_fit(llama, examples):
+    with pytest.raises(InputError, match="no examples to fit"):
+        fit(llama, [], SHORT)
+    long = Example("a" * (llama.context - 6), "b" * 50, "train", "own")
+    with pytest.raises(InputError, match=f"have {llama.context + 44} tokens, but the context of 'random:llama' is"):
+        fit(llama, [long], SHORT)
+    with pytest.raises(InputError, match="no examples to evaluate"):
+        evaluate(llama, [])
+    with pytest.raises(InputError, match="batch_size must be at least 1, but is 0"):
+        evaluate(llama, examples, batch_size=0)
+
+
+def test_a_nan_cross_entropy_is_refused(examples):
+    loaded = models.load("random:llama", device="cpu")
+    with torch.no_grad():
+        loaded.blocks[2].mlp.down_proj.weight[0, 0] = torch.nan
+    with pytest.raises(InputError, match="'random:llama' gives a NaN or infinite cross-entropy for example 0"):
+        evaluate(loaded, examples, progress=False)

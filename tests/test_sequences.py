@@ -1,0 +1,213 @@
+"""The sequence kernel against loops over its definition, against one-token information, and properties."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ridge_utils import information, sequences
+from ridge_utils.errors import InputError
+from ridge_utils.sequences import sequence_gram_matrices, sequence_information
+
+PAIRS = ("all", "aligned")
+
+
+def random_samples(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def slow_gram(x, t, s, pairs="all"):
+    """The definition, pair by pair."""
+    u = [[row / math.sqrt(sum(v * v for v in row)) for row in sequence[:t]] for sequence in np.asarray(x, dtype=float)]
+    n = len(u)
+    k = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            for a in range(t):
+                for b in range(t) if pairs == "all" else [a]:
+                    k[i, j] += math.exp(-sum((u[i][a] - u[j][b]) ** 2) / (2 * s * s))
+    k /= t**2 if pairs == "all" else t
+    return np.array([[k[i, j] / math.sqrt(k[i, i] * k[j, j]) / n for j in range(n)] for i in range(n)])
+
+
+def slow_entropy(gram):
+    return -sum(v * math.log(v) for v in np.linalg.eigvals(gram).real if v > 1e-14)
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
+@pytest.mark.parametrize("bandwidth", [0.3, 1.0])
+@pytest.mark.parametrize("at_a_time", [1, 200, 2**21])  # one sequence at a time, a few, all at once
+def test_equals_the_definition_in_loops(monkeypatch, bandwidth, at_a_time, pairs):
+    monkeypatch.setattr(sequences, "_PAIRS", at_a_time)
+    x, steps = random_samples(7, 5, 4), [4, 1, 3]
+    got = sequence_gram_matrices(x, steps, bandwidth, pairs)
+    assert got.shape == (3, 7, 7)
+    for gram, t in zip(got, steps, strict=True):
+        np.testing.assert_allclose(gram, slow_gram(x, t, bandwidth, pairs), atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
+def test_information_equals_the_definition_in_loops(pairs):
+    hidden, targets, steps = random_samples(3, 6, 4, 5), random_samples(6, 4, 3, seed=1), [2, 4]
+    got = sequence_information(hidden, targets, steps, 0.6, pairs)
+    assert got.shape == (3, 2)
+    for layer in range(3):
+        for i, t in enumerate(steps):
+            a, b = slow_gram(hidden[layer], t, 0.6, pairs), slow_gram(targets, t, 0.6, pairs)
+            expected = slow_entropy(a) + slow_entropy(b) - slow_entropy(a * b / np.trace(a * b))
+            assert got[layer, i].item() == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
+@pytest.mark.parametrize("bandwidth", [1e-12, 0.05, 1.0])
+def test_one_step_is_the_predictive_information_of_one_token(bandwidth, pairs):
+    hidden, targets = random_samples(4, 30, 6, 8).float(), random_samples(30, 6, 5, seed=1).float()
+    got = sequence_information(hidden, targets, [3, 1], bandwidth, pairs)
+    assert got.dtype == torch.float64
+    expected = information.predictive_information(hidden[:, :, 0], targets[:, 0], bandwidth=bandwidth)
+    torch.testing.assert_close(got[:, 1], expected, atol=1e-10, rtol=0)
+    gram = sequence_gram_matrices(targets, [1], bandwidth, pairs)[0]
+    torch.testing.assert_close(gram, information.gram_matrix(targets[:, 0], bandwidth=bandwidth), atol=1e-14, rtol=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(2, 15),
+    t=st.integers(1, 6),
+    bandwidth=st.floats(0.1, 3),
+    pairs=st.sampled_from(PAIRS),
+)
+def test_information_lies_between_zero_and_the_smaller_entropy(seed, n, t, bandwidth, pairs):
+    hidden, targets = random_samples(1, n, t, 4, seed=seed), random_samples(n, t, 3, seed=seed + 1)
+    steps = range(1, t + 1)
+    grams = [sequence_gram_matrices(x, steps, bandwidth, pairs) for x in (hidden[0], targets)]
+    for gram in grams:
+        torch.testing.assert_close(gram.diagonal(dim1=1, dim2=2), torch.full((t, n), 1 / n, dtype=torch.float64))
+        torch.testing.assert_close(gram, gram.mT)
+        assert torch.linalg.eigvalsh(gram).min() > -1e-12
+    value = sequence_information(hidden, targets, steps, bandwidth, pairs)[0]
+    smaller = torch.minimum(*(information.entropy(gram) for gram in grams))
+    assert (value >= -1e-10).all()
+    assert (value <= smaller + 1e-10).all()
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
+def test_the_order_of_examples_and_that_of_past_steps_do_not_matter(pairs):
+    hidden, targets, steps = random_samples(2, 12, 5, 6), random_samples(12, 5, 4, seed=1), [2, 5]
+    value = sequence_information(hidden, targets, steps, pairs=pairs)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(2))
+    permuted = sequence_information(hidden[:, order], targets[order], steps, pairs=pairs)
+    torch.testing.assert_close(permuted, value)
+    swapped = sequence_information(hidden[:, :, [1, 0, 4, 3, 2]], targets[:, [1, 0, 4, 3, 2]], steps, pairs=pairs)
+    torch.testing.assert_close(swapped, value)
+    # But which continuation belongs to which example does matter.
+    assert (sequence_information(hidden[:, order], targets, steps, pairs=pairs) - value).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
+def test_later_steps_do_not_reach_earlier_ones(pairs):
+    x = random_samples(6, 5, 4)
+    short = sequence_gram_matrices(x[:, :3], [2, 3], pairs=pairs)
+    torch.testing.assert_close(short, sequence_gram_matrices(x, [5, 2, 3], pairs=pairs)[1:])
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
+def test_sequences_that_stand_still_are_one_token(pairs):
+    x = random_samples(8, 1, 4)
+    grams = sequence_gram_matrices(x.expand(8, 6, 4), [1, 4, 6], pairs=pairs)
+    torch.testing.assert_close(grams, information.gram_matrix(x[:, 0]).expand(3, 8, 8))
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
+def test_equal_sequences_have_no_information(pairs):
+    hidden = random_samples(1, 1, 5, 4).expand(2, 9, 5, 4)
+    value = sequence_information(hidden, random_samples(9, 5, 3, seed=1), [1, 5], pairs=pairs)
+    torch.testing.assert_close(value, torch.zeros(2, 2, dtype=torch.float64), atol=1e-12, rtol=0)
+
+
+def test_entropy_falls_with_the_step_over_all_pairs_and_can_grow_over_aligned_ones():
+    x = random_samples(40, 30, 5)
+    over_all = information.entropy(sequence_gram_matrices(x, [1, 5, 30]))
+    assert (over_all.diff() < -0.1).all()
+    # Twins that part at the third step: only then do they count as two.
+    twins = torch.cat([x, torch.cat([x[:, :2], random_samples(40, 28, 5, seed=1)], dim=1)])
+    aligned = information.entropy(sequence_gram_matrices(twins, [2, 30], 0.1, "aligned"))
+    assert aligned[1] - aligned[0] > 0.5
+
+
+def test_rounding_does_not_blow_up_at_small_bandwidths():
+    twins = random_samples(40, 3, 7).repeat(2, 1, 1)  # some products of a unit vector with itself exceed 1
+    gram = sequence_gram_matrices(twins, [3], bandwidth=1e-12)
+    assert (gram >= 0).all()
+    assert gram.max() <= 1 / 80 + 1e-12
+
+
+def test_information_of_sequences_far_apart_is_the_entropy_of_their_clusters():
+    # Two kinds of continuation, equal at the first step: it is the second that tells them apart.
+    kind = torch.tensor([0, 0, 0, 1])
+    x = torch.eye(3)[torch.stack([torch.zeros_like(kind), kind + 1], dim=1)]
+    value = sequence_information(x.unsqueeze(0), x, [1, 2], bandwidth=0.05)[0]
+    # Two sequences that share one of two orthogonal tokens have cosine 1/2 as mean embeddings.
+    gram = np.array([[1.0 if a == b else 0.5 for b in kind] for a in kind]) / 4
+    expected = 2 * slow_entropy(gram) - slow_entropy(gram * gram * 4)
+    assert value[0].item() == pytest.approx(0, abs=1e-12)
+    assert value[1].item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_memory_stays_bounded():
+    n, t, d = 60, 30, 8
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest = max(largest, out.numel())
+            return out
+
+    with pytest.MonkeyPatch.context() as patch, Watch():
+        patch.setattr(sequences, "_PAIRS", 3 * n * t**2)
+        sequence_gram_matrices(random_samples(n, t, d), [t])
+    assert largest <= 3 * n * t**2
+
+
+X = random_samples(5, 4, 3)
+
+
+def with_entry(value, index):
+    changed = X.clone()
+    changed[index] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: sequence_gram_matrices(X[0], [1]), r"shape \(N, T, d\), but this tensor has shape \(4, 3\)"),
+        (lambda: sequence_gram_matrices(X[:1], [1]), r"At least 2 sequences .* \(1, 4, 3\) holds 1"),
+        (lambda: sequence_gram_matrices(X, []), "There are no steps"),
+        (lambda: sequence_gram_matrices(X, [1, 5]), r"between 1 and 4, .* shape \(5, 4, 3\), but one is 5"),
+        (lambda: sequence_gram_matrices(X, [0]), "but one is 0"),
+        (lambda: sequence_gram_matrices(X, [1.5]), "must be an integer .* but one is 1.5"),
+        (lambda: sequence_gram_matrices(X, [True]), "must be an integer .* but one is True"),
+        (lambda: sequence_gram_matrices(X, [1], bandwidth=0), "bandwidth must lie between .* but is 0"),
+        (lambda: sequence_gram_matrices(X, [1], bandwidth=math.nan), "bandwidth must lie between .* but is nan"),
+        (lambda: sequence_gram_matrices(with_entry(math.nan, (2, 1, 0)), [3]), "sequence 2 at step 2 .* NaN or inf"),
+        (lambda: sequence_gram_matrices(with_entry(math.inf, (0, 0, 0)), [3]), "sequence 0 at step 1 .* NaN or inf"),
+        (lambda: sequence_gram_matrices(with_entry(0, (4, 2)), [3]), "sequence 4 at step 3 .* is the zero vector"),
+        (lambda: sequence_gram_matrices(X, [1], pairs="some"), "Unknown pairs 'some'; choose one of all, aligned"),
+        (lambda: sequence_information(X[None], X[:4], [1]), r"shapes \(1, 5, 4, 3\) and \(4, 4, 3\)"),
+        (lambda: sequence_information(X[None], X[:, :3], [1]), r"shapes \(1, 5, 4, 3\) and \(5, 3, 3\)"),
+        (lambda: sequence_information(X, X, [1]), r"shapes \(5, 4, 3\) and \(5, 4, 3\)"),
+        (lambda: sequence_information(torch.stack([X, 0 * X]), X, [1]), "Layer 1: .* zero vector"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(call, words):
+    with pytest.raises(InputError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
