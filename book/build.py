@@ -17,7 +17,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-from ridge_utils import plotting, reproducibility, results, statistics
+from ridge_utils import claims, paper, plotting, reproducibility, results, statistics
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "_build" / "source"
@@ -104,7 +104,7 @@ def page(path: Path) -> bytes:
 def substitutions() -> dict[str, Any]:
     """What the prose says of the stored numbers."""
     table, origin = results.read(results.FOLDER / f"{STORED}.csv")
-    differences, _ = results.read(results.FOLDER / f"{reproducibility.DIFFERENCES}.csv")
+    differences, _ = results.read(results.FOLDER / reproducibility.DIFFERENCES / f"{STORED}.csv")
     summary = statistics.ridge_summary(table)
     parameters = origin["parameters"]
     return {
@@ -119,7 +119,24 @@ def substitutions() -> dict[str, Any]:
         "finding": statistics.headline(summary, origin["model"]["name"]),
         "ridge_layers": reproducibility.describe_ridge_layers(reproducibility.ridge_layers(differences, table)),
         "ridge_table": ridge_table(summary[summary["split"] == "all"].sort_values("step")),
+        "verdicts": verdict_table(),
     }
+
+
+def verdict_table() -> str:
+    """A Markdown table of how often each claim was found to hold in the reference runs."""
+    rows = claims.compare({path.stem: reference_tables(path.stem) for path in (ROOT / "notebooks").glob("*.ipynb")})
+    counts = rows.groupby(["claim", "agrees"]).size().unstack(fill_value=0)  # noqa: PD010
+    lines = ["claim | in the paper's words | yes | partly | no", "--- | --- | ---: | ---: | ---:"]
+    for claim in paper.claims().itertuples():
+        found = [str(counts.get(verdict, {}).get(claim.id, 0)) for verdict in ("yes", "partly", "no")]
+        lines.append(" | ".join([claim.id, claim.statement, *found]))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def reference_tables(notebook: str) -> dict[str, pd.DataFrame]:
+    """The tables of a notebook's reference runs by profile."""
+    return {name: table for name, (table, _) in results.references(notebook).items()}
 
 
 def ridge_table(summary: pd.DataFrame) -> str:

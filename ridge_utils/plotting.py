@@ -91,7 +91,7 @@ def profile(ax: Axes, table: pd.DataFrame, split: str, quantity: str, sigmas: fl
     else:
         ax.set_xlabel("block")
     ax.set_title(NAMES[split], fontsize=10)
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(bottom=0, auto=True)
 
 
 def curve(ax: Axes, rows: pd.DataFrame, colour: Any, label: str, sigmas: float = 2.0, line: str = "-") -> None:
@@ -135,7 +135,7 @@ def running_sum(table: pd.DataFrame, title: str) -> Figure:
         ax.set_title(f"step {step}" if step else "untouched", fontsize=10)
         ax.set_xlabel("layer")
         ax.set_yscale("symlog", linthresh=0.05)
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(bottom=0, auto=True)
     axes[0][0].set_ylabel("nats (linear below 0.05)")
     axes[0][0].legend(fontsize=8)
     figure.suptitle(title)
@@ -166,7 +166,7 @@ def depths(table: pd.DataFrame, title: str) -> Figure:
                 own = rows[rows["model"] == name]
                 curve(ax, own, colour, f"{own['layer'].max()} blocks")
             ax.set_title(f"{when}, {NAMES[split]}", fontsize=10)
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(bottom=0, auto=True)
         row[0].set_ylabel(LABELS["predictive_information"])
     for ax in axes[1]:
         ax.set_xlabel("layer (0: embedding; ◆: after the final norm)")
@@ -312,7 +312,7 @@ def decoding(table: pd.DataFrame, title: str) -> Figure:
             for step, shade in zip(steps, checkpoint_shades(hue, len(steps)), strict=True):
                 curve(ax, rows[rows["decoding_step"] == step], shade, f"t = {step}")
             ax.set_title(f"{name} continuation, {names[kernel]}", fontsize=10)
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(bottom=0, auto=True)
         axes[0].set_ylabel("I of the sequences, in nats")
     for ax in grid[-1]:
         ax.set_xlabel("layer (0: embedding; ◆: after the final norm)")

@@ -415,12 +415,12 @@ def decoding_headline(table: pd.DataFrame) -> str:
         layers = sorted({int(layer) for layer in rows["ridge_layer"]})
         place = f"at layer {layers[0]}" if len(layers) == 1 else f"between layers {layers[0]} and {layers[-1]}"
         parts.append(
-            f"with {kernels[pairs]} along the {name} text, the level {verb}, from {early['level']:.3f} nats at t = "
-            f"{early['decoding_step']} to {late['level']:.3f} at t = {late['decoding_step']}, the largest layer lies "
-            f"{place} of {late['blocks']}, and the order of the layers correlates with the final one by at least "
-            f"{low:.2f}"
+            f"With {kernels[pairs]} along the {name} text, the level {verb}, from {abs(early['level']):.3f} nats at "
+            f"t = {early['decoding_step']} to {abs(late['level']):.3f} at t = {late['decoding_step']}, the largest "
+            f"layer lies {place} of {late['blocks']}, and the order of the layers correlates with the final one by at "
+            f"least {low:.2f}."
         )
-    return _sentence("; ".join(parts))
+    return " ".join(parts)
 
 
 def decoding_table(summary: pd.DataFrame) -> Styler:
@@ -449,7 +449,7 @@ def _together(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _when(step: int) -> str:
-    return f"after {int(step)} fine-tuning steps" if step else "untouched"
+    return f"after {int(step)} fine-tuning step{'s' if step > 1 else ''}" if step else "untouched"
 
 
 def _names(splits: "pd.Series[str]") -> list[str]:

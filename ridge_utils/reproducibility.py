@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from ridge_utils import cache, results
+from ridge_utils.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,18 @@ CONDITIONS = (
     Condition("seed 1", "seed", {"training_seeds": [1]}),
     Condition("seed 2", "seed", {"training_seeds": [2]}),
 )
+
+
+def conditions(names: Sequence[str]) -> tuple[Condition, ...]:
+    """The conditions of these names, or all of them where there are none.
+
+    Raises:
+        InputError: a name that no condition has.
+    """
+    known = {condition.name: condition for condition in CONDITIONS}
+    if unknown := [name for name in names if name not in known]:
+        raise InputError(f"There is no condition {unknown[0]!r}; choose from {', '.join(known)}.")
+    return tuple(known[name] for name in names) or CONDITIONS
 
 
 def repeat(
@@ -229,6 +243,49 @@ def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any]) -> str:
         for quantity, group in rows.groupby("quantity"):
             lines.append(f"{label}: {len(group)} values of {quantity} agree")
     return "\n".join(lines)
+
+
+def other_notebooks() -> pd.DataFrame:
+    """How far trained numbers of the notebooks beside ``predictive_information`` moved, and what they may.
+
+    Returns:
+        One row per notebook and quantity with ``values`` (how many), ``median_difference``, ``largest_difference``
+        (under changed arithmetic), ``median_tolerance`` and ``largest_tolerance``, in the quantity's unit.
+    """
+    rows = []
+    for path in sorted((results.FOLDER / DIFFERENCES).glob("*.csv")):
+        if path.stem == "predictive_information":
+            continue
+        differences, _ = results.read(path)
+        stored, _ = results.read(results.FOLDER / path.name)
+        trained = stored["step"] > 0
+        allowed = tolerance(stored, differences)[trained]
+        for quantity, group in stored[trained].groupby("quantity"):
+            chosen = (differences["quantity"] == quantity) & (differences["step"] > 0)
+            moved = differences[chosen & (differences["changes"] == "arithmetic")]["largest_difference"]
+            rows.append(
+                {
+                    "notebook": path.stem,
+                    "quantity": quantity,
+                    "values": len(group),
+                    "median_difference": moved.median(),
+                    "largest_difference": moved.max(),
+                    "median_tolerance": allowed[group.index].median(),
+                    "largest_tolerance": allowed[group.index].max(),
+                }
+            )
+    columns = ["notebook", "quantity", "values", "median_difference", "largest_difference"]
+    return pd.DataFrame(rows, columns=[*columns, "median_tolerance", "largest_tolerance"])
+
+
+def other_notebooks_table(rows: pd.DataFrame) -> Styler:
+    """What :func:`other_notebooks` found, as a table for people."""
+    shown = rows.rename(columns=lambda column: column.replace("_", " ")).assign(
+        notebook=rows["notebook"].where(~rows["notebook"].duplicated(), "")
+    )
+    numbers = [column for column in shown if shown[column].dtype == float]
+    caption = "Trained numbers of the other notebooks: differences under changed arithmetic, and tolerances"
+    return shown.style.hide(axis="index").format("{:.2g}", subset=numbers).set_caption(caption)
 
 
 def ridge_layers(differences: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:

@@ -198,9 +198,34 @@ def prepare(
     return Study(dict(parameters), base, examples, training_examples, runs, started)
 
 
-def heading(profile: str) -> str:
-    """How figures call a reference run: its profile's title."""
-    return profiles.load(profile).title
+def references(notebook: str, prefix: str = "") -> dict[str, pd.DataFrame]:
+    """The tables of a notebook's reference runs, by a title that says model, task, source and numbers of samples.
+
+    Args:
+        notebook: its name.
+        prefix: of the names of the profiles that are wanted.
+
+    Raises:
+        StorageError: one of them does not match its provenance.
+    """
+    found = results.references(notebook)
+    return {heading(name, origin): table for name, (table, origin) in found.items() if name.startswith(prefix)}
+
+
+def heading(profile: str, origin: Mapping[str, Any]) -> str:
+    """How figures call a reference run: its profile's title, the numbers of samples and of training seeds."""
+    parameters = origin["parameters"]
+    parts = [profiles.load(profile).title]
+    if "n_fit" in parameters:
+        parts.append(f"fitted on {parameters['n_fit']} examples, {parameters['fit_steps']} steps")
+    else:
+        pools = {count for split, count in origin["data"].items() if split in ("id", "ood")}
+        of = f" of {pools.pop()} a split" if len(pools) == 1 else ""
+        parts.append(f"n = {parameters['n_samples']}{of}")
+    seeds = len(parameters.get("training_seeds", []))
+    if seeds:
+        parts.append(f"{seeds} training seed{'s' if seeds > 1 else ''}")
+    return ", ".join(parts)
 
 
 def pool_size(parameters: Mapping[str, Any]) -> int:

@@ -8,7 +8,7 @@ import sys
 import nbformat
 import pytest
 
-from ridge_utils import cli, paper, plotting, reproducibility, results, statistics
+from ridge_utils import cli, paper, plotting, profiles, reproducibility, results, statistics
 from ridge_utils.errors import StorageError
 
 NAME = "predictive_information"
@@ -43,7 +43,7 @@ def test_at_least_one_cell_is_compared_and_has_something_to_compare(notebook):
 def test_parameters_are_literals_with_type_and_help(notebook):
     (cell,) = tagged(notebook, "parameters")
     for line in cell.source.splitlines():
-        assert re.fullmatch(r"[a-z_]+: (int|float|str|bool|list\[int\]|dict) = .+  # .+", line), line
+        assert re.fullmatch(r"[a-z_]+: (int|float|str|bool|list\[int\]|list\[str\]|dict) = .+  # .+", line), line
 
 
 def test_nothing_is_stored_that_differs_from_run_to_run(notebook):
@@ -63,13 +63,52 @@ def test_figures_are_named_captioned_and_described(notebook):
             assert len(shown["image"]["alt"]) > 40
 
 
-def test_the_stored_table_was_made_with_the_committed_parameters():
-    _, origin = results.read(results.FOLDER / f"{NAME}.csv")
-    defaults = {p.name: p for p in cli.parameters("predictive_information").values()}
-    assert set(origin["parameters"]) == set(defaults) - {"compare", "save_table"}
-    for name, value in origin["parameters"].items():
-        assert eval(defaults[name].default) == value, name
-    assert origin["model"]["blocks"] == 30
+MEASURING = [path.stem for path in PATHS if "compare" in cli.parameters(path.stem)]
+
+
+@pytest.mark.parametrize("name", MEASURING)
+def test_the_stored_table_was_made_with_the_committed_parameters_and_committed_code(name):
+    table, origin = results.read(results.FOLDER / f"{name}.csv")
+    assert origin["parameters"] == cli.defaults(name)
+    assert "local changes" not in origin["commit"]
+    assert list(table.columns) == list(results.COLUMNS)
+    assert len(table) == origin["rows"]
+
+
+@pytest.mark.parametrize("name", MEASURING)
+def test_what_is_trained_has_measured_tolerances(name):
+    table, _ = results.read(results.FOLDER / f"{name}.csv")
+    trained = table[table["step"] > 0]
+    differences = reproducibility.differences_of(name)
+    assert (differences is None) == trained.empty
+    if differences is not None:
+        key = reproducibility._key(differences)
+        assert trained[key].merge(differences[key].drop_duplicates(), on=key).shape[0] == len(trained)
+
+
+def test_every_reference_profile_was_run_with_its_own_parameters():
+    for profile in profiles.references():
+        for notebook in profile.notebooks:
+            table, origin = results.read(results.FOLDER / "reference" / profile.name / f"{notebook}.csv")
+            given = {**cli.defaults(notebook), **cli.profile_values(notebook, profile)}
+            if profile.real_data:
+                given["data_dir"] = "given"
+                assert set(table["source"]) == {"local"}
+            assert results.same_parameters(given, origin), (profile.name, notebook)
+            assert "local changes" not in origin["commit"]
+
+
+def test_nothing_in_results_names_a_folder_of_somebodys_machine():
+    for path in results.FOLDER.rglob("*.json"):
+        assert not re.search(r'"(/|~|[A-Z]:\\)[^"]*"', path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize("path", sorted(profiles.FOLDER.glob("*.yaml")), ids=lambda path: path.stem)
+def test_profiles_fit_their_notebooks(path):
+    profile = profiles.load(str(path))
+    for notebook in profile.notebooks:
+        assert cli.profile_values(notebook, profile)
+    assert profile.expected
 
 
 def test_captions_say_what_the_parameters_say():
@@ -79,11 +118,11 @@ def test_captions_say_what_the_parameters_say():
         cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
         for cell in nbformat.read(cli.NOTEBOOKS / "predictive_information.ipynb", as_version=4).cells
     )
-    assert text.count(f"n = {parameters['n_samples']}") == 2
-    assert f"from {origin['data']['per split']} examples a split" in text
+    assert text.count(f"n = {parameters['n_samples']}") == 4
+    assert f"from {origin['data']['id']} examples a split" in text
     assert f"after {parameters['steps']} fine-tuning steps" in text
-    assert f"training seed {parameters['training_seed']}" in text
-    assert text.count("five sampling seeds") + text.count("five {term}`sampling seeds") == 2
+    assert f"training seed {parameters['training_seeds'][0]}" in text
+    assert text.count("five sampling seeds") + text.count("five {term}`sampling seeds") == 4
     assert len(parameters["sampling_seeds"]) == 5
 
 
@@ -136,8 +175,7 @@ def test_a_stored_number_moved_past_its_tolerance_fails_the_check(tmp_path, monk
     """The whole chain on a tiny model: measure, store, move one stored number, compare."""
     settings = ["model=random:gpt2", "steps=2", "n_samples=10", "n_train=8", "compare=false"]
     cli.run(NAME, cli.parse(NAME, settings), tmp_path / f"{NAME}.ipynb", quiet=True)
-    for suffix in (".csv", ".json"):
-        shutil.copy((results.FOLDER / "training_differences.csv").with_suffix(suffix), tmp_path)
+    shutil.copytree(results.FOLDER / "differences", tmp_path / "differences")
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     table, origin = results.read(tmp_path / f"{NAME}.csv")
     assert "untouched model" in reproducibility.check(table, NAME, origin["parameters"])
@@ -171,7 +209,7 @@ def test_the_readme_says_what_the_stored_numbers_say():
     assert "The untouched model and the early checkpoints have a peak before the last block" in text
     assert "the fully fine-tuned model has none" in text
     assert f"over the {origin['model']['blocks']} blocks" in text
-    differences, _ = results.read(results.FOLDER / "training_differences.csv")
+    differences = reproducibility.differences_of(NAME)
     layers = reproducibility.ridge_layers(differences, table)
     assert "two more put the peaks where it does, or one layer beside" in text
     assert len(layers.loc["seed"]) == 2
@@ -189,7 +227,7 @@ def test_the_page_shows_the_stored_numbers():
     page = cli.NOTEBOOKS / f"{NAME}.ipynb"
     outputs = [o.get("data", {}) for c in code(nbformat.read(page, as_version=4)) for o in c.outputs]
     markdown = "".join(o.get("text/markdown", "") for o in outputs)
-    assert markdown == f"**What we find.** {statistics.headline(summary, name)}"
+    assert markdown.startswith(f"**What we find.** {statistics.headline(summary, name)}")
     tables = [cells(o["text/html"]) for o in outputs if "text/html" in o]
     assert cells(expected.to_html()) in tables
     assert cells(plotting.ridge_table(summary).to_html()) in tables
