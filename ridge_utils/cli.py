@@ -337,6 +337,12 @@ def _reference(options: argparse.Namespace) -> int:
     from ridge_utils import results
 
     chosen = [profiles.load(name) for name in options.names] or profiles.references()
+    for profile in chosen:
+        if not profile.reference:
+            raise InputError(
+                f"The profile {profile.name!r} is not a reference profile, so its tables do not belong in results/: "
+                f"run it with `ridge run NOTEBOOK --profile {profile.name}`."
+            )
     data_dir = options.data_dir or os.environ.get("RIDGE_DATA", "")
     root = results.FOLDER / "reference"
     jobs = []
@@ -367,7 +373,12 @@ def _reference(options: argparse.Namespace) -> int:
         print(f"== {number} of {len(left)}: {profile.name}, {notebook} ==", file=sys.stderr)
         output = Path("runs") / "reference" / profile.name / f"{notebook}.ipynb"
         extra = {"compare": False, "save_table": str(path)}
-        if _run_one(notebook, {**values, **extra}, output):
+        try:
+            status = _run_one(notebook, {**values, **extra}, output)
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+        if status:
             failed.append(f"{profile.name}/{notebook}")
     if failed:
         print(f"error: {len(failed)} of {len(left)} runs failed: {', '.join(failed)}", file=sys.stderr)

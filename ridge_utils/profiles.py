@@ -51,27 +51,28 @@ def load(name: str) -> Profile:
     Raises:
         InputError: there is no such file, or it is not a profile.
     """
-    path = Path(name).expanduser()
-    if not path.is_file():
-        path = FOLDER / f"{name.removesuffix('.yaml')}.yaml"
     try:
+        path = Path(name).expanduser()
+        if not path.is_file():
+            path = FOLDER / f"{name.removesuffix('.yaml')}.yaml"
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
         raise InputError(f"There is no profile {name!r}; give a file, or one of {known}.") from None
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"The profile {path} cannot be read: {' '.join(str(error).split())}.") from error
+    # A name too long for a path, the home of an unknown user, a file that is not UTF-8, a text that is not YAML.
+    except (OSError, RuntimeError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"The profile {name!r} cannot be read: {' '.join(str(error).split())}.") from error
     kinds = {"title": str, "notebooks": dict, "parameters": dict, "reference": bool, "real_data": bool}
     kinds["expected"] = dict
     if not isinstance(content, dict) or not {"title", "notebooks"} <= set(content):
         raise InputError(f"The profile {path} must be a mapping with at least title and notebooks.")
-    if unknown := sorted(set(content) - set(kinds)):
+    if unknown := sorted(map(str, set(content) - set(kinds))):
         raise InputError(f"The profile {path} has the unknown field {unknown[0]!r}; the fields are {', '.join(kinds)}.")
     for key, value in content.items():
         if not isinstance(value, kinds[key]):
             raise InputError(f"In the profile {path}, {key!r} must be a {kinds[key].__name__}, but is {value!r}.")
     notebooks = {notebook: own or {} for notebook, own in content["notebooks"].items()}
-    if not notebooks or not all(isinstance(own, dict) for own in notebooks.values()):
+    if not notebooks or not all(isinstance(k, str) and isinstance(own, dict) for k, own in notebooks.items()):
         raise InputError(f"In the profile {path}, 'notebooks' must map each notebook's name to its own parameters.")
     return Profile(path.stem, **{**content, "notebooks": notebooks})
 

@@ -9,7 +9,7 @@ from pandas.io.formats.style import Styler
 from ridge_utils.plotting import ridge_names, with_band
 from ridge_utils.statistics import by_third, ridge_summary
 
-#: The attention that the claim is about: without the first token, on which models park attention whatever it says.
+#: The attention that the claim is about, without the first token, on which models park attention whatever it says.
 SIGNAL = "signal_after_first_attention"
 
 
@@ -147,10 +147,13 @@ def depth_summary_table(summary: pd.DataFrame) -> Styler:
             "blocks": rows["blocks"],
             "step": rows["step"],
             "ridge layer": ridge_names(rows),
-            "I at the ridge": rows["at_ridge"].map("{:.3f}".format),
-            "at the last block": rows["at_last_block"].map("{:.3f}".format),
-            "after the final norm": rows["at_final_norm"].map("{:.3f}".format),
-            "fall to the last block": with_band(rows["to_last_block"], rows["to_last_block_half_width"]),
+            "I at the ridge": rows["at_ridge"].map("{:.4f}".format),
+            "at the last block": rows["at_last_block"].map("{:.4f}".format),
+            "after the final norm": rows["at_final_norm"].map("{:.4f}".format),
+            "fall to the last block": [
+                f"{fall:.4f} ± {half:.4f}"
+                for fall, half in zip(rows["to_last_block"], rows["to_last_block_half_width"], strict=True)
+            ],
             "peak": ["yes" if peak else "no" for peak in rows["has_peak"]],
         }
     )
@@ -310,7 +313,8 @@ def scaling_table(table: pd.DataFrame) -> Styler:
                 mean = scale * effects.loc[split, quantity + suffix]
                 deviation = scale * effects.loc[split, f"{quantity}{suffix}_deviation"]
                 unit = " %" if quantity == "accuracy" else ""
-                spread = f" ± {deviation:.{digits}f}" if suffix else ""
+                # One fit has no deviation.
+                spread = f" ± {deviation:.{digits}f}" if suffix and pd.notna(deviation) else ""
                 line[f"{split.upper()} {quantity}{unit}"] = f"{mean:.{digits}f}{spread}"
         lines.append(line)
     caption = "Accuracy and loss (nats) of the first target token on examples not fitted on; ± is 1σ over fits"
@@ -409,7 +413,7 @@ def decoding_headline(table: pd.DataFrame) -> str:
     kernels = {"all": "all pairs of steps", "aligned": "the same steps only"}
     for (pairs, name), rows in decoding_summary(table).groupby(["pairs", "continuation"]):
         early, late = rows.iloc[0], rows.iloc[-1]
-        grows = rows["level"].is_monotonic_increasing
+        grows = len(rows) > 1 and bool((rows["level"].diff()[1:] > 0).all())
         verb = "grows at every step measured" if grows else "does not grow at every step measured"
         low = rows["rank_correlation"].min()
         layers = sorted({int(layer) for layer in rows["ridge_layer"]})

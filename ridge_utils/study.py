@@ -59,7 +59,7 @@ class Study:
 
     @property
     def context(self) -> dict[str, Any]:
-        """The columns of its tables that never change: model, task and source."""
+        """Model, task and source, the columns of its tables that never change."""
         return {
             "model": models.title(self.base.name),
             "task": tasks.title(self.parameters["task"]),

@@ -3,6 +3,7 @@ import json
 import os
 
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from ridge_utils import cache
@@ -122,3 +123,66 @@ def test_the_folder_can_be_chosen(monkeypatch, tmp_path):
     assert cache.directory() == tmp_path
     monkeypatch.delenv("RIDGE_CACHE")
     assert cache.directory().name == "ridge-utils"
+
+
+def remember(changes, **key):
+    """Ask the cache for tensors; every time that they are computed is noted in ``changes``."""
+
+    def build():
+        changes.append(key)
+        return {"a": torch.arange(6).reshape(2, 3).T * key["n"], "flag": torch.tensor([True, False])}
+
+    return cache.tensors("Kind", key, build)
+
+
+def test_tensors_are_computed_once_per_key(own_cache):
+    made = []
+    first, second = remember(made, n=2), remember(made, n=2)
+    assert len(made) == 1
+    for found in (first, second):
+        assert set(found) == {"a", "flag"}
+        assert found["a"].tolist() == [[0, 6], [2, 8], [4, 10]]
+        assert (found["a"].dtype, found["flag"].dtype) == (torch.int64, torch.bool)
+    assert remember(made, n=3)["a"][2, 1] == 15
+    assert remember(made, n=3, more="x")["a"][2, 1] == 15
+    assert len(made) == 3
+    assert cache.tensors("Other", {"n": 2}, lambda: {"b": torch.zeros(1)})["b"] == 0, "a kind has entries of its own"
+    assert {p.name for p in own_cache.iterdir()} == {"Kind", "Other"}
+
+
+@pytest.mark.parametrize("damaged", ["changed", "cut", "gone", "manifest"])
+def test_damaged_tensors_are_said_and_computed_again(own_cache, caplog, damaged):
+    made = []
+    whole = remember(made, n=2)
+    (folder,) = [p for p in (own_cache / "Kind").iterdir() if p.is_dir()]
+    path = folder / "tensors.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    if damaged == "changed":
+        path.write_bytes(bytes(content))
+    elif damaged == "cut":
+        path.write_bytes(bytes(content[:-1]))
+    else:
+        (folder / "manifest.json" if damaged == "manifest" else path).unlink()
+    again = remember(made, n=2)
+    assert len(made) == 2
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+    assert f"The cached Kind in {folder} are damaged" in caplog.text
+    assert cache.damage(folder) is None
+    remember(made, n=2)
+    assert len(made) == 2
+
+
+def test_a_computation_that_fails_leaves_no_tensors(own_cache):
+    with pytest.raises(ValueError, match="broken"):
+        cache.tensors("Kind", {}, lambda: (_ for _ in ()).throw(ValueError("broken")))
+    assert not [p for p in (own_cache / "Kind").iterdir() if p.is_dir()]
+    assert cache.tensors("Kind", {}, lambda: {"a": torch.ones(1)})["a"] == 1
+
+
+def test_parts_of_one_tensor_are_kept_apart():
+    one, two = torch.arange(6.0).reshape(2, 3)
+    for _ in range(2):
+        found = cache.tensors("Kind", {"views": True}, lambda: {"one": one, "two": two})
+        assert torch.equal(found["one"], one)
+        assert torch.equal(found["two"], two)

@@ -17,7 +17,9 @@ def test_list_and_params(capsys):
     out = capsys.readouterr().out
     assert "n_samples: int = 200\n    examples per estimate" in out
     assert cli.main(["params", "nothing"]) == 2
-    assert "error: There is no notebook 'nothing'; choose one of predictive_information" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("error: There is no notebook 'nothing'; choose one of attention, ")
+    assert all(name in said for name in cli.notebooks())
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,7 @@ def test_list_and_params(capsys):
         ("learning_rate=1e-4", 1e-4),
         ("learning_rate=1", 1.0),
         ("sampling_seeds=[3, 4]", [3, 4]),
+        ("training_seeds=[2]", [2]),
         ("model=gpt2", "gpt2"),
         ("model=Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
         ("task_options={holdout: 0.2}", {"holdout": 0.2}),
@@ -55,6 +58,7 @@ def test_values_have_the_type_that_the_notebook_declares(assignment, expected):
         ("sampling_seeds=[0, a]", r"must be of type list\[int\]"),
         ("sampling_seeds=[0", r"must be of type list\[int\]"),
         ("compare=maybe", "must be of type bool, such as true or false"),
+        ("training_seed=1", "no parameter 'training_seed'; its parameters are model, task, "),
         ("task_options=[]", "must be of type dict"),
         ("n_samples", "given as name=value, not 'n_samples'"),
     ],
@@ -64,6 +68,13 @@ def test_a_wrong_name_or_type_is_an_error_that_says_what_is_valid(assignment, wo
         cli.parse(NOTEBOOK, [assignment])
     assert cli.main(["run", NOTEBOOK, "-p", assignment]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_list_of_texts_is_one():
+    assert cli.parse("multi_token", ["pairs=[aligned]"]) == {"pairs": ["aligned"]}
+    for text in ("pairs=aligned", "pairs=[1]"):
+        with pytest.raises(InputError, match=r"'pairs' must be of type list\[str\]"):
+            cli.parse("multi_token", [text])
 
 
 def test_a_path_is_that_of_the_callers_folder(tmp_path, monkeypatch):
@@ -110,10 +121,13 @@ def test_run_gives_a_notebook_and_its_table_for_a_model_of_ones_own(tmp_path):
     notebook = nbformat.read(output, as_version=4)
     printed = [str(o.get("data", o)) for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     assert any("not the parameters of results/predictive_information.csv" in text for text in printed)
-    assert sum("image/png" in text for text in printed) == 2
+    # Two figures of its own; those of the stored reference runs follow where there are any.
+    assert sum("image/png" in text for text in printed) >= 2
     table, origin = results.read(tmp_path / "mine.csv")
     assert origin["parameters"]["model"] == "random:qwen2"
     assert set(table["step"]) == {0, 1, 2, 4}
+    assert set(table[table["step"] > 0]["train_seed"]) == {0}
+    assert table[table["step"] == 0]["train_seed"].isna().all(), "no training seed shaped the untouched model"
     assert set(table["split"]) == {"id", "ood", "all"}
     assert len(table[table["quantity"] == "predictive_information"]) == 4 * 3 * 2 * 8
 
@@ -142,6 +156,7 @@ def test_the_untouched_model_needs_no_training_rows(tmp_path):
     assert cli.main(["run", NOTEBOOK, *[x for g in given for x in ("-p", g)], "-o", str(output)]) == 0
     table, origin = results.read(tmp_path / "x.csv")
     assert set(table["step"]) == {0}
+    assert table["train_seed"].isna().all()
     assert set(table["source"]) == {"own"}
     assert origin["device"] == "cpu"
 

@@ -7,7 +7,7 @@ from huggingface_hub import constants
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from ridge_utils import cache, early_exit, models
+from ridge_utils import cache, early_exit, models, tasks, training
 from ridge_utils.errors import InputError, StorageError
 from ridge_utils.representations import collect
 from ridge_utils.tasks import Example
@@ -245,3 +245,151 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv(cache.ENVIRONMENT_VARIABLE, str(blocked / "cache"))
     with pytest.raises(StorageError, match=r"Cannot write to .*Not a directory.*RIDGE_CACHE"):
         models.load(models.EMBEDDED)
+
+
+# A model cut to its first blocks.
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return tasks.load("synthetic_arithmetic", "id", 5)
+
+
+@pytest.mark.parametrize("depth", [1, 4, 6])
+def test_the_first_blocks_of_a_truncated_model_are_the_whole_ones(loaded, examples, depth):
+    before, whole = models.fingerprint(loaded.model), collect(loaded, examples, progress=False)
+    short = models.truncate(loaded, depth)
+    assert len(short.blocks) == short.model.config.num_hidden_layers == depth
+    assert short.name == f"{loaded.name}[:{depth}]"
+    states = collect(short, examples, progress=False)
+    assert torch.equal(states.hidden, whole.hidden[: depth + 1])
+    assert torch.equal(states.targets, whole.targets)
+    # The norm and the head follow directly on block `depth`.
+    ids = torch.tensor([loaded.tokenizer(examples[0].prompt).input_ids])
+    with torch.no_grad():
+        got = short.model(ids).logits[0, -1]
+        expected = loaded.model.get_output_embeddings()(loaded.final_norm(whole.hidden[depth, 0]))
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+    assert models.fingerprint(loaded.model) == before
+    assert (len(loaded.blocks), loaded.model.config.num_hidden_layers) == (6, 6)
+
+
+def test_changing_a_truncated_model_leaves_the_whole_one_alone(loaded):
+    before = models.fingerprint(loaded.model)
+    short = models.truncate(loaded, 2)
+    with torch.no_grad():
+        for parameter in short.model.parameters():
+            parameter.zero_()
+    assert models.fingerprint(loaded.model) == before
+
+
+def test_a_truncated_model_generates_as_it_predicts(loaded):
+    """Its key-value cache has the right depth: transformers' greedy text is that of one pass per token."""
+    short = models.truncate(loaded, 2)
+    ids = torch.tensor([loaded.tokenizer("S1 N2 S").input_ids])
+    text = ids
+    with torch.no_grad():
+        for _ in range(4):
+            text = torch.cat([text, short.model(text, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
+        got = short.model.generate(ids, do_sample=False, max_new_tokens=4, min_new_tokens=4, pad_token_id=257)
+    assert torch.equal(got, text)
+
+
+def test_what_a_configuration_says_of_each_layer_is_cut_too():
+    config = models.load("random:qwen2[:3]", device="cpu").model.config
+    assert (config.num_hidden_layers, len(config.layer_types)) == (3, 3)
+
+
+def test_checkpoints_of_a_truncated_model_have_its_depth(loaded, examples, tmp_path):
+    short = models.truncate(loaded, 3)
+    short.model.save_pretrained(tmp_path)
+    back = short.with_weights(tmp_path)
+    assert back.name == short.name
+    assert len(back.blocks) == 3
+    assert models.fingerprint(back.model) == models.fingerprint(short.model)
+    settings = training.Settings(steps=1, checkpoints=(0, 1), batch_size=2, precision="float32")
+    run = training.finetune(short, tasks.load("synthetic_arithmetic", "train", 4), settings, progress=False)
+    trained = run.load(1)
+    assert len(trained.blocks) == 3
+    assert collect(trained, examples, progress=False).hidden.shape[0] == 4
+    assert models.fingerprint(trained.model) != models.fingerprint(short.model)
+
+
+def test_a_name_can_say_how_many_blocks(tmp_path, llama):
+    named = models.load("random:llama[:3]", device="cpu")
+    assert named.name == "random:llama[:3]"
+    assert models.fingerprint(named.model) == models.fingerprint(models.truncate(llama, 3).model)
+    llama.model.save_pretrained(tmp_path / "mine")
+    llama.tokenizer.save_pretrained(tmp_path / "mine")
+    folder = models.load(f"{tmp_path / 'mine'}[:2]", device="cpu")
+    assert len(folder.blocks) == 2
+    assert models.title(folder.name) == models.describe(folder)["name"] == "mine[:2]"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("random:qwen2[:3]", "random:qwen2[:3]"),
+        ("a/b[:12]", "a/b[:12]"),
+        ("smollm2-135m", "smollm2-135m"),
+        ("no/such[x]", "no/such[x]"),
+        ("m" * 300, "m" * 300),
+    ],
+)
+def test_titles_keep_what_is_no_folder(name, expected):
+    assert models.title(name) == expected
+
+
+@pytest.mark.parametrize("blocks", [0, -1, 7])
+def test_depths_out_of_range(llama, blocks):
+    words = f"blocks must be between 1 and 6, the depth of 'random:llama', but is {blocks}"
+    with pytest.raises(InputError, match=words):
+        models.truncate(llama, blocks)
+    if blocks >= 0:
+        with pytest.raises(InputError, match=words):
+            models.load(f"random:llama[:{blocks}]", device="cpu")
+
+
+# Random models of any shape.
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks", "width", "heads"),
+    [
+        ("random:gpt2-12x64", 12, 64, 4),
+        ("random:qwen2-1x16", 1, 16, 1),
+        ("random:llama-2x48", 2, 48, 3),
+        ("random:gpt2-2x128", 2, 128, 8),
+        ("random:gpt2-1x192", 1, 192, 3),
+        ("random:gpt2-3x64[:2]", 2, 64, 4),
+    ],
+)
+def test_random_models_have_the_shape_asked_for(name, blocks, width, heads):
+    loaded = models.load(name, device="cpu")
+    assert (len(loaded.blocks), loaded.width) == (blocks, width)
+    assert loaded.model.config.num_attention_heads == heads
+    assert loaded.context == 1024
+    states = collect(loaded, [Example("S1 N2 S", "3", "id", "own")], progress=False)
+    assert states.hidden.shape == (blocks + 1, 1, width)
+
+
+def test_the_shape_of_a_random_model_may_be_left_out():
+    plain, spelt = (models.load(name, device="cpu") for name in ("random:gpt2", "random:gpt2-6x64"))
+    assert models.fingerprint(plain.model) == models.fingerprint(spelt.model)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("random:gpt2-12x60", "width that is a multiple of 16, but 'random:gpt2-12x60' asks for 12 and 60"),
+        ("random:gpt2-0x64", "at least 1 block and a width .* asks for 0 and 64"),
+        ("random:gpt2-2x0", "multiple of 16, but 'random:gpt2-2x0' asks for 2 and 0"),
+        ("random:gpt2-12", "Unknown random model 'random:gpt2-12'; choose one of .* as in random:gpt2-12x256"),
+        ("random:gpt2-12x64x3", "Unknown random model"),
+        ("random:gpt2--1x64", "Unknown random model"),
+        ("random:bert-2x64", "Unknown random model"),
+    ],
+)
+def test_shapes_that_no_random_model_has(name, words):
+    with pytest.raises(InputError, match=words):
+        models.load(name, device="cpu")

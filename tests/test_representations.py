@@ -119,7 +119,7 @@ def test_a_nan_state_is_named_with_its_layer(examples):
     [
         ([], 4, "no examples"),
         ([Example("a", "b", "id", "own")], 0, "batch_size must be at least 1, but is 0"),
-        ([Example("a" * 300, "b", "id", "own")], 4, "300 tokens, but the context of 'random:llama' is 256"),
+        ([Example("a" * 1025, "b", "id", "own")], 4, "1025 tokens, but the context of 'random:llama' is 1024"),
         ([Example("", "b", "id", "own")], 4, "has no tokens"),
     ],
 )

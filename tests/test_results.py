@@ -197,7 +197,8 @@ def stored_results(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     table = pd.concat([profile([0.1, 0.2, 0.3, 0.3]), profile([0.1, 0.2, 0.3, 0.3], step=5)], ignore_index=True)
     results.write(table, tmp_path / "name.csv", {"parameters": {"steps": 5, "seeds": [0]}})
-    results.write(differences(("arithmetic", 5, 1, "block", PI, 0.01)), tmp_path / "training_differences.csv", {})
+    measured = differences(("arithmetic", 5, 1, "block", PI, 0.01))
+    results.write(measured, tmp_path / "differences" / "name.csv", {})
     return table
 
 
@@ -217,33 +218,53 @@ def test_check_passes_within_and_fails_beyond_tolerance(stored_results):
                     reproducibility.check(moved, "name", parameters)
 
 
+def test_without_measured_differences_every_value_must_agree_as_the_untouched_models_do(stored_results):
+    (results.FOLDER / "differences" / "name.csv").unlink()
+    parameters = {"steps": 5, "seeds": [0]}
+    assert "after training: 4 values" in reproducibility.check(stored_results, "name", parameters)
+    stored_results.loc[5, "value"] += 1.1e-3
+    with pytest.raises(AssertionError, match="1 of 8"):
+        reproducibility.check(stored_results, "name", parameters)
+
+
+def test_differences_of_one_model_say_nothing_about_another():
+    stored = pd.concat([profile([0.1, 0.2, 0.3, 0.3], step=5, model=m) for m in ("a", "b")], ignore_index=True)
+    measured = differences(("arithmetic", 5, 1, "block", PI, 0.02)).assign(model="b")
+    assert reproducibility.tolerance(stored, measured).tolist() == [1e-3] * 5 + [0.04] + [1e-3] * 2
+
+
 def test_check_compares_nothing_under_other_parameters(stored_results):
     said = reproducibility.check(stored_results.iloc[:2], "name", {"steps": 6, "seeds": [0]})
     assert said == "These are not the parameters of results/name.csv, so there is nothing to compare with."
 
 
 def test_repeat_runs_each_condition_once_in_its_own_cache(tmp_path, monkeypatch):
-    reference = pd.concat([profile([0.1, 0.2, 0.3, 0.3], sample_seed=s) for s in (0, 1)], ignore_index=True)
+    trained = [profile([0.1, 0.2, 0.3, 0.3], sample_seed=s, step=5) for s in (0, 1)]
+    untouched = profile([0.1, 0.2, 0.3, 0.3], train_seed=None)
+    reference = pd.concat([*trained, untouched], ignore_index=True)
     calls = []
 
     def run(command, env, check):
         calls.append((command, env))
         output = command[command.index("-o") + 1]
-        moved = reference.assign(value=reference["value"] + [0, 0.1, 0, 0, 0, -0.2, 0, 0], train_seed=1)
-        given = dict(default, **({"training_seed": 1} if "training_seed=1" in command else {}))
+        moved = reference.assign(value=reference["value"] + [0, 0.1, 0, 0, 0, -0.2, 0, 0, 0, 0, 0, 0])
+        moved["train_seed"] = moved["train_seed"].replace(0, 1)
+        given = dict(default, **({"training_seeds": [1]} if "training_seeds=[1]" in command else {}))
         results.write(moved, type(tmp_path)(output).with_suffix(".csv"), {"parameters": given})
 
-    default = {"training_seed": 0, "device": "auto"}
+    default = {"training_seeds": [0], "device": "auto"}
     monkeypatch.setattr(reproducibility.subprocess, "run", run)
     conditions = [
-        reproducibility.Condition("seed 1", "seed", {"training_seed": 1}),
+        reproducibility.Condition("seed 1", "seed", {"training_seeds": [1]}),
         reproducibility.Condition("1 thread", "arithmetic", environment={"OMP_NUM_THREADS": "1"}),
     ]
     out, origins = reproducibility.repeat("nb", reference, default | {"device": "cpu"}, tmp_path, conditions)
-    assert "training_seed=1" in calls[0][0]
+    assert "training_seeds=[1]" in calls[0][0]
     assert calls[1][1]["OMP_NUM_THREADS"] == "1"
     assert calls[0][1]["RIDGE_CACHE"] != calls[1][1]["RIDGE_CACHE"]
-    block = out[(out["layer"] == 1) & (out["condition"] == "seed 1")].iloc[0]
+    found = out[(out["layer"] == 1) & (out["condition"] == "seed 1")].set_index("step")
+    assert found.loc[0, "largest_difference"] == 0
+    block = found.loc[5]
     assert block["largest_difference"] == pytest.approx(0.2)
     assert block["value"] == pytest.approx(0.15)
     assert set(origins) == {"seed 1", "1 thread"}
@@ -278,10 +299,42 @@ def test_the_papers_table_is_the_papers():
 
 
 def test_every_stored_table_matches_its_provenance():
-    paths = sorted(results.FOLDER.glob("*.csv"))
+    paths = sorted(results.FOLDER.rglob("*.csv"))
     assert paths
     for path in paths:
         _, origin = results.read(path)
-        assert {"parameters", "versions", "machine", "date", "commit", "rows"} <= set(origin), path.name
-        assert "local changes" not in str(origin["commit"]), f"{path.name} was not made by committed code"
-    assert {p.stem for p in paths} == {p.stem for p in results.FOLDER.glob("*.json")}
+        assert {"parameters", "versions", "machine", "date", "commit", "rows"} <= set(origin), path
+        assert "local changes" not in str(origin["commit"]), f"{path} was not made by committed code"
+        assert origin["parameters"].get("data_dir", "") in ("", "given"), f"{path} says where a data folder lies"
+    assert {p.with_suffix(".json") for p in paths} == set(results.FOLDER.rglob("*.json"))
+
+
+def test_references_are_found_by_notebook_under_the_names_of_their_profiles(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    assert results.references("attention") == {}
+    for name, value in (("b-profile", 0.2), ("a-profile", 0.1)):
+        folder = tmp_path / "reference" / name
+        results.write(profile([0, value, 0]), folder / "attention.csv", {"parameters": {"name": name}})
+        results.write(profile([0, 9, 0]), folder / "truncation.csv", {})
+    results.write(profile([0, 9, 0]), tmp_path / "attention.csv", {})
+    found = results.references("attention")
+    assert list(found) == ["a-profile", "b-profile"]
+    assert [table["value"].max() for table, _ in found.values()] == [0.1, 0.2]
+    assert found["b-profile"][1]["parameters"] == {"name": "b-profile"}
+    (tmp_path / "reference" / "a-profile" / "attention.csv").write_text("edited")
+    with pytest.raises(StorageError, match="does not match its provenance"):
+        results.references("attention")
+
+
+def test_the_same_parameters_are_the_same_wherever_the_data_lie(tmp_path):
+    parameters = {"steps": 3, "learning_rate": 5e-5, "training_seeds": [0, 1], "data_dir": "/home/somebody/data"}
+    results.write(profile([0, 1, 0]), tmp_path / "a.csv", results.provenance(parameters))
+    assert "somebody" not in (tmp_path / "a.json").read_text()
+    origin = results.read(tmp_path / "a.csv")[1]
+    assert origin["parameters"]["data_dir"] == "given"
+    assert results.same_parameters(parameters, origin)
+    assert results.same_parameters(parameters | {"data_dir": "/elsewhere", "training_seeds": (0, 1)}, origin)
+    assert not results.same_parameters(parameters | {"data_dir": ""}, origin), "the set made for this project"
+    for other in ({"steps": 4}, {"training_seeds": [1, 0]}, {"learning_rate": 1e-5}, {"more": 1}):
+        assert not results.same_parameters(parameters | other, origin), other
+    assert not results.same_parameters({"steps": 3}, origin)

@@ -107,6 +107,19 @@ def own_task(tmp_path):
     return write
 
 
+def test_every_task_that_comes_with_the_package_gives_its_three_splits_without_a_network():
+    assert tasks.names() == ["clutrr", "cnn_dailymail", "ecqa", "synthetic_arithmetic"]
+    for name in tasks.names():
+        found = {split: tasks.load(name, split, 2) for split in tasks.SPLITS}
+        assert all(e.split == split and e.source == "synthetic" for split, two in found.items() for e in two), name
+        assert len({e.prompt for two in found.values() for e in two}) == 6, name
+        assert tasks.title(name) == name
+
+
+def test_an_empty_data_folder_is_none_at_all():
+    assert tasks.load("synthetic_arithmetic", "id", 2, data_dir="") == tasks.load("synthetic_arithmetic", "id", 2)
+
+
 def test_own_task_from_a_file(own_task):
     rows = [{"prompt": f"{i} + 1 =", "target": f" {i + 1}", "split": "id", "signal_spans": [[0, 1]]} for i in range(9)]
     path = own_task(*rows, {"prompt": "a\u2028b", "target": "c", "split": "train"}, "")
@@ -115,6 +128,7 @@ def test_own_task_from_a_file(own_task):
     assert all(e.source == "own" and e.signal_spans == ((0, 1),) for e in examples)
     assert examples == tasks.load(path, "id", 5, seed=1)
     assert len(set(tasks.load(path, "id", 9))) == 9
+    assert set(tasks.load(path, "id", None)) == set(tasks.load(path, "id", 9))
     assert tasks.load(path, "train", 1)[0].prompt == "a\u2028b"
     assert tasks.title(path) == "own.jsonl"
 
@@ -148,7 +162,7 @@ def test_a_bad_file_is_named_with_its_line(own_task, rows, words):
         (
             ("sums", "id", 1),
             {},
-            "Unknown task 'sums'; choose one of synthetic_arithmetic, or give the path of a .jsonl",
+            "Unknown task 'sums'; choose one of clutrr, cnn_dailymail, ecqa, synthetic_arithmetic, or give the path",
         ),
         (("synthetic_arithmetic", "test", 1), {}, "no split 'test'; choose one of train, id, ood"),
         (("synthetic_arithmetic", "id", 0), {}, "integer of at least 1, but is 0"),
@@ -164,6 +178,12 @@ def test_a_bad_file_is_named_with_its_line(own_task, rows, words):
         (("synthetic_arithmetic", "id", 1), {"noise_max": -1}, "noise_max must be an integer of at least 0, but is -1"),
         (("no/such.jsonl", "id", 1), {}, "no/such.jsonl cannot be read: No such file"),
         (("no/such.jsonl", "id", 1), {"holdout": 0.1}, "no option 'holdout'; it takes none"),
+        (
+            ("no/such.jsonl", "id", 1),
+            {"data_dir": "x"},
+            "'such.jsonl' reads no data folder, but data_dir='x' was given",
+        ),
+        (("synthetic_arithmetic", "id", 1), {"data_dir": "x"}, "'synthetic_arithmetic' reads no data folder"),
     ],
 )
 def test_bad_requests(arguments, options, words):

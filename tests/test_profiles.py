@@ -1,0 +1,344 @@
+"""Profiles: read and checked, their parameters for a notebook, and `ridge run --profile` and `ridge reference`."""
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from ridge_utils import cli, profiles, results
+from ridge_utils.errors import InputError
+from ridge_utils.profiles import Profile
+
+COMMITTED = sorted(profiles.FOLDER.glob("*.yaml"))
+ATTENTION, INFORMATION = "attention", "predictive_information"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of profiles, with results and runs beside it."""
+    (tmp_path / "profiles").mkdir()
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path / "profiles")
+    monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RIDGE_DATA", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def write(folder):
+    def write(name, **content):
+        path = folder / "profiles" / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({"title": name, **content}, sort_keys=False))
+        return path
+
+    return write
+
+
+# Reading.
+
+
+def test_a_profile_is_read_by_name_or_by_path(write, folder):
+    content = {
+        "title": "A title",
+        "reference": True,
+        "real_data": True,
+        "parameters": {"steps": 3},
+        "notebooks": {ATTENTION: {"n_samples": 9}, INFORMATION: None},
+        "expected": {"time": "1 hour"},
+    }
+    path = write("mine", **content)
+    wanted = Profile(
+        "mine", "A title", {ATTENTION: {"n_samples": 9}, INFORMATION: {}}, {"steps": 3}, True, True, {"time": "1 hour"}
+    )
+    assert profiles.load("mine") == profiles.load("mine.yaml") == profiles.load(str(path)) == wanted
+    elsewhere = folder / "other.yaml"
+    path.rename(elsewhere)
+    assert profiles.load("other.yaml").name == "other", "a file's path comes first"
+    with pytest.raises(InputError, match="no profile 'mine'"):
+        profiles.load("mine")
+
+
+def test_what_a_profile_leaves_out(write):
+    write("least", notebooks={ATTENTION: {}})
+    assert profiles.load("least") == Profile("least", "least", {ATTENTION: {}}, {}, False, False, {})
+
+
+def test_an_unknown_profile_is_answered_with_the_known_ones(write):
+    for name in ("b", "a"):
+        write(name, notebooks={ATTENTION: {}})
+    with pytest.raises(InputError, match=r"There is no profile 'c'; give a file, or one of a, b\."):
+        profiles.load("c")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1, 2]", "must be a mapping with at least title and notebooks"),
+        ("", "must be a mapping"),
+        ("title: x", "must be a mapping"),
+        ("{title: x, notebooks: {attention: {}}, note: y}", "unknown field 'note'; the fields are title, notebooks, "),
+        ("{title: x, notebooks: {attention: {}}, note: y, 1: 2}", "unknown field '1'"),
+        ("{title: 3, notebooks: {attention: {}}}", "'title' must be a str, but is 3"),
+        ("{title: x, notebooks: [attention]}", r"'notebooks' must be a dict, but is \['attention'\]"),
+        ("{title: x, notebooks: {}}", "'notebooks' must map each notebook's name to its own parameters"),
+        ("{title: x, notebooks: {attention: 3}}", "'notebooks' must map"),
+        ("{title: x, notebooks: {3: {}}}", "'notebooks' must map"),
+        ("{title: x, notebooks: {attention: {}}, reference: 1}", "'reference' must be a bool, but is 1"),
+        ("{title: x, notebooks: {attention: {}}, parameters: 1}", "'parameters' must be a dict"),
+        ("{title: x", "cannot be read: "),
+        (b"\xff\xfe", "cannot be read: "),
+    ],
+)
+def test_a_bad_profile_is_one_sentence(folder, text, words):
+    (folder / "profiles" / "bad.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=words) as caught:
+        profiles.load("bad")
+    assert "\n" not in str(caught.value)
+    assert "bad" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["m" * 300, "~nobody-of-that-name/x", "a\0b", "profiles"])
+def test_names_that_are_no_file_are_one_sentence(folder, name):
+    with pytest.raises(InputError, match=r"There is no profile|cannot be read"):
+        profiles.load(name)
+
+
+def test_references_are_the_profiles_that_say_so(write):
+    for name, reference in (("b", True), ("c", False), ("a", True)):
+        write(name, notebooks={ATTENTION: {}}, reference=reference)
+    assert [profile.name for profile in profiles.references()] == ["a", "b"]
+
+
+# Their parameters for a notebook.
+
+
+def test_shared_parameters_reach_the_notebooks_that_declare_them_and_own_ones_come_first(write):
+    write(
+        "mine",
+        parameters={"steps": 3, "n_samples": 8, "kernel": "laplacian", "learning_rate": 1},
+        notebooks={ATTENTION: {"n_samples": 9, "shown": [1]}, INFORMATION: {}},
+    )
+    profile = profiles.load("mine")
+    attention = cli.profile_values(ATTENTION, profile)
+    assert attention == {"steps": 3, "n_samples": 9, "learning_rate": 1.0, "shown": [1]}
+    assert type(attention["learning_rate"]) is float
+    information = cli.profile_values(INFORMATION, profile)
+    assert information == {"steps": 3, "n_samples": 8, "kernel": "laplacian", "learning_rate": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            {"notebooks": {INFORMATION: {}}},
+            "The profile 'mine' does not run 'attention'; it runs predictive_information",
+        ),
+        ({"notebooks": {ATTENTION: {"kernel": "gaussian"}}}, "sets 'kernel', which 'attention' does not declare"),
+        (
+            {"notebooks": {ATTENTION: {}}, "parameters": {"kernel": "gaussian"}},
+            "sets 'kernel', which none of its notebooks declares",
+        ),
+        ({"notebooks": {ATTENTION: {"steps": "many"}}}, "'steps' must be of type int, but is 'many'; its default is"),
+        ({"notebooks": {ATTENTION: {}}, "parameters": {"steps": 1.5}}, "'steps' must be of type int, but is 1.5"),
+        ({"notebooks": {ATTENTION: {"training_seeds": [0, "a"]}}}, r"must be of type list\[int\]"),
+        ({"notebooks": {ATTENTION: {}, "nothing": {}}}, "There is no notebook 'nothing'"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(write, content, words, capsys):
+    write("mine", **content)
+    with pytest.raises(InputError, match=words):
+        cli.profile_values(ATTENTION, profiles.load("mine"))
+    assert cli.main(["run", ATTENTION, "--profile", "mine"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_the_committed_profiles_fit_their_notebooks(path):
+    profile = profiles.load(str(path))
+    for notebook in profile.notebooks:
+        values = cli.profile_values(notebook, profile)
+        steps = values.get("steps", 0)
+        assert all(0 <= step <= steps for step in values.get("checkpoints", [])), notebook
+        assert "data_dir" not in values, "where the data lie is for the reader to say"
+
+
+@pytest.mark.parametrize("notebook", cli.notebooks())
+def test_defaults_are_what_the_parameters_cell_sets(notebook):
+    cells = nbformat.read(cli.NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
+    (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    values = {}
+    exec(cell.source, {}, values)
+    values.pop("__annotations__", None)
+    for name in ("compare", "save_table"):
+        values.pop(name, None)
+    assert cli.defaults(notebook) == values
+    changed = values | {"model": "another", "more": 1, "compare": True}
+    declared = cli.declared(notebook, changed)
+    assert list(declared) == list(values)
+    assert declared.get("model") == ("another" if "model" in values else None)
+
+
+# ridge run --profile
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """In place of executing a notebook, note what it was given and store a table as it would."""
+    seen = []
+
+    def run(notebook, values, output):
+        seen.append((notebook, dict(values), output))
+        if "save_table" in values:
+            measured = {name: v for name, v in values.items() if name not in ("compare", "save_table")}
+            context = {"model": "m", "task": "t", "source": "own", "split": "id", "step": 0, "train_seed": None}
+            table = results.measurements([1.0], [(0, "embedding")], "q", **context, sample_seed=0, n=2)
+            origin = results.provenance({**cli.defaults(notebook), **measured})
+            results.write(table, cli.Path(values["save_table"]), origin)
+        return 0.0
+
+    monkeypatch.setattr(cli, "run", run)
+    return seen
+
+
+def test_run_takes_a_profile_and_what_the_command_line_changes(write, runs):
+    path = write("mine", parameters={"steps": 3, "n_samples": 8}, notebooks={ATTENTION: {"batch_size": 2}})
+    assert cli.main(["run", ATTENTION, "--profile", "mine"]) == 0
+    assert (
+        cli.main(["run", ATTENTION, "--profile", str(path), "-p", "steps=5", "-p", "dtype=float64", "-o", "x.ipynb"])
+        == 0
+    )
+    assert [values for _, values, _ in runs] == [
+        {"steps": 3, "n_samples": 8, "batch_size": 2},
+        {"steps": 5, "n_samples": 8, "batch_size": 2, "dtype": "float64"},
+    ]
+    assert runs[0][2].parent.name == "runs"
+    assert runs[1][2].name == "x.ipynb"
+    assert cli.main(["run", ATTENTION]) == 0
+    assert runs[2][1] == {}
+
+
+# ridge reference
+
+
+def listed(capsys):
+    """The lines that say what is done and what is left."""
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_reference_runs_what_is_missing_and_skips_what_is_done(write, runs, folder, capsys):
+    write("b", reference=True, parameters={"steps": 3}, notebooks={ATTENTION: {"n_samples": 9}, INFORMATION: {}})
+    write("a", reference=True, notebooks={ATTENTION: {}})
+    write("no", notebooks={ATTENTION: {}})
+    assert cli.main(["reference", "--list"]) == 0
+    left = ["left a attention", "left b attention", "left b predictive_information"]
+    assert listed(capsys) == [*left, "0 of 3 reference runs are done."]
+    assert runs == []
+    assert cli.main(["reference"]) == 0
+    stored = folder / "results" / "reference"
+    assert [(notebook, values) for notebook, values, _ in runs] == [
+        (ATTENTION, {"compare": False, "save_table": str(stored / "a" / "attention.csv")}),
+        (ATTENTION, {"steps": 3, "n_samples": 9, "compare": False, "save_table": str(stored / "b" / "attention.csv")}),
+        (INFORMATION, {"steps": 3, "compare": False, "save_table": str(stored / "b" / f"{INFORMATION}.csv")}),
+    ]
+    assert len({output for _, _, output in runs}) == 3
+    assert set(results.references(ATTENTION)) == {"a", "b"}
+    capsys.readouterr()
+    assert cli.main(["reference"]) == 0
+    assert listed(capsys)[-1] == "3 of 3 reference runs are done."
+    assert len(runs) == 3
+
+    (stored / "b" / "attention.csv").unlink()
+    write("a", reference=True, notebooks={ATTENTION: {"steps": 4}})
+    assert cli.main(["reference", "--list"]) == 0
+    assert listed(capsys)[:3] == ["left a attention", "left b attention", "done b predictive_information"]
+    assert cli.main(["reference", "b"]) == 0
+    assert [output.parent.name for _, _, output in runs[3:]] == ["b"], "the named profile only"
+    assert cli.main(["reference"]) == 0
+    assert [(output.parent.name, values["steps"]) for _, values, output in runs[4:]] == [("a", 4)]
+
+
+def test_a_run_that_fails_is_reported_and_the_others_go_on(write, runs, monkeypatch, capsys):
+    write("a", reference=True, notebooks={ATTENTION: {}, INFORMATION: {}})
+    whole = cli.run
+
+    def run(notebook, values, output):
+        if notebook == ATTENTION:
+            raise papermill.PapermillExecutionError(3, 4, "1 / 0", "ZeroDivisionError", "division by zero", [])
+        return whole(notebook, values, output)
+
+    monkeypatch.setattr(cli, "run", run)
+    assert cli.main(["reference"]) == 1
+    said = capsys.readouterr().err
+    assert "error: attention failed in cell 4" in said
+    assert "ZeroDivisionError: division by zero" in said
+    assert said.endswith("error: 1 of 2 runs failed: a/attention\n")
+    assert [notebook for notebook, _, _ in runs] == [INFORMATION]
+    assert cli.main(["reference", "--list"]) == 0
+    assert listed(capsys)[:2] == ["left a attention", "done a predictive_information"]
+
+
+def test_real_data_come_from_the_folder_that_is_given(write, runs, folder, monkeypatch, capsys):
+    write("real", reference=True, real_data=True, parameters={"task": "clutrr"}, notebooks={ATTENTION: {}})
+    assert cli.main(["reference", "--list"]) == 0
+    assert listed(capsys)[0] == "left real attention"
+    assert cli.main(["reference"]) == 2
+    assert (
+        "The profile 'real' reads the real data: give their folder with --data-dir or RIDGE_DATA"
+        in capsys.readouterr().err
+    )
+    assert runs == []
+    monkeypatch.setenv("RIDGE_DATA", "/no/such/folder")
+    assert cli.main(["reference", "--data-dir", "profiles"]) == 0
+    assert runs[0][1]["data_dir"] == str(folder / "profiles"), "absolute, because the notebook runs in its own folder"
+    monkeypatch.setenv("RIDGE_DATA", "elsewhere")
+    assert cli.main(["reference"]) == 0
+    assert len(runs) == 1, "what is done is done, wherever the data lie"
+    (folder / "results" / "reference" / "real" / "attention.csv").unlink()
+    assert cli.main(["reference"]) == 0
+    assert runs[1][1]["data_dir"] == str(folder / "elsewhere")
+    monkeypatch.delenv("RIDGE_DATA")
+    assert cli.main(["reference", "--list"]) == 0
+    assert listed(capsys)[-2:] == ["done real attention", "1 of 1 reference runs are done."]
+
+
+def test_an_unknown_reference_profile_is_one_sentence(folder, capsys):
+    assert cli.main(["reference", "nothing"]) == 2
+    assert capsys.readouterr().err.startswith("error: There is no profile 'nothing'")
+
+
+def test_a_tiny_profile_runs_and_a_deleted_table_is_made_again_without_training(
+    write, folder, own_cache, monkeypatch, capfd
+):
+    write(
+        "tiny",
+        reference=True,
+        parameters={
+            "model": "random:gpt2-2x16",
+            "task": "synthetic_arithmetic",
+            "n_train": 8,
+            "steps": 2,
+            "training_seeds": [0, 1],
+            "precision": "float32",
+            "n_samples": 10,
+            "sampling_seeds": [0],
+        },
+        notebooks={INFORMATION: {}},
+    )
+    stored = folder / "results" / "reference" / "tiny" / f"{INFORMATION}.csv"
+    assert cli.main(["reference"]) == 0, capfd.readouterr().err
+    table, origin = results.read(stored)
+    assert set(table["step"]) == {0, 1, 2}
+    assert set(table["train_seed"].dropna()) == {0, 1}
+    assert origin["parameters"]["n_train"] == 8
+    assert set(results.references(INFORMATION)) == {"tiny"}
+    assert (folder / "runs" / "reference" / "tiny" / f"{INFORMATION}.ipynb").exists()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "run", None)  # calling it would raise
+        assert cli.main(["reference"]) == 0
+    records = {path: path.stat().st_mtime_ns for path in own_cache.glob("training/*/run.json")}
+    assert len(records) == 2
+    stored.unlink()
+    assert cli.main(["reference"]) == 0
+    assert results.read(stored)[0].equals(table)
+    assert {path: path.stat().st_mtime_ns for path in own_cache.glob("training/*/run.json")} == records

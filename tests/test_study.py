@@ -1,0 +1,551 @@
+"""Study, store and measures: what the notebooks share, on tiny random models."""
+
+import dataclasses
+import json
+from typing import get_args
+
+import pandas as pd
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from ridge_utils import (
+    attention,
+    information,
+    measures,
+    models,
+    profiles,
+    residual_scaling,
+    results,
+    sequences,
+    store,
+    study,
+    tasks,
+)
+from ridge_utils.attention import AttentionShares
+from ridge_utils.errors import InputError
+from ridge_utils.generation import Continuations
+from ridge_utils.representations import Representations, collect, encode
+from ridge_utils.residual_scaling import FitSettings
+from ridge_utils.tasks import Example
+
+PARAMETERS = {
+    "model": "random:gpt2-2x16",
+    "task": "synthetic_arithmetic",
+    "task_options": {},
+    "data_dir": "",
+    "n_train": 6,
+    "steps": 2,
+    "checkpoints": [],
+    "learning_rate": 1e-3,
+    "batch_size": 3,
+    "training_seeds": [0, 5],
+    "precision": "float32",
+    "n_samples": 4,
+    "n_examples": 6,
+    "sampling_seeds": [0, 1],
+    "device": "cpu",
+    "dtype": "float32",
+}
+CONTEXT = {"model": "m", "task": "t", "source": "own", "step": 0, "train_seed": None}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.load(PARAMETERS["model"], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return {split: tasks.load("synthetic_arithmetic", split, 7) for split in ("id", "ood")}
+
+
+@pytest.fixture(scope="module")
+def pools(model, examples):
+    return {split: collect(model, some, progress=False) for split, some in examples.items()}
+
+
+def subsample(pool, n, seed):
+    return torch.randperm(pool, generator=torch.Generator().manual_seed(seed))[:n]
+
+
+def values(table, quantity, **where):
+    """The values of a quantity in the order of the table, as a tensor."""
+    rows = table[table["quantity"] == quantity]
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    return torch.tensor(rows["value"].tolist(), dtype=torch.float64)
+
+
+# The store.
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    a: torch.Tensor
+    b: torch.Tensor
+
+
+@pytest.fixture
+def ask():
+    """Ask the store, and tell how often it had to compute so far."""
+    computed = []
+
+    def ask(model, examples, **shaped_by):
+        def compute():
+            computed.append(shaped_by)
+            return Numbers(torch.full((2,), float(len(computed))), torch.arange(3) > 1)
+
+        return store.remember(Numbers, model, examples, compute, **shaped_by).a[0].item(), len(computed)
+
+    return ask
+
+
+def test_what_was_computed_once_is_remembered(model, examples, ask):
+    assert ask(model, examples["id"], batch_size=2) == (1, 1)
+    assert ask(model, list(examples["id"]), batch_size=2) == (1, 1)
+    again = models.load(PARAMETERS["model"], device="cpu")
+    assert ask(again, examples["id"], batch_size=2) == (1, 1), "the same weights are the same model"
+    found = store.remember(Numbers, model, examples["id"], None, batch_size=2)
+    assert isinstance(found, Numbers)
+    assert found.b.tolist() == [False, False, True]
+
+
+def test_whatever_shapes_a_computation_finds_another_entry(model, examples, ask):
+    some = examples["id"]
+    moved = models.load(PARAMETERS["model"], device="cpu")
+    with torch.no_grad():
+        moved.final_norm.bias[0] += 1e-6
+    configured = models.load(PARAMETERS["model"], device="cpu")
+    configured.model.config.layer_norm_epsilon = 1e-3
+    other_spans = [dataclasses.replace(some[0], signal_spans=((0, 1),)), *some[1:]]
+    asked = [
+        (model, some, {"batch_size": 2}),
+        (model, some, {"batch_size": 3}),
+        (model, some, {}),
+        (model, some, {"batch_size": 2, "more": "x"}),
+        (model, some[:-1], {"batch_size": 2}),
+        (model, some[::-1], {"batch_size": 2}),
+        (model, examples["ood"], {"batch_size": 2}),
+        (model, [dataclasses.replace(some[0], target="0"), *some[1:]], {"batch_size": 2}),
+        (model, other_spans, {"batch_size": 2}),
+        (moved, some, {"batch_size": 2}),
+        (configured, some, {"batch_size": 2}),
+        (models.truncate(model, 1), some, {"batch_size": 2}),
+        (models.load(PARAMETERS["model"], device="cpu", dtype="float64"), some, {"batch_size": 2}),
+    ]
+    for number, (loaded, given, shaped_by) in enumerate(asked, 1):
+        assert ask(loaded, given, **shaped_by) == (number, number)
+    for number, (loaded, given, shaped_by) in enumerate(asked, 1):
+        assert ask(loaded, given, **shaped_by) == (number, len(asked))
+
+
+def test_a_checkpoint_is_found_again(model, examples, ask, tmp_path):
+    model.model.save_pretrained(tmp_path)
+    assert ask(model.with_weights(tmp_path), examples["id"]) == (1, 1)
+    assert ask(model.with_weights(tmp_path), examples["id"]) == (1, 1)
+
+
+@pytest.mark.parametrize("kind", [Representations, AttentionShares])
+def test_real_results_come_back_as_they_were(model, examples, kind):
+    def compute():
+        if kind is Representations:
+            return collect(model, examples["id"], 2, progress=False)
+        return attention.shares(model, examples["id"], 2, progress=False)
+
+    first = store.remember(kind, model, examples["id"], compute, batch_size=2)
+    again = store.remember(kind, model, examples["id"], None, batch_size=2)
+    for field in dataclasses.fields(kind):
+        assert torch.equal(getattr(first, field.name), getattr(again, field.name)), field.name
+
+
+# A study.
+
+
+def test_the_untouched_model_comes_once_and_every_seed_has_its_checkpoints(model):
+    work = study.prepare(PARAMETERS)
+    seen = {(c.step, c.train_seed): models.fingerprint(c.loaded.model) for c in work.checkpoints()}
+    assert list(seen) == [(0, None), (1, 0), (2, 0), (1, 5), (2, 5)], "0, a quarter, a half and all of 2 steps"
+    assert seen[0, None] == models.fingerprint(model.model)
+    assert len(set(seen.values())) == 5, "each has weights of its own"
+    assert [(c.step, c.train_seed) for c in work.checkpoints(last=True)] == [(2, 0), (2, 5)]
+    assert {len(some) for some in work.examples.values()} == {6}
+    assert len(work.training_examples) == 6
+    assert work.context == {"model": "random:gpt2-2x16", "task": "synthetic_arithmetic", "source": "synthetic"}
+    assert work.title == "random:gpt2-2x16, synthetic_arithmetic (made for this project)"
+    assert work.sites == [(0, "embedding"), (1, "block"), (2, "block"), (2, "final_norm")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "every", "last"),
+    [
+        ({"steps": 0, "training_seeds": []}, [(0, None)], [(0, None)]),
+        ({"checkpoints": [0]}, [(0, None)], [(0, None)]),
+        ({"checkpoints": [2]}, [(2, 0), (2, 5)], [(2, 0), (2, 5)]),
+        ({"checkpoints": [2, 0], "training_seeds": [5]}, [(0, None), (2, 5)], [(2, 5)]),
+    ],
+)
+def test_checkpoints_are_those_asked_for(changes, every, last):
+    work = study.prepare(PARAMETERS | changes)
+    assert [(c.step, c.train_seed) for c in work.checkpoints()] == every
+    assert [(c.step, c.train_seed) for c in work.checkpoints(last=True)] == last
+
+
+def test_a_model_that_stays_untouched_needs_no_parameters_of_training_or_sampling():
+    left_out = ("n_train", "steps", "checkpoints", "learning_rate", "training_seeds", "precision")
+    left_out += ("n_samples", "n_examples", "sampling_seeds")
+    parameters = {name: value for name, value in PARAMETERS.items() if name not in left_out}
+    work = study.prepare(parameters, splits=("id",), n=3)
+    assert {split: len(some) for split, some in work.examples.items()} == {"id": 3}
+    assert (work.runs, work.training_examples) == ({}, [])
+
+
+def test_the_pool_is_a_quarter_larger_than_a_sample():
+    assert study.pool_size({"n_samples": 100, "n_examples": 0}) == 125
+    assert study.pool_size({"n_samples": 100, "n_examples": 104}) == 104
+
+
+def test_a_given_model_takes_the_place_of_the_named_one(model, monkeypatch):
+    monkeypatch.setattr(models, "load", None)
+    short = models.truncate(model, 1)
+    work = study.prepare(PARAMETERS | {"model": "no such model", "steps": 0}, short)
+    assert work.base is short
+    assert work.context["model"] == "random:gpt2-2x16[:1]"
+
+
+def test_pools_are_the_states_of_both_splits_and_are_read_once(model, monkeypatch):
+    work = study.prepare(PARAMETERS | {"training_seeds": [5]})
+    for checkpoint in work.checkpoints():
+        pools = work.pools(checkpoint)
+        assert list(pools) == ["id", "ood", "all"]
+        for place, split in enumerate(("id", "ood")):
+            expected = collect(checkpoint.loaded, work.examples[split], batch_size=1, progress=False)
+            torch.testing.assert_close(pools[split].hidden, expected.hidden, atol=1e-5, rtol=0)
+            assert torch.equal(pools["all"].hidden[:, 6 * place : 6 * place + 6], pools[split].hidden)
+            assert torch.equal(pools["all"].target_ids[6 * place : 6 * place + 6], expected.target_ids)
+    monkeypatch.setattr(study, "collect", None)  # calling it would raise
+    for checkpoint in work.checkpoints():
+        assert len(work.pools(checkpoint)["all"]) == 12
+
+
+def test_a_second_study_trains_nothing(monkeypatch):
+    first = study.prepare(PARAMETERS)
+    monkeypatch.setattr("ridge_utils.training._train", None)
+    second = study.prepare(PARAMETERS)
+    assert {s: run.digest for s, run in second.runs.items()} == {s: run.digest for s, run in first.runs.items()}
+
+
+def test_provenance_says_what_was_done_but_not_where_the_data_lie(tmp_path):
+    work = study.prepare(PARAMETERS)
+    hidden = dataclasses.replace(work, parameters=work.parameters | {"data_dir": str(tmp_path / "secret")})
+    table = results.measurements([1.0], [(0, "embedding")], "q", **CONTEXT, split="id", sample_seed=0, n=4)
+    hidden.save(table, str(tmp_path / "out" / "a.csv"), note="more")
+    back, origin = results.read(tmp_path / "out" / "a.csv")
+    assert len(back) == 1
+    assert "secret" not in (tmp_path / "out" / "a.json").read_text()
+    assert origin["parameters"] == json.loads(json.dumps(PARAMETERS)) | {"data_dir": "given"}
+    assert origin["note"] == "more"
+    assert origin["device"] == "cpu"
+    assert origin["model"]["name"] == "random:gpt2-2x16"
+    assert origin["model"]["weights_sha256"] == models.fingerprint(work.base.model)
+    targets = {example.target for some in work.examples.values() for example in some}
+    assert origin["data"] == work.context | {"train": 6, "id": 6, "ood": 6, "different targets": len(targets)}
+    assert [run["seed"] for run in origin["training"]] == [0, 5]
+    assert [run["digest"] for run in origin["training"]] == [run.digest for run in work.runs.values()]
+    assert {run["precision"] for run in origin["training"]} == {"float32"}
+
+
+def test_without_a_path_nothing_is_saved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    work = study.prepare(PARAMETERS | {"steps": 0})
+    work.save(pd.DataFrame(), "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training_seeds": []}, r"training_seeds must be one or more different integers, but are \[\]"),
+        ({"training_seeds": [1, 2, 1]}, r"training_seeds must be one or more .*, but are \[1, 2, 1\]"),
+        ({"n_samples": 7}, "n_samples must be between 2 and the number of examples, 6, but is 7"),
+        ({"n_samples": 1, "n_examples": 0}, "n_samples must be between 2 and the number of examples, 1, but is 1"),
+        ({"sampling_seeds": []}, "sampling_seeds must be one or more different integers"),
+        ({"n_examples": 10**5, "task_options": {"noise_max": 1}}, "100000 .*examples were asked for"),
+        ({"task": "sums"}, "Unknown task 'sums'"),
+        ({"task_options": {"hold": 1}}, "no option 'hold'"),
+        ({"data_dir": "somewhere"}, "'synthetic_arithmetic' reads no data folder, but data_dir='somewhere'"),
+        ({"n_train": 0}, "number of examples must be an integer of at least 1, but is 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_a_model_is_loaded(monkeypatch, changes, words):
+    def load(*_arguments, **_options):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(models, "load", load)
+    with pytest.raises(InputError, match=words):
+        study.prepare(PARAMETERS | changes)
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        study.prepare(PARAMETERS)
+
+
+def test_every_source_has_a_name_for_readers():
+    assert set(study.SOURCES) == set(get_args(tasks.Source))
+
+
+@pytest.fixture
+def reference(tmp_path, monkeypatch):
+    """Store a reference run of the notebook ``attention``, with its profile."""
+    monkeypatch.setattr(profiles, "FOLDER", tmp_path)
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+
+    def write(name, parameters, data, value=0.0):
+        (tmp_path / f"{name}.yaml").write_text(f"{{title: Profile {name}, notebooks: {{attention: {{}}}}}}")
+        table = results.measurements([value], [(0, "embedding")], "q", **CONTEXT, split="id", sample_seed=0, n=4)
+        origin = {"parameters": parameters, "data": data}
+        results.write(table, tmp_path / "reference" / name / "attention.csv", origin)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("parameters", "data", "expected"),
+    [
+        (
+            {"n_samples": 4, "training_seeds": [0, 1]},
+            {"train": 9, "id": 6, "ood": 6},
+            "Profile a, n = 4 of 6 a split, 2 training seeds",
+        ),
+        ({"n_samples": 4, "training_seeds": [3]}, {"id": 6, "ood": 5}, "Profile a, n = 4, 1 training seed"),
+        ({"n_samples": 4}, {"id": 6, "ood": 6}, "Profile a, n = 4 of 6 a split"),
+        (
+            {"n_fit": 30, "fit_steps": 7, "training_seeds": [0]},
+            {"id": 6, "ood": 6},
+            "Profile a, fitted on 30 examples, 7 steps, 1 training seed",
+        ),
+    ],
+)
+def test_a_reference_run_is_called_by_its_profile_and_its_numbers(reference, parameters, data, expected):
+    reference("a", parameters, data)
+    assert list(study.references("attention")) == [expected]
+
+
+def test_references_can_be_chosen_by_the_names_of_their_profiles(reference):
+    for value, name in enumerate(("small-b", "big-a", "small-a")):
+        reference(name, {"n_samples": 4}, {"id": 6, "ood": 6}, value)
+    found = study.references("attention", "small")
+    assert [title.partition(",")[0] for title in found] == ["Profile small-a", "Profile small-b"]
+    assert [table["value"].item() for table in found.values()] == [2.0, 0.0]
+    assert len(study.references("attention")) == 3
+    assert study.references("truncation") == {}
+
+
+# Measures.
+
+
+def test_information_rows_are_those_of_the_estimator(pools):
+    both = pools | {"all": Representations.join(list(pools.values()))}
+    estimator = {"kernel": "laplacian", "bandwidth": 0.7, "alpha": 2.0}
+    for quantity in get_args(measures.Quantity):
+        table = measures.information_profile(
+            both, CONTEXT, quantity=quantity, n_samples=5, sampling_seeds=[3, 1], **estimator
+        )
+        sites = [(1, "block"), (2, "block")]
+        if quantity == "predictive_information":
+            sites = [(0, "embedding"), *sites, (2, "final_norm")]
+        assert len(table) == 3 * 2 * len(sites)
+        assert set(table["n"]) == {5}
+        assert table["train_seed"].isna().all()
+        for split, pool in both.items():
+            for seed in (3, 1):
+                index = subsample(len(pool), 5, seed)
+                if quantity == "predictive_information":
+                    states = torch.cat([pool.hidden[:, index], pool.final_norm[index].unsqueeze(0)])
+                else:
+                    states = pool.hidden[1:, index] - pool.hidden[:-1, index]
+                expected = information.mutual_information(states, pool.targets[index], **estimator)
+                rows = table[(table["split"] == split) & (table["sample_seed"] == seed)]
+                assert list(zip(rows["layer"], rows["site"], strict=True)) == sites
+                torch.testing.assert_close(values(rows, quantity), expected, atol=1e-9, rtol=0)
+
+
+def test_information_needs_enough_examples(pools):
+    with pytest.raises(InputError, match="n_samples must be between 2 and the number of examples, 7, but is 8"):
+        measures.information_profile(pools, CONTEXT, quantity="predictive_information", n_samples=8, sampling_seeds=[0])
+
+
+def logits(loaded, example):
+    """The whole model's logits after one prompt, without padding."""
+    with torch.no_grad():
+        return loaded.model(torch.tensor([encode(loaded, example)[0]])).logits[0, -1].double()
+
+
+def test_loss_is_the_cross_entropy_of_the_models_own_logits(model, pools, examples):
+    table = measures.loss(model, pools, CONTEXT)
+    assert list(table["split"]) == ["id", "ood"]
+    assert set(table["site"]) == {"final_norm"}
+    assert set(table["n"]) == {7}
+    for split, some in examples.items():
+        each = [cross_entropy(logits(model, e), torch.tensor(encode(model, e)[1][0])).item() for e in some]
+        assert values(table, "loss", split=split).item() == pytest.approx(sum(each) / 7, abs=1e-5)
+
+
+def test_early_exit_accuracy_is_a_share_of_the_pool(model, pools, examples):
+    # With the model's own predictions as targets the last exit is right but for one example that is made wrong.
+    own = torch.tensor([logits(model, e).argmax().item() for e in examples["id"]])
+    own[2] = (own[2] + 1) % 256
+    planted = dataclasses.replace(pools["id"], target_ids=own)
+    table = measures.early_exit_accuracy(model, {"id": planted, "ood": pools["ood"]}, CONTEXT)
+    shares = values(table, "early_exit_accuracy", split="id")
+    assert list(table[table["split"] == "id"]["site"]) == ["embedding", "block", "block"]
+    assert shares[-1] == pytest.approx(6 / 7)
+    with torch.no_grad():
+        read = model.model.get_output_embeddings()(model.final_norm(planted.hidden[1])).argmax(-1)
+    assert shares[1] == pytest.approx((read == own).sum().item() / 7)
+    assert table["sample_seed"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("estimator", "words"),
+    [
+        (("cosine", 1.0, 1.0), "Unknown kernel 'cosine'"),
+        (("gaussian", 0.0, 1.0), "bandwidth must be greater than 0"),
+        (("gaussian", 1.0, 0.0), "alpha must be greater than 0"),
+    ],
+)
+def test_an_estimator_that_does_not_exist_is_refused(estimator, words):
+    measures.check_estimator("laplacian", 0.5, 2.0)
+    with pytest.raises(InputError, match=words):
+        measures.check_estimator(*estimator)
+
+
+def test_attention_rows_are_means_over_the_sample():
+    torch.manual_seed(0)
+    signal, last, first = torch.rand(3, 2, 6, dtype=torch.float64)
+    tokens, signal_tokens = torch.tensor([10, 12, 9, 20, 8, 11]), torch.tensor([3, 4, 1, 5, 2, 2])
+    is_first = torch.tensor([True, False, True, True, False, False])
+    shares = AttentionShares(signal, last, first, tokens, signal_tokens, is_first)
+    table = measures.attention_shares({"id": shares}, CONTEXT, n_samples=4, sampling_seeds=[0, 7])
+    assert len(table) == 5 * 2 * 2
+    for seed in (0, 7):
+        index = subsample(6, 4, seed).tolist()
+        for block in (0, 1):
+            after = [signal[block, i] - (first[block, i] if is_first[i] else 0) for i in index]
+            expected = {
+                "signal_attention": sum(signal[block, i] for i in index) / 4,
+                "signal_after_first_attention": sum(after) / 4,
+                "last_token_attention": sum(last[block, i] for i in index) / 4,
+                "first_token_attention": sum(first[block, i] for i in index) / 4,
+                "chance_attention": sum((signal_tokens[i] - int(is_first[i])) / tokens[i] for i in index) / 4,
+            }
+            for quantity, value in expected.items():
+                got = values(table, quantity, sample_seed=seed, layer=block + 1)
+                assert got.item() == pytest.approx(float(value), abs=1e-6), quantity
+    assert set(table["site"]) == {"block"}
+
+
+def test_uniform_attention_is_what_chance_says(model, examples):
+    """The last token of a model whose queries are all zero attends to every token alike."""
+    flat = models.load(PARAMETERS["model"], device="cpu")
+    with torch.no_grad():
+        for block in flat.blocks:
+            block.attn.c_attn.weight[:, :16] = 0
+            block.attn.c_attn.bias[:16] = 0
+    shares = {"ood": attention.shares(flat, examples["ood"], 4, progress=False)}
+    table = measures.attention_shares(shares, CONTEXT, n_samples=7, sampling_seeds=[0])
+    got, chance = (values(table, q) for q in ("signal_after_first_attention", "chance_attention"))
+    torch.testing.assert_close(got, chance, atol=1e-6, rtol=0)
+
+
+def test_residual_scaling_rows(model, examples, monkeypatch):
+    fitted_on = {split: some[:4] for split, some in examples.items()}
+    evaluated_on = {split: some[4:] for split, some in examples.items()}
+    settings = [FitSettings(2, 0.3, 2, seed, "float32") for seed in (0, 4)]
+
+    def measure(loaded=model, settings=settings):
+        return measures.residual_scaling(loaded, fitted_on, evaluated_on, CONTEXT, settings, 2)
+
+    table = measure()
+    assert len(table) == 2 * 2 + 2 * 2 * 2 + 2 * 2 * 2 * 2, "untouched, scales, and accuracy and loss after scaling"
+    assert not table.duplicated(list(results.KEY)).any()
+    for split, some in evaluated_on.items():
+        predicted = [logits(model, e) for e in some]
+        wanted = [encode(model, e)[1][0] for e in some]
+        right = [p.argmax().item() == w for p, w in zip(predicted, wanted, strict=True)]
+        nats = [cross_entropy(p, torch.tensor(w)).item() for p, w in zip(predicted, wanted, strict=True)]
+        assert values(table, "accuracy", split=split).item() == pytest.approx(sum(right) / 3)
+        assert values(table, "loss", split=split).item() == pytest.approx(sum(nats) / 3, abs=1e-5)
+    for split, some in fitted_on.items():
+        for setting in settings:
+            fit = residual_scaling.fit(model, some, setting, progress=False)
+            rows = table[table["sample_seed"] == setting.seed]
+            assert torch.equal(values(rows, "residual_scale", split=split), fit.scales)
+            assert not torch.equal(fit.scales, torch.ones(2, dtype=torch.float64))
+            for other, held_out in evaluated_on.items():
+                after = residual_scaling.evaluate(model, held_out, fit.scales, 2, progress=False)
+                accuracy = values(rows, f"accuracy_scaled_on_{split}", split=other).item()
+                assert accuracy == pytest.approx(after.correct.double().mean().item())
+                loss = values(rows, f"loss_scaled_on_{split}", split=other).item()
+                assert loss == pytest.approx(after.cross_entropy.mean().item(), abs=1e-6)
+    ends = table[table["quantity"] != "residual_scale"]
+    assert set(zip(ends["layer"], ends["site"], strict=True)) == {(2, "final_norm")}
+
+    def refuse(*_arguments, **_options):
+        raise AssertionError("computed again")
+
+    for name in ("fit", "evaluate"):
+        monkeypatch.setattr(residual_scaling, name, refuse)
+    pd.testing.assert_frame_equal(measure(), table)
+    with pytest.raises(AssertionError, match="computed again"):
+        measure(settings=[dataclasses.replace(settings[0], steps=3)])
+    with pytest.raises(AssertionError, match="computed again"):
+        measure(loaded=models.truncate(model, 1))
+
+
+def test_sequence_information_rows():
+    torch.manual_seed(1)
+    texts = {
+        name: Continuations(torch.randn(4, 9, 3, 5), torch.zeros(9, 3, dtype=torch.long), torch.randn(9, 3, 5))
+        for name in ("generated", "reference")
+    }
+    context = CONTEXT | {"split": "all"}
+    table = measures.sequence_information(texts, context, steps=[3, 1], n_samples=6, sampling_seeds=[2, 0])
+    assert len(table) == 2 * 2 * 2 * 2 * 4
+    assert not table.duplicated(list(results.KEY)).any()
+    for name, text in texts.items():
+        for seed in (2, 0):
+            index = subsample(9, 6, seed)
+            for pairs in ("all", "aligned"):
+                direct = sequences.sequence_information(text.states[:, index], text.targets[index], [1, 3], pairs=pairs)
+                for column, step in enumerate((1, 3)):
+                    rows = table[(table["decoding_step"] == step) & (table["sample_seed"] == seed)]
+                    got = values(rows, f"sequence_information_{pairs}_{name}")
+                    torch.testing.assert_close(got, direct[:, column], atol=1e-9, rtol=0)
+                # One step is the predictive information of the first token, whatever the kernel averages over.
+                first = information.predictive_information(text.states[:, index, 0], text.targets[index, 0])
+                torch.testing.assert_close(direct[:, 0], first, atol=1e-9, rtol=0)
+    sites = list(zip(table["layer"], table["site"], strict=True))[:4]
+    assert sites == [(0, "embedding"), (1, "block"), (2, "block"), (2, "final_norm")]
+    fewer = measures.sequence_information(
+        texts, context, steps=[2], n_samples=6, sampling_seeds=[0], pairs=["aligned"], bandwidth=0.5
+    )
+    assert set(fewer["quantity"]) == {f"sequence_information_aligned_{name}" for name in texts}
+    index = subsample(9, 6, 0)
+    part = texts["generated"].states[:, index], texts["generated"].targets[index]
+    direct = sequences.sequence_information(*part, [2], bandwidth=0.5, pairs="aligned")[:, 0]
+    torch.testing.assert_close(values(fewer, "sequence_information_aligned_generated"), direct)
+
+
+def test_too_few_texts_are_refused():
+    texts = Continuations(torch.randn(3, 2, 1, 4), torch.zeros(2, 1, dtype=torch.long), torch.randn(2, 1, 4))
+    with pytest.raises(InputError, match="n_samples must be between 2 and the number of examples, 2, but is 3"):
+        measures.sequence_information(
+            {"generated": texts}, CONTEXT | {"split": "all"}, steps=[1], n_samples=3, sampling_seeds=[0]
+        )
+
+
+def test_own_files_are_a_source_of_their_own(tmp_path):
+    rows = [{"prompt": f"{i} and", "target": f" {i}", "split": s} for i in range(6) for s in ("id", "ood")]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    work = study.prepare(PARAMETERS | {"task": str(tmp_path / "own.jsonl"), "steps": 0})
+    assert work.title == "random:gpt2-2x16, own.jsonl (your own file)"
+    assert all(isinstance(e, Example) and e.source == "own" for e in work.examples["ood"])
