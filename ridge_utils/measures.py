@@ -242,9 +242,9 @@ def attention_shares(
         sampling_seeds: one draw each.
 
     Returns:
-        Table of measurements with the means over examples of ``signal_attention``, ``signal_after_first_attention`` (the first
-        token left out), ``last_token_attention``, ``first_token_attention`` and of ``chance_attention``, the share that
-        uniform attention would give the signal, the first token left out.
+        Table of measurements with the means over examples of ``signal_attention``, ``signal_after_first_attention``
+        (the first token left out), ``last_token_attention``, ``first_token_attention`` and of ``chance_attention``, the
+        share that uniform attention would give the signal, the first token left out.
     """
     tables = []
     for split, share in shares.items():
@@ -287,8 +287,8 @@ def sequence_information(
         bandwidth: of the token kernel.
 
     Returns:
-        Table of measurements with ``sequence_information_all_generated``, ``…_all_reference``, ``…_aligned_generated`` and
-        ``…_aligned_reference``, in nats.
+        Table of measurements with ``sequence_information_all_generated``, ``…_all_reference``,
+        ``…_aligned_generated`` and ``…_aligned_reference``, in nats.
     """
     tables = []
     for (name, texts), which in itertools.product(continuations.items(), pairs):

@@ -1,13 +1,15 @@
 """Named parameter sets: YAML files that say with which parameters which notebooks are run.
 
-title: SmolLM2-135M on CLUTRR
-reference: true        # `ridge reference` runs it and keeps its tables in results/
-real_data: true        # it needs the folder of the real data sets
-parameters: {model: smollm2-135m, task: clutrr, steps: 200}      # for every notebook that declares them
-notebooks:
-  predictive_information: {}
-  attention: {n_samples: 50}                                     # for one notebook
-expected: {hardware: two CPU cores, memory: 8 GB, time: 1 hour}  # for the reader
+For example::
+
+    title: SmolLM2-135M on CLUTRR
+    reference: true        # `ridge reference` runs it and keeps its tables in results/
+    real_data: true        # it needs the folder of the real data sets
+    parameters: {model: smollm2-135m, task: clutrr, steps: 200}      # for every notebook that declares them
+    notebooks:
+      predictive_information: {}
+      attention: {n_samples: 50}                                     # for one notebook
+    expected: {hardware: two CPU cores, memory: 8 GB, time: 1 hour}  # for the reader
 """
 
 from dataclasses import dataclass, field
