@@ -276,18 +276,18 @@ def attention_maps(maps: Any, layers: Sequence[int], tokens: Sequence[str], sign
         tokens: text of the T tokens.
         signal: which of them are signal; their labels are red.
     """
-    figure, axes = plt.subplots(1, len(layers), figsize=(11, 11 / len(layers) + 0.8), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(layers), figsize=(11, 11 / len(layers) + 0.8), squeeze=False)
     for ax, layer, weights in zip(axes[0], layers, maps, strict=True):
         image = ax.imshow(weights, cmap="magma_r", norm=mpl.colors.PowerNorm(0.5, 0, 1), interpolation="nearest")
         ax.set_title(f"block {layer}", fontsize=10)
         ax.set_xlabel("attended token")
-        if len(tokens) > _LABELLED:
-            continue
-        ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=5)
-        ax.set_yticks(range(len(tokens)), tokens, fontsize=5)
-        for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
-            for label, is_signal in zip(labels, signal, strict=True):
-                label.set_color("#d55e00" if is_signal else "black")
+        if len(tokens) <= _LABELLED:
+            columns = ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=5)
+            # One text per row is enough, on the first map.
+            rows = ax.set_yticks(range(len(tokens)), tokens if ax is axes[0][0] else [""] * len(tokens), fontsize=5)
+            for tick, is_signal in [*zip(columns, signal, strict=True), *zip(rows, signal, strict=True)]:
+                for label in (tick.label1, tick.label2):
+                    label.set_color("#d55e00" if is_signal else "black")
     axes[0][0].set_ylabel("attending token")
     figure.colorbar(image, ax=axes[0], label="attention, mean over heads", shrink=0.8)
     return figure
