@@ -127,7 +127,7 @@ def verdict_table() -> str:
     """A Markdown table of how often each claim was found to hold in the reference runs."""
     rows = claims.compare({path.stem: reference_tables(path.stem) for path in (ROOT / "notebooks").glob("*.ipynb")})
     counts = rows.groupby(["claim", "agrees"]).size().unstack(fill_value=0)  # noqa: PD010
-    lines = ["claim | in the paper's words | yes | partly | no", "--- | --- | ---: | ---: | ---:"]
+    lines = ["claim | what it says | yes | partly | no", "--- | --- | ---: | ---: | ---:"]
     for claim in paper.claims().itertuples():
         found = [str(counts.get(verdict, {}).get(claim.id, 0)) for verdict in ("yes", "partly", "no")]
         lines.append(" | ".join([claim.id, claim.statement, *found]))
