@@ -421,8 +421,8 @@ def decoding_headline(table: pd.DataFrame) -> str:
         parts.append(
             f"With {kernels[pairs]} along the {name} text, the level {verb}, from {abs(early['level']):.3f} nats at "
             f"t = {early['decoding_step']} to {abs(late['level']):.3f} at t = {late['decoding_step']}, the largest "
-            f"layer lies {place} of {late['blocks']}, and the order of the layers correlates with the final one by at "
-            f"least {low:.2f}."
+            f"layer lies {place} of {late['blocks']}, and the lowest rank correlation over the layers with the last "
+            f"profile is {low:.2f}."
         )
     return " ".join(parts)
 

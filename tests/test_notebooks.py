@@ -126,6 +126,36 @@ def test_captions_say_what_the_parameters_say():
     assert len(parameters["sampling_seeds"]) == 5
 
 
+# Every notebook on a small model of each of the paper's architectures, and every task's offline set.
+
+FEW = ["n_train=16", "steps=2", "checkpoints=[0, 2]"]
+SMALL = {
+    "predictive_information": ["model=random:gpt2", "task=ecqa", *FEW, "n_samples=16"],
+    "incremental_information": ["model=random:llama", "task=clutrr", *FEW, "n_samples=16"],
+    "truncation": ["model=random:qwen2", "task=clutrr", *FEW, "n_samples=16", "depths=[2, 5]"],
+    "overfitting": ["model=random:llama", "task=ecqa", *FEW, "n_samples=16"],
+    "residual_scaling": ["model=random:qwen2", "task=clutrr", *FEW, "n_fit=8", "n_examples=8", "fit_steps=2"],
+    "attention": ["model=random:llama", "task=clutrr", *FEW, "n_samples=16"],
+    "multi_token": ["model=random:gpt2", "decoding_steps=4", "measured_steps=[1, 4]", "n_samples=20"],
+}
+
+
+def test_the_small_runs_leave_no_notebook_out():
+    assert set(SMALL) == set(MEASURING)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_notebook_runs_on_another_model_and_task(name, tmp_path):
+    cli.run(name, cli.parse(name, SMALL[name]), tmp_path / f"{name}.ipynb", quiet=True)
+    table, origin = results.read(tmp_path / f"{name}.csv")
+    assert set(table["source"]) == {"synthetic"}
+    assert table["value"].notna().all()
+    assert set(table["step"]) <= {0, 2}
+    assert origin["model"]["name"].startswith("random:")
+    printed = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4).cells[-1].outputs[0]["text"]
+    assert "nothing to compare with" in printed
+
+
 # What nbval must catch, on a notebook that takes seconds.
 
 

@@ -277,6 +277,30 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(write, runs, monkeypa
     assert listed(capsys)[:2] == ["left a attention", "done a predictive_information"]
 
 
+def test_bad_input_of_one_run_does_not_stop_the_others(write, runs, monkeypatch, capsys):
+    write("a", reference=True, notebooks={ATTENTION: {}, INFORMATION: {}})
+    whole = cli.run
+
+    def run(notebook, values, output):
+        if notebook == ATTENTION:
+            raise papermill.PapermillExecutionError(2, 3, "", "InputError", "steps must be at least 0.", [])
+        return whole(notebook, values, output)
+
+    monkeypatch.setattr(cli, "run", run)
+    assert cli.main(["reference"]) == 1
+    said = capsys.readouterr().err
+    assert "error: steps must be at least 0.\n" in said
+    assert said.endswith("error: 1 of 2 runs failed: a/attention\n")
+    assert [notebook for notebook, _, _ in runs] == [INFORMATION]
+
+
+def test_a_profile_that_is_no_reference_does_not_write_into_the_results(write, runs, capsys):
+    write("mine", notebooks={ATTENTION: {}})
+    assert cli.main(["reference", "mine"]) == 2
+    assert "error: The profile 'mine' is not a reference profile" in capsys.readouterr().err
+    assert runs == []
+
+
 def test_real_data_come_from_the_folder_that_is_given(write, runs, folder, monkeypatch, capsys):
     write("real", reference=True, real_data=True, parameters={"task": "clutrr"}, notebooks={ATTENTION: {}})
     assert cli.main(["reference", "--list"]) == 0
