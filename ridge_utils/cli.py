@@ -6,6 +6,7 @@ value of the wrong type.
 
 import argparse
 import ast
+import contextlib
 import datetime
 import logging
 import os
@@ -123,7 +124,10 @@ def profile_values(notebook: str, profile: profiles.Profile) -> dict[str, Any]:
     own = profile.notebooks[notebook]
     if unknown := sorted(set(own) - set(valid)):
         raise InputError(f"The profile {profile.name!r} sets {unknown[0]!r}, which {notebook!r} does not declare.")
-    return {name: _typed(valid[name], value, repr(value)) for name, value in {**shared, **own}.items()}
+    typed = {name: _typed(valid[name], value, repr(value)) for name, value in {**shared, **own}.items()}
+    return {
+        name: _as_path(value) if isinstance(value, str) and "/" in value else value for name, value in typed.items()
+    }
 
 
 def defaults(notebook: str) -> dict[str, Any]:
@@ -304,8 +308,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    given = profile_values(options.notebook, profiles.load(options.profile)) if options.profile else {}
-    values = given | parse(options.notebook, options.assignments)
+    values = parse(options.notebook, options.assignments)
+    if options.profile:
+        profile = profiles.load(options.profile)
+        values = profile_values(options.notebook, profile) | values
+        if profile.real_data and not values.get("data_dir"):
+            values["data_dir"] = _data_dir(profile, os.environ.get("RIDGE_DATA", ""))
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     output = options.output or Path("runs") / f"{options.notebook}-{stamp}.ipynb"
     return _run_one(options.notebook, values, output)
@@ -333,12 +341,22 @@ def _run_one(notebook: str, values: Mapping[str, Any], output: Path) -> int:
     return 0
 
 
+def _data_dir(profile: profiles.Profile, folder: str) -> str:
+    """The absolute path of the folder of the real data, which a profile needs."""
+    if not folder:
+        raise InputError(
+            f"The profile {profile.name!r} reads the real data: give their folder with --data-dir (ridge reference), "
+            "-p data_dir=FOLDER (ridge run) or RIDGE_DATA, laid out as the page on re-running says."
+        )
+    return str(Path(folder).expanduser().resolve())
+
+
 def _reference(options: argparse.Namespace) -> int:
     from ridge_utils import results
 
     chosen = [profiles.load(name) for name in options.names] or profiles.references()
     for profile in chosen:
-        if not profile.reference:
+        if not profile.reference or profile.folder != profiles.FOLDER.resolve():
             raise InputError(
                 f"The profile {profile.name!r} is not a reference profile, so its tables do not belong in results/: "
                 f"run it with `ridge run NOTEBOOK --profile {profile.name}`."
@@ -350,12 +368,10 @@ def _reference(options: argparse.Namespace) -> int:
         for notebook in profile.notebooks:
             values = profile_values(notebook, profile)
             if profile.real_data:
-                values["data_dir"] = str(Path(data_dir).expanduser().resolve()) if data_dir else ""
+                values["data_dir"] = "given"
             path = root / profile.name / f"{notebook}.csv"
-            done = path.exists() and results.same_parameters(
-                {**defaults(notebook), **values, **({"data_dir": "given"} if profile.real_data else {})},
-                results.read(path)[1],
-            )
+            there = path.exists() and path.with_suffix(".json").exists()
+            done = there and results.same_parameters({**defaults(notebook), **values}, results.read(path)[1])
             jobs.append((profile, notebook, values, path, done))
     for profile, notebook, _, _, done in jobs:
         print(f"{'done' if done else 'left':5} {profile.name:28} {notebook}")
@@ -363,19 +379,18 @@ def _reference(options: argparse.Namespace) -> int:
     print(f"{len(jobs) - len(left)} of {len(jobs)} reference runs are done.")
     if options.only_list:
         return 0
+    # Refused before the first of many hours.
+    folders = {profile.name: _data_dir(profile, data_dir) for profile, *_ in left if profile.real_data}
     failed = []
     for number, (profile, notebook, values, path, _) in enumerate(left, 1):
-        if profile.real_data and not values["data_dir"]:
-            raise InputError(
-                f"The profile {profile.name!r} reads the real data: give their folder with --data-dir or RIDGE_DATA "
-                "(laid out as the page on re-running says)."
-            )
+        if profile.real_data:
+            values["data_dir"] = folders[profile.name]
         print(f"== {number} of {len(left)}: {profile.name}, {notebook} ==", file=sys.stderr)
         output = Path("runs") / "reference" / profile.name / f"{notebook}.ipynb"
         extra = {"compare": False, "save_table": str(path)}
         try:
             status = _run_one(notebook, {**values, **extra}, output)
-        except InputError as error:
+        except (InputError, StorageError) as error:
             print(f"error: {error}", file=sys.stderr)
             status = 2
         if status:
@@ -429,36 +444,41 @@ def _title(notebook: str) -> str:
 def _convert(parameter: Parameter, text: str) -> Any:
     expected = _PYTHON_TYPES[parameter.type.partition("[")[0]]
     if expected is str:
-        try:
-            path = Path(text).expanduser()
-            return str(path.resolve()) if text and path.exists() else text
-        except (OSError, RuntimeError):  # too long for a path, or the home of an unknown user
-            return text
+        return _as_path(text)
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
-    if expected is float:
-        # YAML reads 1e-4 as a text; Python's reading is meant. A truth value is no number.
-        try:
-            value = float(text)
-        except ValueError:
-            value = text
     return _typed(parameter, value, repr(text))
+
+
+def _as_path(text: str) -> str:
+    """The absolute path of what exists under this name: the notebook runs in its own folder. Else the text itself."""
+    try:
+        path = Path(text).expanduser()
+        return str(path.resolve()) if text and path.exists() else text
+    except (OSError, RuntimeError):  # too long for a path, or the home of an unknown user
+        return text
 
 
 def _typed(parameter: Parameter, value: Any, shown: str) -> Any:
     """The value, if it is of the parameter's type."""
     outer, _, inner = parameter.type.rstrip("]").partition("[")
     expected = _PYTHON_TYPES[outer]
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+    if expected is float and isinstance(value, int | str) and not isinstance(value, bool):
+        # YAML reads 1e-4 as a text; Python's reading is meant.
+        with contextlib.suppress(ValueError):
+            value = float(value)
     fits = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
     if fits and expected is list and inner:
         element = _PYTHON_TYPES[inner]
         fits = all(isinstance(item, element) and not (element is int and isinstance(item, bool)) for item in value)
     if not fits:
-        example = {"list": "[0, 1, 2]", "dict": "'{name: value}'", "bool": "true or false"}.get(outer)
+        example = {
+            "list": "[a, b]" if inner == "str" else "[0, 1, 2]",
+            "dict": "'{name: value}'",
+            "bool": "true or false",
+        }.get(outer)
         raise InputError(
             f"Parameter {parameter.name!r} must be of type {parameter.type}"
             f"{f', such as {example}' if example else ''}, but is {shown}; its default is {parameter.default}."

@@ -42,6 +42,8 @@ class Profile:
     real_data: bool = False
     #: what it is expected to need, by whatever the author found worth saying
     expected: dict[str, str] = field(default_factory=dict)
+    #: the folder that its file is in
+    folder: Path = field(default=FOLDER, compare=False)
 
 
 def load(name: str) -> Profile:
@@ -76,7 +78,7 @@ def load(name: str) -> Profile:
     notebooks = {notebook: own or {} for notebook, own in content["notebooks"].items()}
     if not notebooks or not all(isinstance(k, str) and isinstance(own, dict) for k, own in notebooks.items()):
         raise InputError(f"In the profile {path}, 'notebooks' must map each notebook's name to its own parameters.")
-    return Profile(path.stem, **{**content, "notebooks": notebooks})
+    return Profile(path.stem, **{**content, "notebooks": notebooks}, folder=path.resolve().parent)
 
 
 def references() -> list[Profile]:

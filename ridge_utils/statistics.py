@@ -18,9 +18,13 @@ def subsample(pool: int, n: int, seed: int) -> Tensor:
     Raises:
         InputError: n is below 2 or above the size of the pool.
     """
+    _check_size(pool, n)
+    return torch.randperm(pool, generator=torch.Generator().manual_seed(seed))[:n]
+
+
+def _check_size(pool: int, n: int) -> None:
     if n < 2 or n > pool:
         raise InputError(f"n_samples must be between 2 and the number of examples, {pool}, but is {n}.")
-    return torch.randperm(pool, generator=torch.Generator().manual_seed(seed))[:n]
 
 
 def check_sampling(pool: int, n: int, seeds: Sequence[int]) -> None:
@@ -29,7 +33,7 @@ def check_sampling(pool: int, n: int, seeds: Sequence[int]) -> None:
     Raises:
         InputError: as :func:`subsample`, or there are no seeds, or one twice.
     """
-    subsample(pool, n, seed=0)
+    _check_size(pool, n)
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError(f"sampling_seeds must be one or more different integers, but are {list(seeds)}.")
 

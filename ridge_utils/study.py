@@ -222,7 +222,7 @@ def heading(profile: str, origin: Mapping[str, Any]) -> str:
         pools = {count for split, count in origin["data"].items() if split in ("id", "ood")}
         of = f" of {pools.pop()} a split" if len(pools) == 1 else ""
         parts.append(f"n = {parameters['n_samples']}{of}")
-    seeds = len(parameters.get("training_seeds", []))
+    seeds = len(parameters.get("training_seeds", [])) if parameters.get("steps") else 0
     if seeds:
         parts.append(f"{seeds} training seed{'s' if seeds > 1 else ''}")
     return ", ".join(parts)

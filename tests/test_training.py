@@ -229,8 +229,8 @@ def test_settings_out_of_range(changes, words):
 def test_data_that_do_not_fit(llama, examples):
     with pytest.raises(InputError, match="no examples to train on"):
         training.finetune(llama, [], SHORT)
-    with pytest.raises(InputError, match="have 300 tokens, but the context of 'random:llama' is 256"):
-        training.finetune(llama, [Example("a" * 250, "b" * 50, "train", "own")], SHORT)
+    with pytest.raises(InputError, match="have 1050 tokens, but the context of 'random:llama' is 1024"):
+        training.finetune(llama, [Example("a" * 1000, "b" * 50, "train", "own")], SHORT)
     run = training.finetune(llama, examples, dataclasses.replace(SHORT, checkpoints=(0,)))
     with pytest.raises(InputError, match=r"no checkpoint at step 3; there are \[0\]"):
         run.load(3)
