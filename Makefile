@@ -12,7 +12,7 @@ EXECUTED := $(NOTEBOOKS:notebooks/%=_build/executed/%)
 TRAINING := predictive_information incremental_information truncation overfitting residual_scaling attention
 CODE := $(wildcard ridge_utils/*.py ridge_utils/*/*.py)
 CODE += $(wildcard ridge_utils/tasks/*.jsonl ridge_utils/tasks/*.csv)
-STORED := $(wildcard results/* results/*/* results/*/*/*)
+STORED := $(wildcard results/* results/*/* results/*/*/* notebooks/profiles/*.yaml)
 # The folder of the real data sets, for the reference runs: make reference DATA=FOLDER.
 DATA ?= $(RIDGE_DATA)
 
