@@ -87,8 +87,10 @@ refresh: $(MODEL) ## maintainers: measure the stored numbers anew, and execute t
 	$(BIN)/ridge refresh
 
 tolerances: $(MODEL) ## maintainers: repeat the default runs under other conditions (hours)
-	for notebook in $(TRAINING); do $(BIN)/ridge run reproducibility -p notebook=$$notebook -p repeat=true \
-	  -p save_table=results/differences/$$notebook.csv -o runs/differences/$$notebook.ipynb || exit 1; done
+	for notebook in $(TRAINING); do \
+	  [ $$notebook = predictive_information ] && conditions='[]' || conditions='[float32]'; \
+	  $(BIN)/ridge run reproducibility -p notebook=$$notebook -p repeat=true -p "conditions=$$conditions" \
+	    -p save_table=results/differences/$$notebook.csv -o runs/differences/$$notebook.ipynb || exit 1; done
 
 constraints: $(INSTALLED) ## maintainers: pin what is installed now
 	@{ echo "# Everything that requirements.txt needs in turn: made by make constraints, on Linux with Python 3.11."; \

@@ -137,7 +137,7 @@ def memorisation(table: pd.DataFrame) -> list[Verdict]:
     early-exit accuracy rises, OOD accuracy falls and information (ID and OOD together) falls. Partly: ID accuracy
     rises, and only one of the others falls. Otherwise no. An accuracy rises or falls where the change is more than
     :data:`SIGMAS` standard errors of a difference of two shares, information where it is beyond its band of
-    :data:`SIGMAS` σ over seeds.
+    :data:`SIGMAS` σ over seeds. Not measured over the layers where the last block has the largest information.
     """
     quantities = [("predictive_information", "all"), ("early_exit_accuracy", "id"), ("early_exit_accuracy", "ood")]
     steps = sorted(int(step) for step in table["step"].unique() if step > 0)
@@ -151,7 +151,8 @@ def memorisation(table: pd.DataFrame) -> list[Verdict]:
     when = f"{_state(last, steps)}, from layer {row.ridge_layer} to {row.blocks}"
     out = [_symptoms(table, when, layers, ends, fall)]
     if row.ridge_layer == row.blocks:
-        out[0] = replace(out[0], why="No layer comes after the one with the largest information.")
+        why = "No layer comes after the one with the largest information, so there is nothing to compare."
+        out[0] = replace(out[0], agrees=NOT_MEASURED, why=why)
     middle = steps[(len(steps) - 1) // 2]
     if middle < last:
         at_end = rows[(rows["quantity"] == "predictive_information") & _block(rows, row.blocks)]
@@ -268,7 +269,7 @@ def decoding(table: pd.DataFrame) -> list[Verdict]:
 
 
 def depth(table: pd.DataFrame) -> list[Verdict]:
-    """Judge C7 for the models as cut and after their fine-tuning, ID and OOD examples together.
+    """Judge C7 for the models after their fine-tuning, as the paper does, ID and OOD examples together.
 
     A peak is one as in C1. Yes: the shallower of the measured depths have none, and all depths from some number of
     blocks on have one. Partly: the shallowest has none and the deepest has one, but not in that order in between.
@@ -279,7 +280,7 @@ def depth(table: pd.DataFrame) -> list[Verdict]:
     ridges = depth_summary(table[table["split"] == "all"])
     tuned = ridges[ridges["step"] > 0].sort_values("step").groupby("model", sort=False).tail(1)
     out = []
-    for when, rows in (("as cut, not fine-tuned", ridges[ridges["step"] == 0]), ("fine-tuned", tuned)):
+    for when, rows in (("fine-tuned", tuned),):
         if len(rows) < 2:
             continue
         rows = rows.sort_values("blocks")
@@ -306,7 +307,7 @@ def overfitting(table: pd.DataFrame) -> list[Verdict]:
 
     Information at the last block rises where the change is beyond its band of :data:`SIGMAS` σ over seeds. Yes: it
     rises on ID and on OOD examples. Partly: on one of them. No: on neither. Not measured where the run never passes its
-    optimum.
+    optimum, or where no checkpoint has a lower ID loss than the untouched model: then there was no optimum to pass.
     """
     needed = [("loss", "id"), ("predictive_information", "id"), ("predictive_information", "ood")]
     if not all(_has(table, *pair) for pair in needed):
@@ -317,6 +318,10 @@ def overfitting(table: pd.DataFrame) -> list[Verdict]:
     if best["step"] == end["step"]:
         ours = f"ID loss is lowest at the end ({end['loss_id']:.3f} nats)"
         return [Verdict(when, ours, NOT_MEASURED, "The run never passes its optimum.")]
+    if best["step"] == 0:
+        ours = f"ID loss is lowest untouched ({best['loss_id']:.3f} nats)"
+        why = "No checkpoint improves on the untouched model, so there is no optimum to pass."
+        return [Verdict(when, ours, NOT_MEASURED, why)]
     rows = table[(table["quantity"] == "predictive_information") & _block(table, best["blocks"])]
     parts, rises, lower = [f"ID loss {best['loss_id']:.3f} to {end['loss_id']:.3f} nats"], [], []
     for split in ("id", "ood"):
@@ -336,8 +341,9 @@ def overfitting(table: pd.DataFrame) -> list[Verdict]:
 def attention(table: pd.DataFrame) -> list[Verdict]:
     """Judge C9 at each checkpoint, for ID and for OOD examples; the signal is taken without the first token.
 
-    Two things are asked: that attention to the signal is largest before the last block and falls from there to the last
-    block, and that in the last block the last token itself gets more than the signal; each by more than its band of
+    Two things are asked: that attention to the signal is largest mid-to-late (after the first third of the blocks, and
+    before the last block), is above what uniform attention would give there, and falls to the last block; and that in
+    the last block the last token itself gets more than the signal. The fall and the lead are to exceed their band of
     :data:`SIGMAS` σ over seeds. Yes: both. Partly: one. No: neither.
     """
     if not set(table["quantity"]) >= {SIGNAL, "last_token_attention"}:
@@ -349,13 +355,22 @@ def attention(table: pd.DataFrame) -> list[Verdict]:
         last = {name: rows for name, rows in table[chosen].groupby("quantity")}
         ahead = _band(_paired(last[SIGNAL], last["last_token_attention"], ["train_seed", "sample_seed"]), SIGMAS)
         itself = last["last_token_attention"]["value"].mean()
-        falls, looks = row.ridge_layer < row.blocks and bool(row.to_last_block_beyond_band), ahead[0] > ahead[1]
+        chance = last["chance_attention"]["value"].mean() if "chance_attention" in last else 0.0
+        late, above = (row.ridge_layer - 0.5) / row.blocks > 1 / 3, row.at_ridge > chance
+        falls = late and above and row.ridge_layer < row.blocks and bool(row.to_last_block_beyond_band)
+        looks = ahead[0] > ahead[1]
         ours = (
             f"signal {row.at_ridge:.3f} at block {row.ridge_layer} of {row.blocks}, {row.at_last_block:.3f} in the "
             f"last (fall {_with_band(row.to_last_block, row.to_last_block_half_width)}); the last token itself gets "
             f"{itself:.3f} there"
         )
-        missing = [] if falls else ["Attention to the signal does not fall to the last block beyond its band."]
+        missing = []
+        if not late:
+            missing.append("Attention to the signal is largest in the first third of the blocks.")
+        elif not above:
+            missing.append(f"Uniform attention would give the signal {chance:.3f}, no less than its largest.")
+        elif not falls:
+            missing.append("Attention to the signal does not fall to the last block beyond its band.")
         if not looks:
             missing.append("In the last block the last token does not get more than the signal beyond the band.")
             if "first_token_attention" in last and last["first_token_attention"]["value"].mean() > row.at_last_block:

@@ -351,6 +351,19 @@ def _data_dir(profile: profiles.Profile, folder: str) -> str:
     return str(Path(folder).expanduser().resolve())
 
 
+def _stored(path: Path, parameters: Mapping[str, Any]) -> bool:
+    """Whether a whole results file was made with these parameters; one that is damaged is made again."""
+    from ridge_utils import results
+
+    if not path.exists():
+        return False
+    try:
+        return results.same_parameters(parameters, results.read(path)[1])
+    except StorageError as error:
+        print(f"{error} It counts as left.", file=sys.stderr)
+        return False
+
+
 def _reference(options: argparse.Namespace) -> int:
     from ridge_utils import results
 
@@ -370,8 +383,7 @@ def _reference(options: argparse.Namespace) -> int:
             if profile.real_data:
                 values["data_dir"] = "given"
             path = root / profile.name / f"{notebook}.csv"
-            there = path.exists() and path.with_suffix(".json").exists()
-            done = there and results.same_parameters({**defaults(notebook), **values}, results.read(path)[1])
+            done = _stored(path, {**defaults(notebook), **values})
             jobs.append((profile, notebook, values, path, done))
     for profile, notebook, _, _, done in jobs:
         print(f"{'done' if done else 'left':5} {profile.name:28} {notebook}")

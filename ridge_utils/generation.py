@@ -83,7 +83,7 @@ def greedy(
         do_sample=False,
         max_new_tokens=steps,
         min_new_tokens=steps,
-        eos_token_id=_end_tokens(loaded),
+        eos_token_id=end_tokens(loaded),
         pad_token_id=0,  # never read: the mask hides it
     )
 
@@ -203,7 +203,7 @@ def _label(what: str, progress: bool | str) -> str | None:
     return f"{what}, {progress}" if isinstance(progress, str) else what
 
 
-def _end_tokens(loaded: LoadedModel) -> int | list[int] | None:
+def end_tokens(loaded: LoadedModel) -> int | list[int] | None:
     """The checkpoint's end tokens, of which a chat model has several, else the tokenizer's."""
     own = loaded.model.generation_config
     found = own.eos_token_id if own is not None else None

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from ridge_utils import early_exit, information, results, sequences, statistics
 from ridge_utils import residual_scaling as scaling
 from ridge_utils.attention import AttentionShares
+from ridge_utils.errors import InputError
 from ridge_utils.generation import Continuations
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations
@@ -107,6 +108,23 @@ def loss(loaded: LoadedModel, pools: Mapping[str, Representations], context: Map
         row = {**context, "split": split, "sample_seed": None, "n": len(pool)}
         tables.append(results.measurements([value], [(len(loaded.blocks), "final_norm")], "loss", **row))
     return pd.concat(tables, ignore_index=True)
+
+
+def check_decoding(decoding_steps: int, measured_steps: Sequence[int], pairs: Sequence[str]) -> None:
+    """Refuse numbers of steps or kernels that do not exist, before any text is generated.
+
+    Raises:
+        InputError: no or unknown ``pairs``, or ``measured_steps`` that are none, doubled, or not within the decoding.
+    """
+    known = get_args(sequences.Pairs)
+    if not pairs or not set(pairs) <= set(known):
+        raise InputError(f"pairs must be one or more of {', '.join(known)}, but is {list(pairs)}.")
+    fits = all(1 <= step <= decoding_steps for step in measured_steps)
+    if not measured_steps or not fits or len(set(measured_steps)) != len(measured_steps):
+        raise InputError(
+            f"measured_steps must be different numbers from 1 to decoding_steps={decoding_steps}, but are "
+            f"{list(measured_steps)}."
+        )
 
 
 def check_estimator(kernel: information.Kernel, bandwidth: float, alpha: float) -> None:

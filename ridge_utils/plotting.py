@@ -150,15 +150,13 @@ def depths(table: pd.DataFrame, title: str) -> Figure:
         title: what to write above.
     """
     last = {model: group["step"].max() for model, group in table.groupby("model", sort=False)}
-    figure, axes = plt.subplots(2, 3, figsize=(11, 6.4), sharey="row")
-    for row, (when, chosen) in zip(
-        axes,
-        {
-            "untouched": table[table["step"] == 0],
-            "fine-tuned": table[table["step"] == table["model"].map(last)],
-        }.items(),
-        strict=True,
-    ):
+    states = {
+        "untouched": table[table["step"] == 0],
+        "fine-tuned": table[(table["step"] > 0) & (table["step"] == table["model"].map(last))],
+    }
+    states = {when: chosen for when, chosen in states.items() if len(chosen)}
+    figure, axes = plt.subplots(len(states), 3, figsize=(11, 3.2 * len(states)), sharey="row", squeeze=False)
+    for row, (when, chosen) in zip(axes, states.items(), strict=True):
         for ax, split in zip(row, NAMES, strict=True):
             rows = chosen[(chosen["split"] == split) & (chosen["quantity"] == "predictive_information")]
             names = sorted(rows["model"].unique(), key=lambda model: rows[rows["model"] == model]["layer"].max())
@@ -168,7 +166,7 @@ def depths(table: pd.DataFrame, title: str) -> Figure:
             ax.set_title(f"{when}, {NAMES[split]}", fontsize=10)
             ax.set_ylim(bottom=0, auto=True)
         row[0].set_ylabel(LABELS["predictive_information"])
-    for ax in axes[1]:
+    for ax in axes[-1]:
         ax.set_xlabel("layer (0: embedding; ◆: after the final norm)")
     axes[0][0].legend(fontsize=8)
     figure.suptitle(title)
@@ -207,7 +205,9 @@ def overfitting(table: pd.DataFrame, title: str) -> Figure:
     losses(axes[0], table)
     for ax, split in zip(axes[1:], ("id", "ood"), strict=True):
         profile(ax, table, split, "predictive_information")
-    axes[1].sharey(axes[2])
+    top = max(ax.get_ylim()[1] for ax in axes[1:])
+    for ax in axes[1:]:
+        ax.set_ylim(0, top)
     axes[1].set_ylabel(LABELS["predictive_information"])
     axes[1].legend(fontsize=8)
     figure.suptitle(title)
@@ -423,7 +423,7 @@ def ridge_table(summary: pd.DataFrame) -> Styler:
             "fall to the final norm": with_band(summary["to_final_norm"], summary["to_final_norm_half_width"]),
         }
     )
-    return shown.style.hide(axis="index").set_caption("Ridge layer and falls, in nats; ± is 2σ over sampling seeds")
+    return shown.style.hide(axis="index").set_caption("Ridge layer and falls, in nats; ± is 2σ over all seeds")
 
 
 def table_1(beside: pd.DataFrame, model: str, step: int) -> Styler:

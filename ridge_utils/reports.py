@@ -91,7 +91,7 @@ def additivity(table: pd.DataFrame) -> str:
         total = gains.groupby("layer")["value"].mean().sum()
         end = group[(group["quantity"] == "predictive_information") & (group["layer"] == last)]["value"].mean()
         parts.append(f"{_when(step)}, the gains add up to {total:.2f} nats where the last block's state has {end:.3f}")
-    return f"**What we find.** {_sentence('; '.join(parts))} The gains are not parts of a whole."
+    return f"**What we find.** {_sentence('; '.join(parts))}"
 
 
 def depth_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -197,6 +197,10 @@ def overfitting_headline(table: pd.DataFrame) -> str:
     )
     if best["step"] == end["step"]:
         return f"{first}: the run never passes its optimum, so it cannot speak to the claim."
+    if best["step"] == 0:
+        first += (
+            ". No checkpoint improves on the untouched model, so what follows is training, not training past an optimum"
+        )
     parts = []
     for split in ("id", "ood"):
         before, after = best[f"at_last_block_{split}"], end[f"at_last_block_{split}"]

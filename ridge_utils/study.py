@@ -71,13 +71,18 @@ class Study:
         """Model, task and source as a heading of its figures."""
         return f"{self.context['model']}, {self.context['task']} ({SOURCES[self.context['source']]})"
 
-    def checkpoints(self, last: bool = False) -> Iterator[Checkpoint]:
-        """The untouched model once, then every checkpoint of every training seed, or the last of each alone."""
+    def checkpoints(self, last: bool = False, ends: bool = False) -> Iterator[Checkpoint]:
+        """The untouched model once, then every checkpoint of every training seed.
+
+        Args:
+            last: leave out all but the last checkpoint of each seed.
+            ends: leave out all but the untouched model and the last checkpoint of each seed.
+        """
         steps = {step for run in self.runs.values() for step in run.steps}
-        if not self.runs or (0 in steps and not last) or steps == {0}:
+        if not self.runs or ends or (0 in steps and not last) or steps == {0}:
             yield Checkpoint(self.base, 0, None)
         for seed, run in self.runs.items():
-            for step in run.steps[-1:] if last else run.steps:
+            for step in run.steps[-1:] if last or ends else run.steps:
                 if step > 0:
                     yield Checkpoint(run.load(step), step, seed)
 
@@ -92,6 +97,14 @@ class Study:
         pools["all"] = Representations.join(list(pools.values()))
         return pools
 
+    @property
+    def trainings(self) -> list[dict[str, Any]]:
+        """Its fine-tunings, for provenance."""
+        return [
+            {"seed": seed, "precision": run.precision, "seconds": round(run.seconds), "digest": run.digest}
+            for seed, run in self.runs.items()
+        ]
+
     def save(self, table: pd.DataFrame, path: str, **more: Any) -> None:
         """Write a table of measurements and its provenance; nothing is written where ``path`` is empty.
 
@@ -103,9 +116,11 @@ class Study:
         if not path:
             return
         target_ids = {example.target for examples in self.examples.values() for example in examples}
+        more.setdefault("model", models.describe(self.base))
+        more.setdefault("training", self.trainings)
+        more.setdefault("seconds", round(time.monotonic() - self.started))
         origin = results.provenance(
             self.parameters,
-            model=models.describe(self.base),
             device=str(self.base.device),
             data=self.context
             | {
@@ -113,16 +128,6 @@ class Study:
                 **{split: len(examples) for split, examples in self.examples.items()},
                 "different targets": len(target_ids),
             },
-            training=[
-                {
-                    "seed": seed,
-                    "precision": run.precision,
-                    "seconds": round(run.seconds),
-                    "digest": run.digest,
-                }
-                for seed, run in self.runs.items()
-            ],
-            seconds=round(time.monotonic() - self.started),
             **more,
         )
         results.write(table, Path(path), origin)
@@ -221,6 +226,8 @@ def heading(profile: str, origin: Mapping[str, Any]) -> str:
     else:
         pools = {count for split, count in origin["data"].items() if split in ("id", "ood")}
         of = f" of {pools.pop()} a split" if len(pools) == 1 else ""
+        if "texts" in origin:
+            of = f" of {origin['texts']} texts"
         parts.append(f"n = {parameters['n_samples']}{of}")
     seeds = len(parameters.get("training_seeds", [])) if parameters.get("steps") else 0
     if seeds:

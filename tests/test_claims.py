@@ -155,7 +155,7 @@ RISES, FALLS, STAYS = [0, 0, 0.1, 0.3, 0.6, 0.8, 0.9], [0, 0, 0.1, 0.6, 0.4, 0.3
         (RIDGED, RISES, RISES, "partly"),
         (RIDGED, STAYS, FALLS, "no"),
         (RIDGED, FALLS, FALLS, "no"),
-        (RISING, RISES, FALLS, "no"),
+        (RISING, RISES, FALLS, "not measured"),
     ],
 )
 def test_c3_over_the_layers_of_the_last_checkpoint(information, id_accuracy, ood_accuracy, agrees):
@@ -163,7 +163,7 @@ def test_c3_over_the_layers_of_the_last_checkpoint(information, id_accuracy, ood
     assert verdict.agrees == agrees
     assert verdict.when.startswith("step 9, the last, from layer")
     if information is RISING:
-        assert verdict.why == "No layer comes after the one with the largest information."
+        assert verdict.why.startswith("No layer comes after the one with the largest information")
 
 
 def test_c3_over_the_late_checkpoints_at_the_last_block():
@@ -323,12 +323,12 @@ def test_c7_asks_for_a_threshold_of_depth(peaks, agrees):
         assert f"{'' if has_peak else 'no '}peak at {blocks}" in verdict.ours
 
 
-def test_c7_judges_cut_and_fine_tuned_models_apart():
+def test_c7_judges_fine_tuned_models_alone():
     given = table(cut({4: False, 9: True}, 0), cut({4: True, 9: True}, 3), cut({4: False, 9: True}, 1))
-    cut_ones, tuned = claims.depth(given)
-    assert (cut_ones.when, cut_ones.agrees) == ("as cut, not fine-tuned", "yes")
+    (tuned,) = claims.depth(given)
     assert (tuned.when, tuned.agrees) == ("fine-tuned", "no"), "the last checkpoint counts"
-    assert claims.depth(cut({4: False}, 0)) == []
+    assert claims.depth(cut({4: False}, 3)) == []
+    assert claims.depth(cut({4: False, 9: True}, 0)) == []
 
 
 # C8
@@ -357,7 +357,7 @@ LOSSES = {0: 3.0, 5: 1.0, 10: 2.0}
         (LOSSES, {0: (0, 0), 5: (0.2, 0.5), 10: (0.4, 0.2)}, 0, "partly"),
         (LOSSES, {0: (0, 0), 5: (0.4, 0.5), 10: (0.2, 0.2)}, 0, "no"),
         (LOSSES, {0: (0, 0), 5: (0.2, 0.2), 10: (0.5, 0.5)}, 0.05, "no"),
-        ({0: 1.0, 5: 2.0, 10: 3.0}, {0: (0.1, 0.1), 5: (0.9, 0.9), 10: (0.5, 0.5)}, 0, "yes"),
+        ({0: 1.0, 5: 2.0, 10: 3.0}, {0: (0.1, 0.1), 5: (0.9, 0.9), 10: (0.5, 0.5)}, 0, "not measured"),
         ({0: 3.0, 5: 2.0, 10: 1.0}, {0: (0, 0), 5: (0.2, 0.2), 10: (0.4, 0.5)}, 0, "not measured"),
     ],
 )
@@ -395,6 +395,20 @@ def test_c9_asks_for_a_fall_and_for_more_attention_to_the_last_token(signal, its
     assert ("The first token, another position, gets 0.600 there." in verdict.why) == (itself in (0.01, 0.1, 0.11))
 
 
+@pytest.mark.parametrize(
+    ("signal", "chance", "why"),
+    [
+        ([0.5, 0.3, 0.2, 0.05], 0.1, "largest in the first third"),
+        ([0.1, 0.3, 0.2, 0.05], 0.4, "Uniform attention would give the signal 0.400"),
+    ],
+)
+def test_c9_asks_for_a_late_peak_above_chance(signal, chance, why):
+    uniform = rows([chance] * 4, "chance_attention", split="ood", first=1)
+    (verdict,) = claims.attention(table(attending(signal, 0.2), uniform))
+    assert verdict.agrees == "partly"
+    assert why in verdict.why
+
+
 # All of them
 
 
@@ -402,7 +416,7 @@ def planted():
     """A ridge for one model and none for another, and only some notebooks."""
     ridged = table(rows(RIDGED), rows(RIDGED, split="ood"), accuracy([0, 0, 0.2, 0.8, 0.5, 0.4, 0.3], "ood"))
     rising = rows(RISING, model="other")
-    truncated = cut({4: False, 9: True}, 0)
+    truncated = cut({4: False, 9: True}, 2)
     return {
         "predictive_information": {"a": ridged, "b": rising},
         "truncation": {"a": truncated},

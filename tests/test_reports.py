@@ -509,7 +509,7 @@ def test_the_decoding_headline_says_what_grows():
     assert "all pairs of steps along the generated" in text
     assert "the same steps only along the reference" in text
     assert text.count("lies at layer 3 of 4") == 2
-    assert text.count("at least 1.00") == 2
+    assert text.count("with the last profile is 1.00") == 2
     for still in (decoded({5: 0.6}), decoded({1: 0.6, 5: 0.6})):
         assert "does not grow" in reports.decoding_headline(still)
     moving = joined(decoded({1: 0.1}, (0.2, 0.3, 0.1, 0.0)), decoded({9: 0.5}))

@@ -311,14 +311,15 @@ def reference(tmp_path, monkeypatch):
     ("parameters", "data", "expected"),
     [
         (
-            {"n_samples": 4, "training_seeds": [0, 1]},
+            {"n_samples": 4, "steps": 9, "training_seeds": [0, 1]},
             {"train": 9, "id": 6, "ood": 6},
             "Profile a, n = 4 of 6 a split, 2 training seeds",
         ),
-        ({"n_samples": 4, "training_seeds": [3]}, {"id": 6, "ood": 5}, "Profile a, n = 4, 1 training seed"),
+        ({"n_samples": 4, "steps": 9, "training_seeds": [3]}, {"id": 6, "ood": 5}, "Profile a, n = 4, 1 training seed"),
+        ({"n_samples": 4, "steps": 0, "training_seeds": [3]}, {"id": 6, "ood": 5}, "Profile a, n = 4"),
         ({"n_samples": 4}, {"id": 6, "ood": 6}, "Profile a, n = 4 of 6 a split"),
         (
-            {"n_fit": 30, "fit_steps": 7, "training_seeds": [0]},
+            {"n_fit": 30, "fit_steps": 7, "steps": 9, "training_seeds": [0]},
             {"id": 6, "ood": 6},
             "Profile a, fitted on 30 examples, 7 steps, 1 training seed",
         ),

@@ -33,14 +33,11 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ridge_utils.errors import InputError
 from ridge_utils.tasks import kinship, sources
 from ridge_utils.tasks.base import Example, Source, Split, check_request
-
-if TYPE_CHECKING:
-    pass
 
 NAME = "clutrr"
 HUB_REPO = "CLUTRR/v1"
