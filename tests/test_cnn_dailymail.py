@@ -217,7 +217,7 @@ def test_the_hub_gives_train_from_validation_and_id_and_ood_from_test(monkeypatc
         "test": ["Mail four sank.", "Rome (CNN) -- Five sank.", "Mail one sank."],
     }
 
-    def load_dataset(repo, config, *, split, revision):
+    def load_dataset(repo, config, *, split, revision, data_dir):
         assert (repo, config) == ("abisee/cnn_dailymail", "3.0.0")
         assert revision == "96df5e686bee6baa90b8bee7c28b81fa3fa6223d"
         return datasets.Dataset.from_list([row(text) for text in parts[split]])

@@ -192,7 +192,7 @@ def test_the_hub_gives_what_the_local_files_give(monkeypatch, folder):
     }
     asked = []
 
-    def load_dataset(repo, config=None, *, split, revision):
+    def load_dataset(repo, config=None, *, split, revision, data_dir):
         asked.append((repo, config, revision))
         return datasets.Dataset.from_list(hub[split])
 

@@ -156,6 +156,37 @@ def test_every_notebook_runs_on_another_model_and_task(name, tmp_path):
     assert "nothing to compare with" in printed
 
 
+CAPTIONS = {
+    "incremental_information": ["training seed {training_seeds[0]}", "n = {n_samples}"],
+    "truncation": ["first {depths[0]}, {depths[1]} and {depths[2]} of", "{steps} steps", "n = {n_samples}"],
+    "overfitting": ["{n_train} training examples", "{steps} steps of {batch_size} examples", "n = {n_samples}"],
+    "residual_scaling": ["{steps} fine-tuning steps", "on {n_fit} ID", "with {fit_steps} steps of Adam"],
+    "attention": ["{steps} fine-tuning steps", "n = {n_samples}"],
+    "multi_token": ["n = {n_samples} of the texts"],
+}
+
+
+@pytest.mark.parametrize("name", CAPTIONS)
+def test_first_captions_say_what_the_parameters_say(name):
+    cells = code(nbformat.read(cli.NOTEBOOKS / f"{name}.ipynb", as_version=4))
+    captions = [cell.metadata.get("mystnb", {}).get("figure", {}).get("caption") for cell in cells]
+    first = next(caption for caption in captions if caption)
+    for part in CAPTIONS[name]:
+        assert part.format(**cli.defaults(name)) in first
+    if "sampling_seeds" in cli.defaults(name):
+        assert "five sampling seeds" in first
+        assert len(cli.defaults(name)["sampling_seeds"]) == 5
+
+
+def test_the_api_page_has_every_module():
+    text = (cli.NOTEBOOKS.parent / "book" / "api.md").read_text(encoding="utf-8")
+    package = cli.NOTEBOOKS.parent / "ridge_utils"
+    for path in package.rglob("*.py"):
+        module = ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
+        if module not in ("ridge_utils", "ridge_utils.__main__", "ridge_utils.tasks.base"):
+            assert f".. automodule:: {module}\n" in text, module
+
+
 # What nbval must catch, on a notebook that takes seconds.
 
 
