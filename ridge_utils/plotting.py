@@ -245,7 +245,7 @@ def attention_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
         "last_token_attention": ("#0072b2", "the last token itself"),
         "first_token_attention": ("#009e73", "the first token"),
     }
-    figure = plt.figure(figsize=(11, 3.8 * len(tables)))
+    figure = plt.figure(figsize=(11, 4.2 * len(tables)))
     for part, (title, table) in zip(np.atleast_1d(figure.subfigures(len(tables), 1)), tables.items(), strict=True):
         axes = part.subplots(1, 2, sharey=True)
         steps = sorted(table["step"].unique())
@@ -262,7 +262,8 @@ def attention_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
             ax.set_title(NAMES[split], fontsize=10)
             ax.set_ylim(0, 1)
         axes[0].set_ylabel("attention of the last prompt token")
-        axes[1].legend(fontsize=7)
+        # Below the panels: the curves leave no room inside.
+        part.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
         part.suptitle(title)
     return figure
 
