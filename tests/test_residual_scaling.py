@@ -302,11 +302,12 @@ def test_hooks_are_removed_when_the_body_raises(loaded):
     ],
 )
 def test_bad_scales(llama, examples, scales, words):
+    before = hooks_of(llama)  # transformers leaves some of its own behind where attention weights were asked for
     with pytest.raises(InputError, match=words), scaled(llama, scales):
         pass
     with pytest.raises(InputError, match=words):
         evaluate(llama, examples, scales, progress=False)
-    assert not any(hooks_of(llama))
+    assert hooks_of(llama) == before
 
 
 @pytest.mark.parametrize(
