@@ -301,6 +301,21 @@ def scaling_headline(table: pd.DataFrame) -> str:
     )
 
 
+def scaling_firmness(differences: pd.DataFrame) -> str:
+    """How far a factor moves when the fine-tuning before it and the fit are repeated with other arithmetic (Markdown).
+
+    Args:
+        differences: what :func:`ridge_utils.reproducibility.differences_of` gave for ``residual_scaling``.
+    """
+    moved = differences[(differences["quantity"] == "residual_scale") & (differences["changes"] == "arithmetic")]
+    largest = moved["largest_difference"]
+    return (
+        f"**How firm is a single factor?** Repeated with other arithmetic in the fine-tuning and in the fit, the "
+        f"factors of the default run move by {largest.median():.2f} (median over blocks of the largest difference over "
+        f"seeds) and by up to {largest.max():.2f}. Differences between two factors of that size mean nothing."
+    )
+
+
 def scaling_table(table: pd.DataFrame) -> Styler:
     """Accuracy and loss on ID and OOD examples, before and after scaling.
 

@@ -496,6 +496,19 @@ def test_rank_correlation_is_with_the_profile_of_the_most_steps():
     assert summary["ridge_layer"].tolist() == [2, 3]
 
 
+def test_the_firmness_of_factors_counts_changed_arithmetic_alone():
+    moved = pd.DataFrame(
+        {
+            "quantity": ["residual_scale"] * 4 + ["loss"],
+            "changes": ["arithmetic"] * 3 + ["seed", "arithmetic"],
+            "largest_difference": [0.1, 0.2, 0.6, 9.0, 8.0],
+        }
+    )
+    text = reports.scaling_firmness(moved)
+    assert "move by 0.20 (median" in text
+    assert "up to 0.60" in text
+
+
 def test_the_decoding_headline_says_what_grows():
     table = joined(
         decoded({1: 0.2, 5: 0.6}),
