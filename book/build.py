@@ -17,7 +17,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-from ridge_utils import claims, paper, plotting, reproducibility, results, statistics
+from ridge_utils import claims, paper, plotting, reports, reproducibility, results, statistics, study
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "_build" / "source"
@@ -119,6 +119,7 @@ def substitutions() -> dict[str, Any]:
         "finding": statistics.headline(summary, origin["model"]["name"]),
         "ridge_layers": reproducibility.describe_ridge_layers(reproducibility.ridge_layers(differences, table)),
         "ridge_table": ridge_table(summary[summary["split"] == "all"].sort_values("step")),
+        "ridge_counts": reports.ridge_counts(study.references(STORED)),
         "verdicts": verdict_table(),
     }
 

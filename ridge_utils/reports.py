@@ -38,6 +38,28 @@ def reference_ridges(tables: Mapping[str, pd.DataFrame]) -> Styler:
     return _styled(shown, "Ridge layer and falls, ID and OOD examples together, in nats; ± is 2σ over all seeds")
 
 
+def ridge_counts(tables: Mapping[str, pd.DataFrame]) -> str:
+    """At how many checkpoints of each run there is a ridge before the last block, ID and OOD together (Markdown).
+
+    A ridge is counted where the fall from it to the last block is beyond its band.
+
+    Args:
+        tables: tables of measurements with ``predictive_information``, by what the reader calls them.
+
+    Returns:
+        A list, one line per run.
+    """
+    lines = []
+    for name, table in tables.items():
+        rows = _together(ridge_summary(table))
+        has = (rows["ridge_layer"] < rows["blocks"]) & rows["to_last_block_beyond_band"]
+        layers = ", ".join(f"{row.ridge_layer} ({_when(row.step)})" for row in rows[has].itertuples())
+        found = f"a ridge at {has.sum()} of {len(rows)} checkpoints, at layer {layers}" if has.any() else "no ridge"
+        of = "" if has.any() else f" at any of {len(rows)} checkpoints"
+        lines.append(f"- {name}: {found}{of}.")
+    return "\n".join(lines)
+
+
 def gain_headline(table: pd.DataFrame, model: str) -> str:
     """Which block gains most, and what the last one gains, ID and OOD examples together (Markdown).
 

@@ -535,3 +535,13 @@ def test_the_decoding_table():
     assert rows[0]["kernel over"] == "all pairs"
     assert rows[1]["ridge layer"] == "3 of 4"
     assert rows[0]["rank correlation with the final profile"] == "1.00"
+
+
+def test_ridges_are_counted_over_checkpoints_and_named():
+    peaked, rising = [0, 0.1, 0.5, 0.2, 0.1], [0, 0.1, 0.2, 0.5, 0.1]
+    text = reports.ridge_counts(
+        {"one": joined(whole(rising), whole(peaked, step=5, train_seed=0)), "other": joined(whole(rising))}
+    )
+    assert text == "- one: a ridge at 1 of 2 checkpoints, at layer 2 (after 5 fine-tuning steps).\n" + (
+        "- other: no ridge at any of 1 checkpoints."
+    )
