@@ -514,7 +514,8 @@ def claim_table(frame: pd.DataFrame, claim: str) -> Styler:
     rows = frame[(frame["claim"] == claim) & (frame["ours"] != "")]
     shown = rows[["model", "task", "when", "ours", "agrees", "why"]].rename(columns={"why": "why not, if known"})
     caption = f"{claim}, what we find; information in nats, ± is the band of the rule"
-    return shown.style.hide(axis="index").set_caption(caption).map(_coloured, subset=["agrees"])
+    style = shown.style.hide(axis="index").set_caption(caption).set_table_attributes('class="sentences"')
+    return style.map(_coloured, subset=["agrees"])
 
 
 def scope(frame: pd.DataFrame) -> str:

@@ -118,7 +118,7 @@ def test_captions_say_what_the_parameters_say():
         cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
         for cell in nbformat.read(cli.NOTEBOOKS / "predictive_information.ipynb", as_version=4).cells
     )
-    assert text.count(f"n = {parameters['n_samples']}") == 4
+    assert text.count(f"n = {parameters['n_samples']}") == 2
     assert f"from {origin['data']['id']} examples a split" in text
     assert f"after {parameters['steps']} fine-tuning steps" in text
     assert f"training seed {parameters['training_seeds'][0]}" in text
