@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from transformers import GenerationConfig
 
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel, quiet
-from ridge_utils.representations import encode, pad
+from ridge_utils.representations import captured, encode, pad
 from ridge_utils.tasks import Example
 
 
@@ -90,7 +89,11 @@ def greedy(
     def decode(index: list[int]) -> tuple[Tensor, Tensor]:
         ids, mask = (part.flip(1) for part in pad([prompts[i][::-1] for i in index], loaded))
         # A copy, since a view would keep the states of the whole prompt in memory.
-        with _captured(loaded, lambda state: state[:, -1:].clone()) as states, _without_own_settings(loaded), quiet():
+        with (
+            captured(loaded, lambda state: state[:, -1:].clone().to(loaded.device)) as states,
+            _without_own_settings(loaded),
+            quiet(),
+        ):
             whole = loaded.model.generate(ids, attention_mask=mask, generation_config=config)
         return torch.stack([torch.cat(passes, dim=1) for passes in states]), whole[:, ids.shape[1] :]
 
@@ -145,7 +148,11 @@ def _teacher_forced(
         first = torch.tensor([[len(prompts[i]) - 1] for i in index], device=ids.device)
         positions = first + torch.arange(steps, device=ids.device)
         rows = torch.arange(len(index), device=ids.device).unsqueeze(1)
-        with _captured(loaded, lambda state: state[rows.to(state.device), positions.to(state.device)]) as states:
+
+        def pick(state: Tensor) -> Tensor:
+            return state[rows.to(state.device), positions.to(state.device)].to(loaded.device)
+
+        with captured(loaded, pick) as states:
             loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         return torch.stack([only for (only,) in states]), tokens[index]
 
@@ -219,33 +226,6 @@ def _without_own_settings(loaded: LoadedModel) -> Iterator[None]:
         yield
     finally:
         loaded.model.generation_config = own
-
-
-@contextlib.contextmanager
-def _captured(loaded: LoadedModel, pick: Callable[[Tensor], Tensor]) -> Iterator[list[list[Tensor]]]:
-    """Collect what ``pick`` takes from the states (B, length, d) of every forward pass, in one list per layer.
-
-    Entry 0 is the embedding output, l block l's output, blocks + 1 the final norm's.
-    """
-    states: list[list[Tensor]] = [[] for _ in range(len(loaded.blocks) + 2)]
-
-    def keep(layer: int) -> Callable[..., None]:
-        def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            states[layer].append(pick(output[0] if isinstance(output, tuple) else output).to(loaded.device))
-
-        return hook
-
-    def keep_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(0)(None, None, args[0] if args else kwargs["hidden_states"])
-
-    handles = [loaded.blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True)]
-    handles += [block.register_forward_hook(keep(layer)) for layer, block in enumerate(loaded.blocks, 1)]
-    handles.append(loaded.final_norm.register_forward_hook(keep(len(loaded.blocks) + 1)))
-    try:
-        yield states
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _require_finite(states: Tensor, index: list[int], loaded: LoadedModel) -> None:

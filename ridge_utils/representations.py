@@ -98,11 +98,16 @@ def collect(
             index = order[start : start + batch_size]
             ids, mask = pad([prompts[i] for i in index], loaded)
             last = mask.sum(-1) - 1
-            with _captured(loaded, last) as states:
+            rows = torch.arange(len(index))
+
+            def pick(state: Tensor, rows: Tensor = rows, last: Tensor = last) -> Tensor:
+                return state[rows.to(state.device), last.to(state.device)]
+
+            with captured(loaded, pick) as states:
                 loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
             for layer in range(blocks + 1):
-                hidden[layer, index] = states[layer].to("cpu", dtype)
-            final_norm[index] = states[blocks + 1].to("cpu", dtype)
+                hidden[layer, index] = states[layer][0].to("cpu", dtype)
+            final_norm[index] = states[blocks + 1][0].to("cpu", dtype)
             bar.update(len(index))
     _require_finite(hidden, final_norm, loaded.name)
     target_ids = torch.tensor([target[0] for _, target in encoded])
@@ -149,14 +154,22 @@ def pad(sequences: Sequence[Sequence[int]], loaded: LoadedModel) -> tuple[Tensor
 
 
 @contextlib.contextmanager
-def _captured(loaded: LoadedModel, last: Tensor) -> Iterator[dict[int, Tensor]]:
-    """Collect the rows' states at position ``last``: 0 is the embedding output, l block l's, blocks + 1 the norm's."""
-    states: dict[int, Tensor] = {}
+def captured(loaded: LoadedModel, pick: Callable[[Tensor], Tensor]) -> Iterator[list[list[Tensor]]]:
+    """Within this context, keep what ``pick`` takes from the states of every forward pass.
+
+    Args:
+        loaded: the model.
+        pick: takes a part of the states of one layer, shape (B, length, d), while the pass goes on.
+
+    Returns:
+        One list per layer, with an entry per forward pass: 0 is the embedding output, l block l's output, blocks + 1
+        the final norm's. The hooks are removed at the end, also when the body raises.
+    """
+    states: list[list[Tensor]] = [[] for _ in range(len(loaded.blocks) + 2)]
 
     def keep(layer: int) -> Callable[..., None]:
         def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            state = output[0] if isinstance(output, tuple) else output
-            states[layer] = state[torch.arange(len(last), device=state.device), last.to(state.device)]
+            states[layer].append(pick(output[0] if isinstance(output, tuple) else output))
 
         return hook
 

@@ -14,7 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import encode, pad
 from ridge_utils.tasks import Example
-from ridge_utils.training import Precision, resolve_precision
+from ridge_utils.training import Precision, check_step, resolve_precision
 
 #: Token ids of a prompt and of its target, as ``representations.encode`` gives them.
 _Row = tuple[list[int], list[int]]
@@ -56,10 +56,7 @@ class FitSettings:
             raise InputError(f"steps must be at least 1, but is {self.steps}.")
         if not 0 < self.learning_rate < math.inf:
             raise InputError(f"learning_rate must be finite and greater than 0, but is {self.learning_rate}.")
-        if self.batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, but is {self.batch_size}.")
-        if self.precision not in get_args(Precision):
-            raise InputError(f"Unknown precision {self.precision!r}; choose one of {', '.join(get_args(Precision))}.")
+        check_step(self.batch_size, self.precision)
 
 
 @dataclass(frozen=True)

@@ -65,10 +65,7 @@ class Settings:
             )
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate must be greater than 0, but is {self.learning_rate}.")
-        if self.batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, but is {self.batch_size}.")
-        if self.precision not in get_args(Precision):
-            raise InputError(f"Unknown precision {self.precision!r}; choose one of {', '.join(get_args(Precision))}.")
+        check_step(self.batch_size, self.precision)
 
 
 @dataclass(frozen=True)
@@ -147,6 +144,18 @@ def finetune(
             record = _train(loaded, encoded, settings, precision, folder, wanted, shaped_by, progress)
     losses = pd.DataFrame(record["log"] if record else [], columns=["step", "loss"])
     return TrainingRun(loaded, folder, steps, losses, digest, precision, record["seconds"] if record else 0.0)
+
+
+def check_step(batch_size: int, precision: str) -> None:
+    """Refuse a batch size below 1 or an unknown precision.
+
+    Raises:
+        InputError: names the value and what it must be.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
+    if precision not in get_args(Precision):
+        raise InputError(f"Unknown precision {precision!r}; choose one of {', '.join(get_args(Precision))}.")
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> str:

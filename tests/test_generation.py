@@ -156,7 +156,7 @@ def test_reference_makes_no_logits(llama, prompt_examples):
 
 def test_greedy_does_not_hold_on_to_the_states_of_the_prompt(llama):
     kept = []
-    original = generation._captured
+    original = generation.captured
 
     def watched(loaded, pick):
         def watch(state):
@@ -166,7 +166,7 @@ def test_greedy_does_not_hold_on_to_the_states_of_the_prompt(llama):
         return original(loaded, watch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation, "_captured", watched)
+        patch.setattr(generation, "captured", watched)
         greedy(llama, [Example("a" * 100, "b", "id", "own")], 2, progress=False)
     assert {t.untyped_storage().nbytes() for t in kept} == {4 * llama.width}
 
