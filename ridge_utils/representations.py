@@ -162,8 +162,8 @@ def captured(loaded: LoadedModel, pick: Callable[[Tensor], Tensor]) -> Iterator[
         pick: takes a part of the states of one layer, shape (B, length, d), while the pass goes on.
 
     Returns:
-        One list per layer, with an entry per forward pass: 0 is the embedding output, l block l's output, blocks + 1
-        the final norm's. The hooks are removed at the end, also when the body raises.
+        One list per layer with an entry per forward pass. List 0 is of the embedding output, list l of block l's output
+        and the last one of the final norm's. The hooks are removed at the end, also when the body raises.
     """
     states: list[list[Tensor]] = [[] for _ in range(len(loaded.blocks) + 2)]
 
