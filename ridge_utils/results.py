@@ -22,7 +22,8 @@ from ridge_utils import cache
 from ridge_utils.errors import InputError, StorageError
 
 #: Columns of every table of measurements. ``train_seed`` is empty for an untouched model, ``sample_seed`` where all
-#: examples were used, and ``decoding_step`` where the last prompt token was measured.
+#: examples were used, and ``decoding_step`` where the last prompt token was measured. ``variant`` names a control or
+#: another reading of the quantity and is the empty text for the paper's own; files of tables without one leave it out.
 COLUMNS = (
     "model",
     "task",
@@ -36,6 +37,7 @@ COLUMNS = (
     "layer",
     "site",
     "quantity",
+    "variant",
     "value",
 )
 #: The columns that say which measurement a row is.
@@ -58,7 +60,7 @@ def measurements(
         sites: (layer, site) of each value, as :func:`sites` gives them.
         quantity: its name, as in the glossary.
         context: the remaining columns: model, task, source, split, step, train_seed, sample_seed, n, and decoding_step
-            where there is one.
+            and variant where there is one.
 
     Returns:
         One row per value with the columns :data:`COLUMNS`.
@@ -68,7 +70,7 @@ def measurements(
     """
     if len(values) != len(sites):
         raise InputError(f"There are {len(values)} values of {quantity} for {len(sites)} sites.")
-    context = {"decoding_step": None, **context}
+    context = {"decoding_step": None, "variant": "", **context}
     if wrong := set(context) ^ (set(COLUMNS) - {"layer", "site", "quantity", "value"}):
         raise InputError(f"A table of measurements lacks or does not know the column {sorted(wrong)[0]!r}.")
     layers, names = zip(*sites, strict=True)
@@ -115,6 +117,8 @@ def write(table: pd.DataFrame, path: Path, origin: Mapping[str, Any]) -> None:
     Raises:
         StorageError: the folder cannot be written.
     """
+    if "variant" in table and not table["variant"].any():
+        table = table.drop(columns="variant")
     text = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")
     cache.write_text(path, text)
     content = dict(origin) | {"rows": len(table), "sha256": cache.sha256(path)}
@@ -139,7 +143,8 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             f"{origin.get('sha256')}. Restore it with git, or make it again."
         )
     table = pd.read_csv(path)
-    return (_typed(table) if set(COLUMNS) <= set(table) else table), origin
+    measured = set(COLUMNS) - {"variant"} <= set(table)
+    return (_typed(table) if measured else table), origin
 
 
 def references(notebook: str) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
@@ -222,9 +227,10 @@ def _recorded(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    table = table.assign(variant=table["variant"].fillna("") if "variant" in table else "")
     integers = {column: "Int64" for column in _INTEGERS}
-    texts = {column: "str" for column in ("model", "task", "source", "split", "site", "quantity")}
-    return table.astype({**integers, **texts, "value": np.float64})
+    texts = {column: "str" for column in ("model", "task", "source", "split", "site", "quantity", "variant")}
+    return table.astype({**integers, **texts, "value": np.float64})[[*COLUMNS]]
 
 
 def _commit() -> str | None:

@@ -1,0 +1,240 @@
+"""Effects with intervals and p-values: paired and unpaired comparisons, estimates from subsamples, Holm's correction.
+
+Numbers in, numbers out; this module knows no model. It answers the referee's request for effect sizes and significance
+tests, and its rules are those of the book's protocol.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ridge_utils import results
+from ridge_utils.errors import InputError
+
+#: Coverage of every interval.
+CONFIDENCE = 0.95
+#: Resamples of every bootstrap and permutation test; a p-value is then never below 1 / (RESAMPLES + 1).
+RESAMPLES = 9999
+
+#: What :func:`effect_rows` appends to the name of a quantity; the estimate itself has no suffix.
+SUFFIXES = ("_low", "_high", "_p", "_effect_size")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A difference, how sure it is, and how large beside its spread."""
+
+    #: the difference, in the unit of the quantity
+    estimate: float
+    #: lower end of the interval of coverage :data:`CONFIDENCE`
+    low: float
+    #: upper end of it
+    high: float
+    #: two-sided p-value of no difference, not corrected
+    p: float
+    #: Cohen's d (unpaired) or its paired form d_z, in standard deviations of examples; NaN where there are no examples
+    size: float
+
+
+def paired_effect(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Effect:
+    r"""Mean of ``second - first`` over the same examples.
+
+    The p-value is that of the sign-flip permutation test of the mean difference (exact for few examples), the interval
+    a percentile bootstrap's over examples, and the effect size Cohen's :math:`d_z = \bar{d} / s_d`.
+
+    Args:
+        first, second: one value per example, in the same order, N of each.
+        seed: of the resampling.
+
+    Returns:
+        The effect. Where all differences are equal its interval is that one point, and its size is not defined (NaN)
+        unless they are 0.
+
+    Raises:
+        InputError: different numbers of values, fewer than 2, or one that is not finite.
+    """
+    first, second = _finite(first), _finite(second)
+    if len(first) != len(second):
+        raise InputError(f"Paired values must be as many, but there are {len(first)} and {len(second)}.")
+    change = second - first
+    mean, spread = float(change.mean()), float(change.std(ddof=1))
+    if not spread:
+        return Effect(mean, mean, mean, _all_flips(len(change)) if mean else 1.0, math.nan if mean else 0.0)
+    rng = np.random.default_rng(seed)
+    test = stats.permutation_test(
+        (change,), np.mean, permutation_type="samples", vectorized=True, n_resamples=RESAMPLES, rng=rng
+    )
+    low, high = _percentiles(_resampled_means(change, rng))
+    return Effect(mean, low, high, float(test.pvalue), mean / spread)
+
+
+def unpaired_effect(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Effect:
+    r"""Mean of ``second`` less mean of ``first``, over different examples.
+
+    The p-value is that of the permutation test of the labels, the interval a percentile bootstrap's within each sample,
+    and the effect size Cohen's :math:`d`, the difference over the pooled standard deviation.
+
+    Args:
+        first, second: one value per example.
+        seed: of the resampling.
+
+    Raises:
+        InputError: fewer than 2 values in a sample, or one that is not finite.
+    """
+    first, second = _finite(first), _finite(second)
+    mean = float(second.mean() - first.mean())
+    freedom = len(first) + len(second) - 2
+    pooled = math.sqrt(((len(first) - 1) * first.var(ddof=1) + (len(second) - 1) * second.var(ddof=1)) / freedom)
+    size = mean / pooled if pooled else (math.nan if mean else 0.0)
+    rng = np.random.default_rng(seed)
+
+    def difference(a: Any, b: Any, axis: int = -1) -> Any:
+        return np.mean(b, axis=axis) - np.mean(a, axis=axis)
+
+    test = stats.permutation_test((first, second), difference, vectorized=True, n_resamples=RESAMPLES, rng=rng)
+    low, high = _percentiles(_resampled_means(second, rng) - _resampled_means(first, rng))
+    return Effect(mean, low, high, float(test.pvalue), size)
+
+
+def half_sample_effect(halves: Sequence[float]) -> Effect:
+    r"""An estimate from random halves of a pool of examples, for statistics that no bootstrap can resample.
+
+    A repeated example lowers the entropy of a Gram matrix, so examples cannot be drawn with replacement. The standard
+    deviation over halves drawn *without* replacement estimates the standard error of the same statistic on the whole
+    pool (the delete-half jackknife, [ShaoW89]_). Interval and p-value take the estimate as normal.
+
+    Args:
+        halves: the statistic on each random half, at least 20 of them.
+
+    Returns:
+        The mean over halves; its size is NaN, for the spread is of halves and not of examples.
+
+    Raises:
+        InputError: fewer than 20 values, or one that is not finite.
+
+    .. [ShaoW89] J. Shao, C. F. J. Wu. *A General Theory for Jackknife Variance Estimation.* Annals of Statistics 17(3),
+       1989.
+    """
+    halves = _finite(halves)
+    if len(halves) < 20:
+        raise InputError(f"At least 20 halves are needed for a standard error, but there are {len(halves)}.")
+    return _from_error(float(halves.mean()), float(halves.std(ddof=1)), math.inf)
+
+
+def subsample_effect(values: Sequence[float], fraction: float) -> Effect:
+    r"""An estimate from a few subsamples of a pool, drawn without replacement: the paper's sampling seeds.
+
+    Subsamples that share most of the pool differ little. With a share f of the pool in each, their standard deviation
+    is that of fresh samples times :math:`\sqrt{1-f}`; divided by it, it is the standard error of one subsample's
+    estimate. Interval and p-value are Student's, with one degree of freedom fewer than there are subsamples.
+
+    Args:
+        values: the statistic on each subsample, at least 2.
+        fraction: share f of the pool that each holds, 0 < f < 1.
+
+    Returns:
+        The mean over subsamples; its size is NaN.
+
+    Raises:
+        InputError: fewer than 2 values, one that is not finite, or a fraction outside its range: a subsample that is
+            the whole pool says nothing about another pool.
+    """
+    values = _finite(values)
+    if not 0 < fraction < 1:
+        raise InputError(f"fraction must lie between 0 and 1, but is {fraction:g}.")
+    return _from_error(float(values.mean()), float(values.std(ddof=1)) / math.sqrt(1 - fraction), len(values) - 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values: at most a share alpha of families has a wrong one below alpha.
+
+    Args:
+        p_values: of one family of tests; a NaN is no test and stays a NaN.
+
+    Returns:
+        The adjusted values, in the order of the given ones.
+
+    Raises:
+        InputError: a value outside 0 to 1.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    tested = np.flatnonzero(~np.isnan(p))
+    if bool(((p[tested] < 0) | (p[tested] > 1)).any()):
+        raise InputError("p-values must lie between 0 and 1.")
+    order = tested[np.argsort(p[tested], kind="stable")]
+    adjusted = np.full(len(p), math.nan)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return adjusted.tolist()
+
+
+def effect_rows(effect: Effect, site: tuple[int, str], quantity: str, **context: Any) -> pd.DataFrame:
+    """An effect as rows of a table of measurements: the estimate, and one row for each of :data:`SUFFIXES`.
+
+    A size that is not defined has no row.
+
+    Args:
+        effect: the effect.
+        site: (layer, site) that it belongs to.
+        quantity: name of the difference; the others are named after it.
+        context: as :func:`ridge_utils.results.measurements`.
+    """
+    values = (effect.estimate, effect.low, effect.high, effect.p, effect.size)
+    names = [quantity, *(quantity + suffix for suffix in SUFFIXES)]
+    rows = [
+        results.measurements([value], [site], name, **context)
+        for value, name in zip(values, names, strict=True)
+        if not math.isnan(value)
+    ]
+    return pd.concat(rows, ignore_index=True)
+
+
+def effects(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """The effects of one name in a table, a row each with ``estimate``, ``low``, ``high``, ``p`` and ``effect_size``.
+
+    Args:
+        table: table of measurements.
+        quantity: the difference's name, as :func:`effect_rows` was given it.
+    """
+    names = {quantity: "estimate"} | {quantity + suffix: suffix[1:] for suffix in SUFFIXES}
+    rows = table[table["quantity"].isin(names)]
+    rows = rows.assign(quantity=rows["quantity"].map(names))
+    keys = [key for key in results.KEY if key != "quantity" and key in rows]
+    wide = rows.set_index([*keys, "quantity"])["value"].unstack("quantity").reset_index()  # noqa: PD010
+    wide.columns.name = None
+    return wide.reindex(columns=[*keys, *names.values()])
+
+
+def _from_error(mean: float, error: float, freedom: float) -> Effect:
+    if not error:
+        return Effect(mean, mean, mean, 0.0 if mean else 1.0, math.nan)
+    distribution = stats.t(freedom) if math.isfinite(freedom) else stats.norm()
+    reach = float(distribution.ppf((1 + CONFIDENCE) / 2)) * error
+    return Effect(mean, mean - reach, mean + reach, float(2 * distribution.sf(abs(mean) / error)), math.nan)
+
+
+def _finite(values: Sequence[float]) -> np.ndarray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or len(array) < 2:
+        raise InputError(f"At least 2 values in one dimension are needed, but these have shape {array.shape}.")
+    if not bool(np.isfinite(array).all()):
+        raise InputError(f"Value {int(np.flatnonzero(~np.isfinite(array))[0])} of {len(array)} is not finite.")
+    return array
+
+
+def _resampled_means(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+
+
+def _percentiles(means: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def _all_flips(count: int) -> float:
+    """Of the sign-flip test where all differences are equal: only two of all assignments are as extreme."""
+    return max(2.0 ** (1 - count), 1 / (RESAMPLES + 1))
