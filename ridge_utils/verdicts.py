@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ridge_utils import inference
+from ridge_utils import inference, results
 from ridge_utils.inference import Effect
 
 Verdict = Literal["reproduced", "partly", "not reproduced", "artefact of the estimator", "not judged"]
@@ -49,7 +49,11 @@ COLUMNS = (
     "unit",
     "why",
     "page",
+    "files",
 )
+
+#: A table of measurements and its provenance.
+Stored = tuple[pd.DataFrame, Mapping[str, Any]]
 
 _CASE = ("model", "task", "source")
 _CUT = r"\[:\d+\]$"
@@ -82,22 +86,46 @@ class Rule:
     decide: Callable[[Evidence, set[str], set[str]], tuple[Verdict, str]]
 
 
-def judge(tables: Mapping[str, Sequence[tuple[pd.DataFrame, Mapping[str, Any]]]]) -> pd.DataFrame:
+def stored() -> dict[str, dict[str, Stored]]:
+    """The tables that the verdicts are judged by: those of the reference runs, and of audits of other models.
+
+    Returns:
+        For each notebook its tables with their provenance, by the name of their file under ``results/``.
+
+    Raises:
+        StorageError: one of them does not match its provenance.
+    """
+    tables = {
+        page: {f"reference/{profile}/{page}.csv": found for profile, found in results.references(page).items()}
+        for page in pages()
+    }
+    for path in sorted((results.FOLDER / "audit").glob("*.csv")):
+        tables["audit"][f"audit/{path.name}"] = results.read(path)
+    return tables
+
+
+def judge(tables: Mapping[str, Mapping[str, Stored]]) -> pd.DataFrame:
     """Judge every claim on every model and task that the tables speak of.
 
     Args:
-        tables: tables of measurements with their provenance, by notebook; those under ``audit`` hold the quantities of
-            several notebooks and stand in where a notebook has no table for a model and task.
+        tables: tables of measurements with their provenance, by notebook and file, as :func:`stored` gives them; those
+            under ``audit`` hold the quantities of several notebooks and stand in where a notebook has no table for a
+            model and task.
 
     Returns:
         Rows with the columns :data:`COLUMNS`: one per claim, model, task and state; ``estimate``, ``low`` and ``high``
-        belong to the rule's first effect, ``p`` is its p-value after Holm's correction over the claim's tests. A model
-        and task that a claim has no evidence for has one row ``not judged``.
+        belong to the rule's first effect, ``p`` is its p-value after Holm's correction over the claim's tests, and
+        ``files`` are those that the evidence comes from. A model and task that a claim has no evidence for has one row
+        ``not judged``.
     """
     cases = _cases(tables)
     rows: list[tuple[Any, ...]] = []
     for claim, rule in RULES.items():
         found = {case: rule.gather(own) for case, own in cases.items()}
+        files = {
+            case: ", ".join(dict.fromkeys(own[page]["file"].iloc[0] for page in rule.pages if page in own))
+            for case, own in cases.items()
+        }
         tests = [
             (case, place, name, effect)
             for case, every in found.items()
@@ -118,10 +146,10 @@ def judge(tables: Mapping[str, Sequence[tuple[pd.DataFrame, Mapping[str, Any]]]]
                 name, effect = next(iter(evidence.effects.items()), ("", _NOTHING))
                 p = p_values.get((case, place, name), math.nan)
                 numbers = (name, effect.estimate, effect.low, effect.high, p, evidence.unit)
-                rows.append((claim, *case, evidence.when, verdict, *numbers, why, rule.pages[0]))
+                rows.append((claim, *case, evidence.when, verdict, *numbers, why, rule.pages[0], files[case]))
             if not every:
                 numbers = ("", math.nan, math.nan, math.nan, math.nan, "")
-                rows.append((claim, *case, "", NOT_JUDGED, *numbers, "Not measured.", rule.pages[0]))
+                rows.append((claim, *case, "", NOT_JUDGED, *numbers, "Not measured.", rule.pages[0], ""))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -368,7 +396,7 @@ def _gather_overfitting(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
     rows = table[(table["quantity"] == "predictive_information") & (table["split"] == "all")]
     last = rows[(rows["site"] == "block") & (rows["layer"] == rows["layer"].max())]
     effects = {}
-    if best < end:
+    if 0 < best < end:
         # The untouched model has no training seed, so the seeds that both have are those of the sampling.
         before, after = (last[last["step"] == step].groupby("sample_seed")["value"].mean() for step in (best, end))
         effects["rise at the last block"] = _subsampled(after - before, last["fraction"].iloc[0])
@@ -377,7 +405,7 @@ def _gather_overfitting(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
 
 def _decide_overfitting(evidence: Evidence, holds: set[str], _against: set[str]) -> tuple[Verdict, str]:
     if not evidence.effects:
-        return NOT_JUDGED, "The run never passes its optimum."
+        return NOT_JUDGED, "The run has no optimum that it passes."
     return ("reproduced", "") if holds else ("not reproduced", "I at the last block does not rise beyond its error.")
 
 
@@ -426,15 +454,13 @@ def pages() -> list[str]:
     return [*dict.fromkeys(page for rule in RULES.values() for page in rule.pages), "audit"]
 
 
-def _cases(
-    tables: Mapping[str, Sequence[tuple[pd.DataFrame, Mapping[str, Any]]]],
-) -> dict[tuple[str, ...], dict[str, pd.DataFrame]]:
+def _cases(tables: Mapping[str, Mapping[str, Stored]]) -> dict[tuple[str, ...], dict[str, pd.DataFrame]]:
     """The tables of each model and task by notebook; cut models belong to the model that they were cut from."""
     cases: dict[tuple[str, ...], dict[str, pd.DataFrame]] = {}
     # Tables of one notebook come before the audit's, which stands in for those that are missing.
     for page in sorted(tables, key=lambda page: page == "audit"):
-        for table, origin in tables[page]:
-            table = table.assign(fraction=table["n"] / _pool(table, origin))
+        for file, (table, origin) in tables[page].items():
+            table = table.assign(fraction=table["n"] / _pool(table, origin), file=file)
             whole = table["model"].str.replace(_CUT, "", regex=True)
             for case, own in table.groupby([whole, *(table[column] for column in _CASE[1:])], sort=False):
                 held = cases.setdefault(tuple(map(str, case)), {})

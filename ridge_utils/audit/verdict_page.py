@@ -1,0 +1,232 @@
+"""The page of verdicts: its tables, paragraphs and figure, all from what :func:`ridge_utils.verdicts.judge` gave."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from pandas.io.formats.style import Styler
+
+from ridge_utils import paper, verdicts
+from ridge_utils.verdicts import NOT_JUDGED, VERDICTS
+
+#: Safe for colour-blind readers, and every cell says its verdict in words.
+_COLOURS = {
+    "reproduced": "#56b4e9",
+    "partly": "#f0e442",
+    "not reproduced": "#e69f00",
+    "artefact of the estimator": "#cc79a7",
+    NOT_JUDGED: "#ffffff",
+}
+_SHORT = {
+    "reproduced": "reproduced",
+    "partly": "partly",
+    "not reproduced": "not repr.",
+    "artefact of the estimator": "artefact",
+}
+#: The figure that shows each claim's evidence: its page and its name there.
+_FIGURES = {
+    "C1": ("estimator_audit", "fig-estimator-audit-falls"),
+    "C2": ("early_exit", "fig-early-exit"),
+    "C3": ("interventions", "fig-interventions-recall"),
+    "C4": ("incremental_information", "fig-incremental-information-reference"),
+    "C5": ("residual_scaling", "fig-residual-scales-reference"),
+    "C6": ("multi_token", "fig-multi-token-reference"),
+    "C7": ("truncation", "fig-truncation-reference"),
+    "C8": ("overfitting", "fig-overfitting-reference"),
+    "C9": ("attention", "fig-attention-reference"),
+}
+
+
+def summary_figure(judged: pd.DataFrame) -> Figure:
+    """Claims in rows, models and tasks in columns; every cell counts the states with each verdict.
+
+    Args:
+        judged: what :func:`ridge_utils.verdicts.judge` gave.
+    """
+    total = verdicts.overall(judged)
+    claims = list(dict.fromkeys(total["claim"]))
+    cases = list(dict.fromkeys(zip(total["model"], total["task"], strict=True)))
+    figure, ax = plt.subplots(figsize=(max(6.0, 2.0 + 1.5 * len(cases)), 2.2 + 0.5 * len(claims)))
+    for row in total.itertuples(index=False):
+        x, y = cases.index((row.model, row.task)), claims.index(row.claim)
+        # Their names have blanks, so the counts are read by place.
+        counts = dict(zip(VERDICTS, row[4 : 4 + len(VERDICTS)], strict=True))
+        words = "\n".join(f"{count} {_SHORT[verdict]}" for verdict, count in counts.items() if count) or "–"
+        colour = _COLOURS[row.verdict]
+        ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=2))
+        ax.text(x, y, words, ha="center", va="center", size=7, color="black")
+    ax.set_xlim(-0.5, len(cases) - 0.5)
+    ax.set_ylim(len(claims) - 0.5, -0.5)
+    ax.set_yticks(range(len(claims)), claims)
+    ax.set_xticks(range(len(cases)), [f"{model}\n{task}" for model, task in cases], rotation=30, ha="right", size=8)
+    ax.tick_params(length=0)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    shown = [verdict for verdict in VERDICTS if verdict in set(total["verdict"])]
+    ax.legend(
+        handles=[Patch(facecolor=_COLOURS[verdict], label=verdict) for verdict in shown],
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=len(shown),
+        fontsize=8,
+        frameon=False,
+    )
+    return figure
+
+
+def summary_table(judged: pd.DataFrame) -> Styler:
+    """The verdict on each claim, model and task, with the effect of the last state judged.
+
+    Args:
+        judged: what :func:`ridge_utils.verdicts.judge` gave.
+    """
+    rows = []
+    for total in verdicts.overall(judged).to_dict("records"):
+        own = judged[
+            (
+                judged[["claim", "model", "task", "source"]] == [total[k] for k in ("claim", "model", "task", "source")]
+            ).all(axis=1)
+        ]
+        own = own[own["verdict"] != NOT_JUDGED]
+        if own.empty:
+            continue
+        states = ", ".join(f"{total[verdict]} {verdict}" for verdict in VERDICTS if total[verdict])
+        last = own.iloc[-1]
+        rows.append(
+            {
+                "claim": total["claim"],
+                "model": total["model"],
+                "task": total["task"],
+                "verdict": total["verdict"],
+                "states": states,
+                "effect, last state": last["effect"],
+                "with its 95 % interval": _interval(last),
+                "figure": _link(total["claim"]),
+            }
+        )
+    caption = "Verdicts. Where the states of one model and task differ, the verdict on them together is partly."
+    return _styled(pd.DataFrame(rows), caption)
+
+
+def claim_table(judged: pd.DataFrame, claim: str) -> Styler:
+    """Every state in which a claim was judged, with its effect, interval, p-value and reason.
+
+    Args:
+        judged: what :func:`ridge_utils.verdicts.judge` gave.
+        claim: C1 to C9.
+    """
+    own = judged[(judged["claim"] == claim) & (judged["effect"] != "")]
+    shown = pd.DataFrame(
+        {
+            "model": own["model"],
+            "task": own["task"],
+            "state": own["when"],
+            "verdict": own["verdict"],
+            "effect": own["effect"],
+            "with its 95 % interval": [_interval(row) for _, row in own.iterrows()],
+            "p (Holm)": ["" if pd.isna(p) else f"{p:.2g}" for p in own["p"]],
+            "why": own["why"],
+        }
+    )
+    return _styled(shown, f"{claim}: every state that was judged")
+
+
+def claim_text(judged: pd.DataFrame, claim: str) -> str:
+    """A claim in the paper's sense, what becomes of it here, and where that can be followed up (Markdown).
+
+    Args:
+        judged: what :func:`ridge_utils.verdicts.judge` gave.
+        claim: C1 to C9.
+    """
+    stated = paper.claims().set_index("id").loc[claim]
+    own = judged[(judged["claim"] == claim) & (judged["verdict"] != NOT_JUDGED)]
+    parts = [f"**{stated['statement']}** The paper's evidence: {stated['evidence']}."]
+    if own.empty:
+        return f"{parts[0]} Nothing that is stored speaks to it."
+    for (model, task), rows in own.groupby(["model", "task"], sort=False):
+        counts = rows["verdict"].value_counts()
+        words = ", ".join(f"{verdict} in {counts[verdict]}" for verdict in VERDICTS if verdict in counts)
+        where = f"*{model}, {task}:* of {len(rows)} state{'s' if len(rows) > 1 else ''}, {words}."
+        reason = rows["why"].value_counts()
+        if len(reason) and reason.index[0]:
+            where += f" {reason.index[0]}"
+            where += (
+                ""
+                if len(reason) == 1
+                else " (in most of them)"
+                if reason.iloc[0] > len(rows) / 2
+                else " (among others)"
+            )
+        parts.append(where)
+    page, _ = _FIGURES[claim]
+    files = list(dict.fromkeys(file for cell in own["files"] for file in cell.split(", ") if file))
+    commands = list(dict.fromkeys(filter(None, map(_command, files))))
+    parts.append(
+        f"The rule is in [](../book/protocol.md), the figure in [{page}]({page}.ipynb), the numbers are in "
+        + ", ".join(f"`results/{file}`" for file in files)
+        + (f"; made by {', '.join(f'`{command}`' for command in commands)}." if commands else ".")
+    )
+    return "\n\n".join(parts)
+
+
+def headline(judged: pd.DataFrame) -> str:
+    """How many of the claims hold, for the reader who reads one sentence (Markdown).
+
+    Args:
+        judged: what :func:`ridge_utils.verdicts.judge` gave.
+    """
+    total = verdicts.overall(judged)
+    total = total[total["verdict"] != NOT_JUDGED]
+    counts = total["verdict"].value_counts()
+    words = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS)
+    models = list(dict.fromkeys(total["model"]))
+    tasks = list(dict.fromkeys(total["task"]))
+    never = [
+        claim
+        for claim, rows in judged[judged["verdict"] != NOT_JUDGED].groupby("claim", sort=False)
+        if not (rows["verdict"] == "reproduced").any()
+    ]
+    said = f"Of {len(total)} pairs of a claim and a model on a task ({', '.join(models)}; {', '.join(tasks)}): {words}."
+    if never:
+        said += f" In no state at all reproduced: {', '.join(never)}."
+    return said
+
+
+def lines(judged: pd.DataFrame) -> str:
+    """How often each verdict was given, a line per claim.
+
+    Args:
+        judged: what :func:`ridge_utils.verdicts.judge` gave.
+    """
+    out = []
+    for claim, rows in judged.groupby("claim", sort=False):
+        counts = rows["verdict"].value_counts()
+        found = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts]
+        out.append(f"{claim}: {', '.join(found) or NOT_JUDGED}")
+    return "\n".join(out)
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    if not np.isfinite(row["estimate"]):
+        return ""
+    return f"{row['estimate'] + 0.0:.3f} [{row['low'] + 0.0:.3f}, {row['high'] + 0.0:.3f}] {row['unit']}"
+
+
+def _link(claim: str) -> str:
+    page, name = _FIGURES[claim]
+    return f'<a href="{page}.html#{name}">{page}</a>'
+
+
+def _command(file: str) -> str:
+    """The command that makes a reference run's file again."""
+    folder, *rest = file.removesuffix(".csv").split("/")
+    return f"ridge run {rest[1]} --profile {rest[0]}" if folder == "reference" and len(rest) == 2 else ""
+
+
+def _styled(shown: pd.DataFrame, caption: str) -> Styler:
+    style = shown.style.hide(axis="index").set_caption(caption).set_table_attributes('class="sentences"')
+    return style.map(lambda verdict: f"background-color: {_COLOURS[verdict]}; color: black", subset=["verdict"])
