@@ -17,7 +17,8 @@ import nbformat
 import pandas as pd
 import yaml
 
-from ridge_utils import claims, paper, plotting, reports, reproducibility, results, statistics, study
+from ridge_utils import claims, paper, plotting, reports, reproducibility, results, statistics, study, verdicts
+from ridge_utils.audit import verdict_page
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "_build" / "source"
@@ -107,6 +108,7 @@ def substitutions() -> dict[str, Any]:
     differences, _ = results.read(results.FOLDER / reproducibility.DIFFERENCES / f"{STORED}.csv")
     summary = statistics.ridge_summary(table)
     parameters = origin["parameters"]
+    judged = verdicts.judge(verdicts.stored())
     return {
         "model": origin["model"]["name"],
         "task": parameters["task"].replace("_", " "),
@@ -121,6 +123,8 @@ def substitutions() -> dict[str, Any]:
         "ridge_table": ridge_table(summary[summary["split"] == "all"].sort_values("step")),
         "ridge_counts": reports.ridge_counts(study.references(STORED)),
         "verdicts": verdict_table(),
+        "audit_headline": verdict_page.headline(judged),
+        "audit_verdicts": verdict_page.counts_table(judged),
     }
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from ridge_utils import models, profiles, results, statistics, tasks, training
+from ridge_utils import attention, models, profiles, results, statistics, tasks, training
+from ridge_utils.attention import AttentionShares
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations, collect
@@ -98,6 +99,13 @@ class Study:
         return pools
 
     @property
+    def data(self) -> dict[str, Any]:
+        """Its task, how many examples there are, and how many different targets they have, for provenance."""
+        targets = {example.target for examples in self.examples.values() for example in examples}
+        counts = {split: len(examples) for split, examples in self.examples.items()}
+        return self.context | {"train": len(self.training_examples), **counts, "different targets": len(targets)}
+
+    @property
     def trainings(self) -> list[dict[str, Any]]:
         """Its fine-tunings, for provenance."""
         return [
@@ -115,19 +123,13 @@ class Study:
         """
         if not path:
             return
-        target_ids = {example.target for examples in self.examples.values() for example in examples}
         more.setdefault("model", models.describe(self.base))
         more.setdefault("training", self.trainings)
         more.setdefault("seconds", round(time.monotonic() - self.started))
         origin = results.provenance(
             self.parameters,
             device=str(self.base.device),
-            data=self.context
-            | {
-                "train": len(self.training_examples),
-                **{split: len(examples) for split, examples in self.examples.items()},
-                "different targets": len(target_ids),
-            },
+            data=self.data,
             **more,
         )
         results.write(table, Path(path), origin)
@@ -140,6 +142,15 @@ def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, labe
         return collect(loaded, examples, batch_size, label)
 
     return remember(Representations, loaded, examples, compute, batch_size=batch_size)
+
+
+def attend(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, label: str) -> AttentionShares:
+    """:func:`ridge_utils.attention.shares`, remembered."""
+
+    def compute() -> AttentionShares:
+        return attention.shares(loaded, examples, batch_size, label)
+
+    return remember(AttentionShares, loaded, examples, compute, batch_size=batch_size)
 
 
 #: How figures and tables call the sources.

@@ -7,8 +7,10 @@ before the measurements.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -95,13 +97,23 @@ def stored() -> dict[str, dict[str, Stored]]:
     Raises:
         StorageError: one of them does not match its provenance.
     """
-    tables = {
-        page: {f"reference/{profile}/{page}.csv": found for profile, found in results.references(page).items()}
-        for page in pages()
-    }
-    for path in sorted((results.FOLDER / "audit").glob("*.csv")):
-        tables["audit"][f"audit/{path.name}"] = results.read(path)
+    tables: dict[str, dict[str, Stored]] = {}
+    for page in pages():
+        paths = [
+            path for kind in ("reference", "audit") for path in sorted((results.FOLDER / kind).glob(f"*/{page}.csv"))
+        ]
+        tables[page] = {path.relative_to(results.FOLDER).as_posix(): results.read(path) for path in paths}
     return tables
+
+
+def audit_file(table: pd.DataFrame) -> Path:
+    """Where a user's audit goes, so that :func:`stored` finds it: one folder per model and task.
+
+    Args:
+        table: table of measurements of one model on one task.
+    """
+    name = "-".join(str(table[column].iloc[0]) for column in ("model", "task"))
+    return results.FOLDER / "audit" / re.sub(r"[^A-Za-z0-9._-]+", "-", name) / "audit.csv"
 
 
 def judge(tables: Mapping[str, Mapping[str, Stored]]) -> pd.DataFrame:

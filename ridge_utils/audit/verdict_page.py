@@ -196,6 +196,20 @@ def headline(judged: pd.DataFrame) -> str:
     return said
 
 
+def counts_table(judged: pd.DataFrame) -> str:
+    """How often each verdict was given, a row per claim (a Markdown table).
+
+    Args:
+        judged: what :func:`ridge_utils.verdicts.judge` gave.
+    """
+    statements = paper.claims().set_index("id")["statement"]
+    out = [" | ".join(["claim", "what it says", *VERDICTS]), " | ".join(["---", "---", *(["---:"] * len(VERDICTS))])]
+    for claim, rows in judged.groupby("claim", sort=False):
+        counts = [str(int((rows["verdict"] == verdict).sum())) for verdict in VERDICTS]
+        out.append(" | ".join([claim, statements[claim], *counts]))
+    return "\n".join(f"| {line} |" for line in out)
+
+
 def lines(judged: pd.DataFrame) -> str:
     """How often each verdict was given, a line per claim.
 
