@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ridge_utils import early_exit, information, results, sequences, statistics
+from ridge_utils import early_exit, inference, information, results, sequences, statistics
 from ridge_utils import residual_scaling as scaling
 from ridge_utils.attention import AttentionShares
 from ridge_utils.errors import InputError
@@ -171,25 +171,28 @@ def residual_scaling(
     Returns:
         Table of measurements. ``residual_scale`` has one row per block, its split is the one fitted on. ``accuracy``
         and ``loss`` (nats) belong to the untouched scales, ``accuracy_scaled_on_id`` and the like to those fitted on
-        that split; their split is the one evaluated on.
+        that split; their split is the one evaluated on. Then the effects: ``scale_shift`` (split ``ood``), the last
+        block's scale fitted on OOD less on ID examples, paired over fits; and ``scaled_accuracy_gain``, each example's
+        accuracy with the scales fitted on its own split, a mean over fits, less with the untouched ones. One fit or one
+        example has no effect.
     """
     blocks = len(loaded.blocks)
     end = [(blocks, "final_norm")]
-    tables = []
+    tables, effects = [], []
+    last_scales: dict[str, list[float]] = {}
     for split, examples in evaluated_on.items():
-        before = remember(
-            scaling.Evaluation,
-            loaded,
-            examples,
-            partial(scaling.evaluate, loaded, examples, None, batch_size, f"{split}, untouched scales"),
-            batch_size=batch_size,
-        )
+        before = _evaluated(loaded, examples, None, batch_size, f"{split}, untouched scales")
         row = {**context, "split": split, "sample_seed": None, "n": len(examples)}
         tables.append(results.measurements([before.correct.double().mean().item()], end, "accuracy", **row))
         tables.append(results.measurements([before.cross_entropy.mean().item()], end, "loss", **row))
     for split, examples in fitted_on.items():
-        for setting in settings:
-            found = _fitted(loaded, split, examples, evaluated_on, setting, batch_size)
+        fits = [_fitted(loaded, split, examples, evaluated_on, setting, batch_size) for setting in settings]
+        last_scales[split] = [fit.scales[-1].item() for fit in fits]
+        if len(others := evaluated_on.get(split, [])) > 1:
+            gain = _gain(loaded, split, others, [fit.scales for fit in fits], settings, batch_size)
+            row = {**context, "split": split, "sample_seed": None, "n": len(others)}
+            effects.append(inference.effect_rows(gain, end[0], "scaled_accuracy_gain", **row))
+        for setting, found in zip(settings, fits, strict=True):
             row = {**context, "sample_seed": setting.seed}
             tables.append(
                 results.measurements(
@@ -206,7 +209,11 @@ def residual_scaling(
                 for name, values in (("accuracy", found.accuracy), ("loss", found.cross_entropy)):
                     quantity = f"{name}_scaled_on_{split}"
                     tables.append(results.measurements([values[place].item()], end, quantity, **row))
-    return pd.concat(tables, ignore_index=True)
+    if {"id", "ood"} <= set(last_scales) and len(settings) > 1:
+        shift = inference.repeat_effect(last_scales["id"], last_scales["ood"])
+        row = {**context, "split": "ood", "sample_seed": None, "n": len(settings)}
+        effects.append(inference.effect_rows(shift, (blocks, "block"), "scale_shift", **row))
+    return pd.concat([*tables, *effects], ignore_index=True)
 
 
 def _fitted(
@@ -218,10 +225,9 @@ def _fitted(
     batch_size: int,
 ) -> Scaling:
     def compute() -> Scaling:
-        label = f"{split}, seed {settings.seed}"
-        fit = scaling.fit(loaded, examples, settings, label)
+        fit = scaling.fit(loaded, examples, settings, _label(split, settings))
         after = [
-            scaling.evaluate(loaded, others, fit.scales, batch_size, f"{label}, on {other}")
+            _evaluated(loaded, others, fit.scales, batch_size, _label(split, settings, other))
             for other, others in evaluated_on.items()
         ]
         return Scaling(
@@ -244,6 +250,37 @@ def _fitted(
     )
 
 
+def _gain(
+    loaded: LoadedModel,
+    split: str,
+    examples: Sequence[Example],
+    scales: Sequence[Tensor],
+    settings: Sequence[FitSettings],
+    batch_size: int,
+) -> inference.Effect:
+    """What scales fitted on a split do to accuracy on other examples of it, within examples."""
+    before = _evaluated(loaded, examples, None, batch_size, f"{split}, untouched scales")
+    after = [
+        _evaluated(loaded, examples, found, batch_size, _label(split, setting, split)).correct.double()
+        for found, setting in zip(scales, settings, strict=True)
+    ]
+    return inference.paired_effect(before.correct.double().tolist(), torch.stack(after).mean(0).tolist())
+
+
+def _evaluated(
+    loaded: LoadedModel, examples: Sequence[Example], scales: Tensor | None, batch_size: int, label: str
+) -> scaling.Evaluation:
+    """:func:`ridge_utils.residual_scaling.evaluate`, remembered."""
+    # The store knows a model by its weights, which scales do not touch.
+    scaled_by = {} if scales is None else {"scales": scales.tolist()}
+    compute = partial(scaling.evaluate, loaded, examples, scales, batch_size, label)
+    return remember(scaling.Evaluation, loaded, examples, compute, batch_size=batch_size, **scaled_by)
+
+
+def _label(split: str, settings: FitSettings, other: str = "") -> str:
+    return f"{split}, seed {settings.seed}" + (f", on {other}" if other else "")
+
+
 def attention_shares(
     shares: Mapping[str, AttentionShares],
     context: Mapping[str, Any],
@@ -262,7 +299,8 @@ def attention_shares(
     Returns:
         Table of measurements with the means over examples of ``signal_attention``, ``signal_after_first_attention``
         (the first token left out), ``last_token_attention``, ``first_token_attention`` and of ``chance_attention``, the
-        share that uniform attention would give the signal, the first token left out.
+        share that uniform attention would give the signal, the first token left out; and with the effects of
+        :func:`attention_effects` over all examples, which belong to the last block.
     """
     tables = []
     for split, share in shares.items():
@@ -271,7 +309,7 @@ def attention_shares(
         for seed in sampling_seeds:
             sample = share.select(statistics.subsample(len(share), n_samples, seed))
             row = {**context, "split": split, "sample_seed": seed, "n": n_samples}
-            chance = (sample.signal_tokens - sample.first_is_signal.long()).double() / sample.tokens
+            chance = _chance_after_first(sample)
             for quantity, values in (
                 ("signal_attention", sample.signal),
                 ("signal_after_first_attention", sample.signal_after_first),
@@ -280,7 +318,47 @@ def attention_shares(
                 ("chance_attention", chance.expand(blocks, -1)),
             ):
                 tables.append(results.measurements(values.mean(1).tolist(), sites, quantity, **row))
+        row = {**context, "split": split, "sample_seed": None, "n": len(share)}
+        for quantity, effect in attention_effects(share).items():
+            tables.append(inference.effect_rows(effect, sites[-1], quantity, **row))
     return pd.concat(tables, ignore_index=True)
+
+
+def attention_effects(share: AttentionShares) -> dict[str, inference.Effect]:
+    """What the claim says of attention, tested within examples; attention to signal leaves the first token out.
+
+    The block with the largest attention to signal is chosen on one half of the examples and used on the other, and the
+    other way round, so that every example is used once and none chooses its own block: the largest of many noisy means
+    lies above the last one by chance.
+
+    Args:
+        share: the shares of N examples, at least 2.
+
+    Returns:
+        The effects by quantity. ``signal_attention_fall`` is attention to signal at that block less in the last block;
+        ``signal_attention_excess`` at that block less its chance share; ``last_token_attention_excess``, in the last
+        block, attention to the last token itself less to signal.
+
+    Raises:
+        InputError: fewer than 2 examples.
+    """
+    signal = share.signal_after_first
+    order = statistics.subsample(len(share), len(share), 0)
+    halves = order[: len(order) // 2], order[len(order) // 2 :]
+    at_peak = torch.empty(len(share), dtype=torch.float64)
+    for chosen, used in (halves, halves[::-1]):
+        at_peak[used] = signal[signal[:, chosen].mean(1).argmax(), used]
+    pairs = {
+        "signal_attention_fall": (signal[-1], at_peak),
+        "signal_attention_excess": (_chance_after_first(share), at_peak),
+        "last_token_attention_excess": (signal[-1], share.last[-1]),
+    }
+    return {name: inference.paired_effect(less.tolist(), more.tolist()) for name, (less, more) in pairs.items()}
+
+
+def _chance_after_first(share: AttentionShares) -> Tensor:
+    """What uniform attention would give the signal, the first token left out, shape (N,)."""
+    return (share.signal_tokens - share.first_is_signal.long()).double() / share.tokens
 
 
 def sequence_information(

@@ -6,11 +6,24 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from ridge_utils.audit.effects import across_seeds, effect_table, gathered, sides
 from ridge_utils.plotting import ridge_names, with_band
 from ridge_utils.statistics import by_third, ridge_summary
 
 #: The attention that the claim is about, without the first token, on which models park attention whatever it says.
 SIGNAL = "signal_after_first_attention"
+
+#: What the reader calls the effects on residual scales, and the sign that the claim gives them.
+SCALING_EFFECTS = {
+    "scale_shift": ("the last block's factor, fitted on OOD less on ID", -1),
+    "scaled_accuracy_gain": ("accuracy with the factors fitted on the split, less untouched", 1),
+}
+#: The same of attention.
+ATTENTION_EFFECTS = {
+    "signal_attention_fall": ("signal at its largest block, less in the last block", 1),
+    "signal_attention_excess": ("signal at its largest block, less its chance share", 1),
+    "last_token_attention_excess": ("last block: the last token itself, less signal", 1),
+}
 
 
 def reference_ridges(tables: Mapping[str, pd.DataFrame]) -> Styler:
@@ -362,6 +375,22 @@ def scaling_table(table: pd.DataFrame) -> Styler:
     return _styled(pd.DataFrame(lines), caption)
 
 
+def scaling_tests(tables: Mapping[str, pd.DataFrame]) -> tuple[str, Styler]:
+    """Effect sizes and tests of residual scaling, and how many of them are on the claim's side.
+
+    Args:
+        tables: tables of measurements of residual scaling, by what the reader calls them.
+
+    Returns:
+        A sentence (Markdown) and a table, a row per run, checkpoint, split and effect, training seeds together.
+    """
+    caption = (
+        "Effects of residual scaling: factors paired over fits (Student's t), accuracy paired within examples "
+        "(sign-flip test)"
+    )
+    return _tests(tables, SCALING_EFFECTS, caption)
+
+
 def attention_headline(table: pd.DataFrame) -> str:
     """Where attention to the signal peaks, and what the last block attends to, at the last checkpoint (Markdown).
 
@@ -408,6 +437,19 @@ def attention_table(table: pd.DataFrame, summary: pd.DataFrame) -> Styler:
     ):
         shown[name] = [f"{last[(row.split, row.step, quantity)]:.3f}" for row in rows.itertuples()]
     return _styled(pd.DataFrame(shown), "Attention of the last prompt token, mean over heads and examples")
+
+
+def attention_tests(tables: Mapping[str, pd.DataFrame]) -> tuple[str, Styler]:
+    """Effect sizes and tests of what the claim says of attention, and how many of them are on its side.
+
+    Args:
+        tables: tables of measurements of attention, by what the reader calls them.
+
+    Returns:
+        A sentence (Markdown) and a table, a row per run, checkpoint, split and effect, training seeds together.
+    """
+    caption = "Differences of attention shares within examples (sign-flip test), the first token left out of the signal"
+    return _tests(tables, ATTENTION_EFFECTS, caption)
 
 
 def decoding_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -487,6 +529,19 @@ def decoding_table(summary: pd.DataFrame) -> Styler:
         }
     )
     return _styled(shown, "Sequence information in nats, blocks only (embedding and final norm left out)")
+
+
+def _tests(
+    tables: Mapping[str, pd.DataFrame], quantities: Mapping[str, tuple[str, int]], caption: str
+) -> tuple[str, Styler]:
+    found = across_seeds(gathered(tables, {quantity: name for quantity, (name, _) in quantities.items()}))
+    place = list(tables).index
+    found = found.sort_values(["run", "step", "split"], key=lambda c: c.map(place) if c.name == "run" else c)
+    columns = {"run": "run", "step": "model", "split": "split", "effect": "effect"}
+    if len(tables) == 1:
+        del columns["run"]
+    said = sides(found, {quantity: sign for quantity, (_, sign) in quantities.items()})
+    return said, effect_table(found.assign(step=found["step"].map(_when)), columns, caption)
 
 
 def _together(summary: pd.DataFrame) -> pd.DataFrame:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
+from scipy import stats
 
-from ridge_utils import cache, results
+from ridge_utils import cache, inference, results
 from ridge_utils.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,11 @@ UNTOUCHED = {
     "last_token_attention": 1e-4,
     "first_token_attention": 1e-4,
     "chance_attention": 1e-9,
+    "signal_attention_fall": 1e-4,
+    "signal_attention_excess": 1e-4,
+    "last_token_attention_excess": 1e-4,
+    "scale_shift": 1e-3,
+    "scaled_accuracy_gain": 0.0081,
 }
 
 #: A tolerance is this many times the largest difference that was seen, because other machines round in more ways.
@@ -52,11 +59,29 @@ MARGIN = 2.0
 #: So many layers on either side of a layer have a say in its tolerance.
 NEIGHBOURS = 2
 
+#: An end of an interval is at most so many standard errors from its estimate; Student's t with four degrees of freedom
+#: has 2.8.
+REACH = 3.0
+#: The score of a p-value of 0, which stands for any that is too small for a float.
+_LARGEST_SCORE = 40.0
+
 #: Folder of the results files of :func:`repeat` in ``results/``, one per notebook, named as it is.
 DIFFERENCES = "differences"
 
 #: What :func:`repeat` stores of each condition.
-COLUMNS = ("condition", "changes", "model", "split", "step", "layer", "site", "quantity", "value", "largest_difference")
+COLUMNS = (
+    "condition",
+    "changes",
+    "model",
+    "split",
+    "step",
+    "layer",
+    "site",
+    "quantity",
+    "variant",
+    "value",
+    "largest_difference",
+)
 
 
 @dataclass(frozen=True)
@@ -140,7 +165,7 @@ def repeat(
         seed = reference["train_seed"].dropna().unique()
         table["train_seed"] = table["train_seed"].where(table["train_seed"].isna(), seed[0] if len(seed) else None)
         compared = results.compare(table, reference, 0.0).rows
-        groups = compared.groupby(["model", "split", "step", "layer", "site", "quantity"], sort=False)
+        groups = compared.groupby(["model", "split", "step", "layer", "site", "quantity", "variant"], sort=False)
         summary = groups.agg(value=("value", "mean"), largest_difference=("difference", "max")).reset_index()
         tables.append(summary.assign(condition=condition.name, changes=condition.changes))
     return pd.concat(tables, ignore_index=True)[list(COLUMNS)], origins
@@ -168,9 +193,10 @@ def training_tolerance(differences: pd.DataFrame) -> pd.DataFrame:
         differences: what :func:`repeat` gave.
 
     Returns:
-        One row per (model, step, layer, site, quantity) with ``tolerance``; all splits share it. The state after the
-        final norm has no neighbours.
+        One row per (model, step, layer, site, quantity, variant) with ``tolerance``; all splits share it. The state
+        after the final norm has no neighbours.
     """
+    differences = _with_variant(differences)
     arithmetic = differences[(differences["changes"] == "arithmetic") & (differences["step"] > 0)]
     key = _key(differences)
     largest = arithmetic.groupby(key, sort=False)["largest_difference"].max().reset_index()
@@ -183,14 +209,21 @@ def training_tolerance(differences: pd.DataFrame) -> pd.DataFrame:
 
 def _key(differences: pd.DataFrame) -> list[str]:
     """What a tolerance belongs to. Differences of a notebook with one model were first stored without its name."""
-    return [column for column in ("model", "step", "layer", "site", "quantity") if column in differences]
+    columns = ("model", "step", "layer", "site", "quantity", "variant")
+    return [column for column in columns if column in differences]
+
+
+def _with_variant(differences: pd.DataFrame) -> pd.DataFrame:
+    """Differences with the column ``variant``, which their file lacks where no quantity has one."""
+    return differences.assign(variant=differences["variant"].fillna("") if "variant" in differences else "")
 
 
 def tolerance(stored: pd.DataFrame, differences: pd.DataFrame | None) -> "pd.Series[float]":
     """Greatest difference that each row of a stored table may show on another machine.
 
     The untouched model's rows have :data:`UNTOUCHED`; trained ones :func:`training_tolerance`, and never less than the
-    untouched model's.
+    untouched model's. An effect's interval, p-value and size have :func:`effect_tolerance`, or what was measured where
+    that is more.
 
     Args:
         stored: table of measurements.
@@ -198,16 +231,84 @@ def tolerance(stored: pd.DataFrame, differences: pd.DataFrame | None) -> "pd.Ser
 
     Returns:
         One value per row of ``stored``, in its unit.
+
+    Raises:
+        InputError: a quantity that neither is in :data:`UNTOUCHED` nor belongs to an effect that is.
     """
+    suffixes = _suffixes(stored["quantity"])
     floor = stored["quantity"].map(UNTOUCHED)
+    if bool((unknown := floor.isna() & (suffixes == "")).any()):
+        raise InputError(
+            f"The quantity {stored['quantity'][unknown].iloc[0]!r} has no tolerance: say in "
+            "reproducibility.UNTOUCHED how far it may move where nothing is trained."
+        )
     # Shares of few examples move in large steps: two examples may always change their likeliest token.
     shares = stored["quantity"].str.contains("accuracy")
     floor = floor.where(~shares, floor.clip(lower=2.02 / stored["n"].astype(float)))
-    if differences is None:
-        return floor
-    key = _key(differences)
-    trained = stored[key].merge(training_tolerance(differences), on=key, how="left")["tolerance"].set_axis(stored.index)
-    return trained.fillna(0.0).clip(lower=floor)
+    allowed = floor.fillna(0.0)
+    if differences is not None:
+        trained = training_tolerance(differences)
+        key = _key(trained)
+        measured = stored[key].merge(trained, on=key, how="left")["tolerance"].set_axis(stored.index)
+        allowed = measured.fillna(0.0).clip(lower=allowed)
+    estimates = stored.assign(allowed=allowed)
+    for suffix, quantity in sorted(set(zip(suffixes, stored["quantity"], strict=True))):
+        if suffix:
+            rows = stored[stored["quantity"] == quantity]
+            derived = _with_estimates(rows, estimates, quantity.removesuffix(suffix))[suffix]
+            allowed[rows.index] = allowed[rows.index].clip(lower=derived.set_axis(rows.index))
+    return allowed
+
+
+def _suffixes(quantities: "pd.Series[str]") -> "pd.Series[str]":
+    """The suffix of each quantity that belongs to an effect of :data:`UNTOUCHED` beside its estimate; else empty."""
+
+    def suffix(quantity: str) -> str:
+        known = (s for s in inference.SUFFIXES if quantity.endswith(s) and quantity.removesuffix(s) in UNTOUCHED)
+        return "" if quantity in UNTOUCHED else next(known, "")
+
+    return quantities.map({quantity: suffix(quantity) for quantity in quantities.unique()})
+
+
+def _with_estimates(rows: pd.DataFrame, table: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """:func:`effect_tolerance` for each row, from the effects of ``quantity`` and their estimates' ``allowed``."""
+    key = [column for column in results.KEY if column != "quantity"]
+    effects = inference.effects(table, quantity).merge(table[table["quantity"] == quantity][[*key, "allowed"]], on=key)
+    own = rows[key].merge(effects, on=key, how="left")
+    return effect_tolerance(own, own["allowed"])
+
+
+def effect_tolerance(effects: pd.DataFrame, allowed: "pd.Series[float]") -> pd.DataFrame:
+    r"""How far an effect's interval, p-value and size may move, from how far its estimate may.
+
+    A p-value has no tolerance of its own: in every repetition it can be the smallest that the resampling can give. But
+    what moves the mean of examples by at most t, and each example for itself, moves their standard error e by at most t
+    as well. The ends of an interval are at most :data:`REACH` errors from the estimate, so they move by at most
+    :math:`(1+\mathrm{REACH})\,t`; the standard score z of the p-value by :math:`(1+z)\,t/e`; and the size d of N
+    examples by :math:`(2/\sqrt{N}+|d|)\,t/e`.
+
+    Args:
+        effects: rows of :func:`ridge_utils.inference.effects`.
+        allowed: tolerance t of each estimate.
+
+    Returns:
+        A row per effect with one column for each of :data:`ridge_utils.inference.SUFFIXES`. Where the interval is one
+        point, e is 0, and the size and a smaller score may be any.
+    """
+    error = (effects["high"] - effects["low"]) / 2 / REACH
+    moved = (allowed / error).fillna(0.0)  # 0/0: what may not move does not
+    score = stats.norm.isf(effects["p"] / 2).clip(max=_LARGEST_SCORE)
+    lowered = (score - (1 + score) * moved).clip(lower=0.0)
+    ends = (1 + REACH) * allowed
+    return pd.DataFrame(
+        {
+            "_low": ends,
+            "_high": ends,
+            # Two of the resamples may always change sides.
+            "_p": (2 * stats.norm.sf(lowered) - effects["p"]).clip(lower=4 / (inference.RESAMPLES + 1)),
+            "_effect_size": moved * (2 / np.sqrt(effects["n"].astype(float)) + effects["effect_size"].abs()),
+        }
+    )
 
 
 def differences_of(notebook: str) -> pd.DataFrame | None:
@@ -217,7 +318,7 @@ def differences_of(notebook: str) -> pd.DataFrame | None:
         StorageError: they do not match their provenance.
     """
     path = results.FOLDER / DIFFERENCES / f"{notebook}.csv"
-    return results.read(path)[0] if path.exists() else None
+    return _with_variant(results.read(path)[0]) if path.exists() else None
 
 
 def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any]) -> str:
@@ -251,6 +352,8 @@ def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any]) -> str:
 def other_notebooks() -> pd.DataFrame:
     """How far trained numbers of the notebooks beside ``predictive_information`` moved, and what they may.
 
+    An effect's interval, p-value and size are left out: they move with their estimate.
+
     Returns:
         One row per notebook and quantity with ``values`` (how many), ``median_difference``, ``largest_difference``
         (under changed arithmetic), ``median_tolerance`` and ``largest_tolerance``, in the quantity's unit.
@@ -261,7 +364,7 @@ def other_notebooks() -> pd.DataFrame:
             continue
         differences, _ = results.read(path)
         stored, _ = results.read(results.FOLDER / path.name)
-        trained = stored["step"] > 0
+        trained = (stored["step"] > 0) & (_suffixes(stored["quantity"]) == "")
         allowed = tolerance(stored, differences)[trained]
         for quantity, group in stored[trained].groupby("quantity"):
             chosen = (differences["quantity"] == quantity) & (differences["step"] > 0)
@@ -358,9 +461,13 @@ def describe_ridge_layers(layers: pd.DataFrame) -> str:
 
 
 def facts(differences: pd.DataFrame) -> str:
-    """The measured differences and tolerances in a form for text comparison: a line per checkpoint, rounded."""
+    """The measured differences and tolerances in a form for text comparison: a line per checkpoint, rounded.
+
+    What an effect has beside its estimate is left out.
+    """
     allowed = training_tolerance(differences)
-    allowed["tolerance"] = allowed["tolerance"].clip(lower=allowed["quantity"].map(UNTOUCHED))
+    allowed = allowed[_suffixes(allowed["quantity"]) == ""]
+    allowed = allowed.assign(tolerance=allowed["tolerance"].clip(lower=allowed["quantity"].map(UNTOUCHED)))
     lines = [f"{len(differences)} differences under {differences['condition'].nunique()} conditions"]
     for (step, quantity), group in allowed.groupby(["step", "quantity"]):
         middle, largest = group["tolerance"].median(), group["tolerance"].max()

@@ -177,7 +177,18 @@ class Comparison:
         """
         outside = self.outside
         if len(outside):
-            columns = ["split", "step", "sample_seed", "layer", "site", "quantity", "value", "stored", "tolerance"]
+            columns = [
+                "split",
+                "step",
+                "sample_seed",
+                "layer",
+                "site",
+                "quantity",
+                "variant",
+                "value",
+                "stored",
+                "tolerance",
+            ]
             raise AssertionError(
                 f"{len(outside)} of {len(self.rows)} measurements differ from the stored ones by more than their "
                 f"tolerance; the worst:\n{outside[columns].head(10).to_string(index=False)}"

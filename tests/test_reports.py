@@ -1,11 +1,12 @@
 """What reports and statistics say of small planted tables whose truth is known by hand."""
 
+import itertools
 import math
 
 import pandas as pd
 import pytest
 
-from ridge_utils import reports, results, statistics
+from ridge_utils import inference, reports, results, statistics
 
 CONTEXT = {
     "model": "m", "task": "t", "source": "own", "split": "all", "step": 0, "train_seed": None, "sample_seed": 0, "n": 9,
@@ -459,6 +460,53 @@ def test_the_attention_table(attention):
     assert rows[2]["signal at the peak"] == "0.210"
     assert rows[3]["itself in the last block"] == "0.350"
     assert rows[0]["with the first token"] == "0.300"
+
+
+# Effects.
+
+
+def test_the_tests_of_attention():
+    claimed, against = inference.Effect(0.3, 0.2, 0.4, 0.001, 1.5), inference.Effect(-0.1, -0.2, -0.05, 0.002, -0.5)
+    none = inference.Effect(0.01, -0.2, 0.2, 0.9, 0.1)
+    tables = []
+    for step, seeds in ((0, [None]), (12, [0, 1])):
+        for split, seed in itertools.product(("ood", "id"), seeds):
+            own = {"split": split, "step": step, "train_seed": seed, "sample_seed": None}
+            for quantity, effect in zip(reports.ATTENTION_EFFECTS, (claimed, none, against), strict=True):
+                tables.append(inference.effect_rows(effect, (4, "block"), quantity, **(CONTEXT | own)))
+    table = joined(*tables)
+    said, styled = reports.attention_tests({"a run": table})
+    assert said.startswith(
+        "Of 12 effects, 4 are beyond their error on the side of the paper's claim, 4 on the other side, and 4 are not"
+    )
+    rows = shown(styled)
+    assert [(row["model"], row["split"]) for row in rows[::3]] == [
+        ("untouched", "ID"),
+        ("untouched", "OOD"),
+        ("after 12 fine-tuning steps", "ID"),
+        ("after 12 fine-tuning steps", "OOD"),
+    ]
+    assert [row["effect"] for row in rows[:3]] == [name for name, _ in reports.ATTENTION_EFFECTS.values()]
+    assert (rows[0]["estimate"], rows[0]["interval"], rows[0]["p"]) == ("+0.300", "0.200 to 0.400", "0.012")
+    _, both = reports.attention_tests({"b": table, "a": table, "without": body([0, 1])})
+    assert [row["run"] for row in shown(both)] == ["b"] * 12 + ["a"] * 12
+    assert shown(both)[0]["p"] == "0.024", "one family over all runs"
+
+
+def test_the_tests_of_scaling_know_which_side_the_claim_is_on():
+    shift = inference.Effect(-0.2, -0.3, -0.1, 0.001, -2.0)
+    tables = [inference.effect_rows(shift, (6, "block"), "scale_shift", **(CONTEXT | {"split": "ood"}))]
+    for split, estimate in (("id", 0.02), ("ood", -0.3)):
+        gain = inference.Effect(estimate, estimate - 0.1, estimate + 0.1, 0.001 if split == "ood" else 0.7, 0.1)
+        own = CONTEXT | {"split": split}
+        tables.append(inference.effect_rows(gain, (6, "final_norm"), "scaled_accuracy_gain", **own))
+    said, styled = reports.scaling_tests({"a run": joined(*tables)})
+    assert "1 are beyond their error on the side of the paper's claim, 1 on the other side, and 1 are not" in said
+    assert [(row["split"], row["estimate"]) for row in shown(styled)] == [
+        ("ID", "+0.020"),
+        ("OOD", "-0.200"),
+        ("OOD", "-0.300"),
+    ]
 
 
 # Decoding.

@@ -1,8 +1,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from ridge_utils import paper, reproducibility, results, statistics
+from ridge_utils import inference, paper, reproducibility, results, statistics
 from ridge_utils.errors import InputError, StorageError
 
 CONTEXT = {
@@ -30,6 +31,21 @@ def test_a_table_survives_its_file(tmp_path):
     assert origin["parameters"] == {"steps": 3}
     assert origin["rows"] == len(table)
     assert {"versions", "machine", "date", "commit", "sha256"} <= set(origin)
+
+
+def test_variants_survive_their_file_and_are_left_out_where_there_are_none(tmp_path):
+    plain, centred = profile([0.1, 0.3, 0.2]), profile([0.1, 0.2, 0.2], variant="centred")
+    results.write(plain, tmp_path / "plain.csv", {})
+    assert "variant" not in (tmp_path / "plain.csv").read_text()
+    back, _ = results.read(tmp_path / "plain.csv")
+    assert back["variant"].tolist() == [""] * 3
+    pd.testing.assert_frame_equal(back, plain)
+    both = pd.concat([plain, centred], ignore_index=True)
+    results.write(both, tmp_path / "both.csv", {})
+    assert (tmp_path / "both.csv").read_text().splitlines()[0].endswith("quantity,variant,value")
+    pd.testing.assert_frame_equal(results.read(tmp_path / "both.csv")[0], both)
+    with pytest.raises(InputError, match="3 stored ones are missing and 0 are new"):
+        results.compare(plain, both, 0.0)
 
 
 def test_a_table_that_does_not_match_its_provenance_is_refused(tmp_path):
@@ -190,6 +206,81 @@ def test_tolerances_come_from_changed_arithmetic_alone_and_have_a_floor():
     tolerance = reproducibility.tolerance(stored, measured)
     assert tolerance.iloc[:9].tolist() == [1e-3] * 9, "the untouched model's are fixed"
     assert tolerance.iloc[9:].tolist() == [0.08] * 5 + [1e-3] * 3 + [0.02], "layer 2 and two on either side"
+
+
+def effect(step, **changes):
+    """A fall of 0.2 with a standard error of 0.05, over 100 examples."""
+    values = inference.Effect(0.2, 0.1, 0.3, 0.0001, 0.4)
+    context = CONTEXT | {"step": step, "sample_seed": None, "n": 100} | changes
+    return inference.effect_rows(values, (3, "block"), "signal_attention_fall", **context)
+
+
+def test_what_belongs_to_an_effect_may_move_as_far_as_its_estimate_moves_it():
+    stored = pd.concat([effect(0), effect(5)], ignore_index=True)
+    measured = differences(("arithmetic", 5, 3, "block", "signal_attention_fall", 0.01))
+    tolerance = reproducibility.tolerance(stored, measured)
+    assert tolerance.tolist()[:4] == pytest.approx([1e-4, 4e-4, 4e-4, 4e-4])
+    # The estimate may move by 0.02: 0.02 / (0.1 / 3) errors.
+    moved, score = 0.6, stats.norm.isf(0.00005)
+    p = 2 * stats.norm.sf(score - moved * (1 + score)) - 0.0001
+    assert tolerance.tolist()[5:] == pytest.approx([0.02, 0.08, 0.08, p, moved * (0.2 + 0.4)])
+    assert tolerance.tolist()[:5] == pytest.approx(reproducibility.tolerance(effect(0), None).tolist())
+
+
+def test_a_measured_difference_of_a_p_value_counts_where_it_is_more():
+    measured = differences(
+        ("arithmetic", 5, 3, "block", "signal_attention_fall", 1e-5),
+        ("arithmetic", 5, 3, "block", "signal_attention_fall_p", 0.02),
+    )
+    tolerance = reproducibility.tolerance(effect(5), measured)
+    assert tolerance.tolist()[3] == pytest.approx(0.04)
+
+
+def test_the_parts_of_an_effect_move_no_further_than_that():
+    """Effects of moved examples, against the tolerances that follow from how far their means moved."""
+    rng = np.random.default_rng(0)
+    for size, count, noise in ((0.0, 40, 0.1), (0.2, 60, 0.3), (0.5, 100, 0.05), (2.0, 30, 0.5)):
+        values = rng.normal(size, 1, count)
+        before = inference.paired_effect(np.zeros(count), values)
+        for _ in range(20):
+            after = inference.paired_effect(np.zeros(count), values + rng.normal(0, noise, count))
+            # The tolerance of a mean is twice the largest move that was seen, so hardly below twice its usual one.
+            allowed = pd.Series([2 * noise / np.sqrt(count)])
+            frame = pd.DataFrame(
+                {"low": [before.low], "high": [before.high], "p": [before.p], "effect_size": [before.size], "n": count}
+            )
+            (tolerance,) = reproducibility.effect_tolerance(frame, allowed).to_dict("records")
+            for suffix, part in (("_low", "low"), ("_high", "high"), ("_p", "p"), ("_effect_size", "size")):
+                assert abs(getattr(after, part) - getattr(before, part)) <= tolerance[suffix], (size, noise, part)
+
+
+def test_an_effect_without_a_spread_has_a_tolerance():
+    frame = pd.DataFrame({"low": [0.0, 3.0], "high": [0.0, 3.0], "p": [1.0, 0.0], "effect_size": [0.0, np.nan], "n": 9})
+    tolerance = reproducibility.effect_tolerance(frame, pd.Series([0.03, 0.0]))
+    assert tolerance["_p"].tolist() == pytest.approx([4e-4, 4e-4]), "neither a larger p than 1, nor a move of nothing"
+    assert tolerance["_low"].tolist() == pytest.approx([0.12, 0.0])
+    moved = reproducibility.effect_tolerance(frame, pd.Series([0.03, 0.03]))
+    assert moved["_p"].tolist() == pytest.approx([4e-4, 1.0])
+
+
+def test_a_quantity_without_a_tolerance_is_refused():
+    for quantity in ("something", "something_low", "accuracy_of_something"):
+        stored = profile([0.1, 0.2, 0.3], quantity=quantity)
+        for measured in (None, differences(("arithmetic", 5, 1, "block", PI, 0.01))):
+            with pytest.raises(InputError, match=f"The quantity '{quantity}' has no tolerance: say in"):
+                reproducibility.tolerance(stored, measured)
+
+
+def test_variants_have_tolerances_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    parts = [profile([0.1, 0.2, 0.3, 0.3], step=5, variant=v) for v in ("", "centred")]
+    stored = pd.concat(parts, ignore_index=True)
+    plain = differences(("arithmetic", 5, 1, "block", PI, 0.02))
+    assert reproducibility.tolerance(stored, plain).tolist() == [1e-3, 0.04, 1e-3, 1e-3] + [1e-3] * 4
+    both = pd.concat([plain.assign(variant=""), plain.assign(variant="centred", largest_difference=0.03)])
+    results.write(both, tmp_path / "differences" / "a.csv", {})
+    read = reproducibility.differences_of("a")
+    assert reproducibility.tolerance(stored, read).tolist() == [1e-3, 0.04, 1e-3, 1e-3, 1e-3, 0.06, 1e-3, 1e-3]
 
 
 @pytest.fixture

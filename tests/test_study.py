@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
+import shutil
 from typing import get_args
 
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from torch.nn.functional import cross_entropy
 
 from ridge_utils import (
     attention,
+    cache,
+    inference,
     information,
     measures,
     models,
@@ -426,7 +430,8 @@ def test_attention_rows_are_means_over_the_sample():
     is_first = torch.tensor([True, False, True, True, False, False])
     shares = AttentionShares(signal, last, first, tokens, signal_tokens, is_first)
     table = measures.attention_shares({"id": shares}, CONTEXT, n_samples=4, sampling_seeds=[0, 7])
-    assert len(table) == 5 * 2 * 2
+    assert len(table[table["sample_seed"].notna()]) == 5 * 2 * 2
+    assert len(table) == 5 * 2 * 2 + 3 * 5, "and three effects"
     for seed in (0, 7):
         index = subsample(6, 4, seed).tolist()
         for block in (0, 1):
@@ -442,6 +447,60 @@ def test_attention_rows_are_means_over_the_sample():
                 got = values(table, quantity, sample_seed=seed, layer=block + 1)
                 assert got.item() == pytest.approx(float(value), abs=1e-6), quantity
     assert set(table["site"]) == {"block"}
+
+
+def attention_shares(signal, seed=0):
+    """Shares of examples whose first token is signal for every other one; ``signal`` has shape (blocks, N)."""
+    blocks, count = signal.shape
+    generator = torch.Generator().manual_seed(seed)
+    last, first = torch.rand(2, blocks, count, dtype=torch.float64, generator=generator)
+    tokens, signal_tokens = torch.randint(8, 20, (count,), generator=generator), torch.arange(count) % 3 + 1
+    return AttentionShares(signal, last, first, tokens, signal_tokens, torch.arange(count) % 2 == 0)
+
+
+def test_attention_effects_use_every_example_once_and_let_none_choose_its_block():
+    torch.manual_seed(0)
+    # The halves disagree: block 1 is the largest on one of them, block 2 on the other.
+    order = subsample(9, 9, 0).tolist()
+    first_half, second_half = order[:4], order[4:]
+    signal = 2 + torch.rand(3, 9, dtype=torch.float64) / 10
+    signal[0, first_half] += 3
+    signal[1, second_half] += 3
+    shares = attention_shares(signal)
+    found = measures.attention_effects(shares)
+    falls, excesses, lasts = [], [], []
+    for i in range(9):
+        after = [float(signal[b, i]) - (float(shares.first[b, i]) if i % 2 == 0 else 0) for b in range(3)]
+        peak = 0 if i in second_half else 1
+        falls.append(after[peak] - after[2])
+        excesses.append(after[peak] - (int(shares.signal_tokens[i]) - (i % 2 == 0)) / int(shares.tokens[i]))
+        lasts.append(float(shares.last[2, i]) - after[2])
+    for name, expected in (
+        ("signal_attention_fall", falls),
+        ("signal_attention_excess", excesses),
+        ("last_token_attention_excess", lasts),
+    ):
+        assert found[name].estimate == pytest.approx(sum(expected) / 9)
+        assert found[name].size == pytest.approx(pd.Series(expected).mean() / pd.Series(expected).std())
+    table = measures.attention_shares({"ood": shares}, CONTEXT, n_samples=4, sampling_seeds=[0])
+    stored = inference.effects(table, "signal_attention_fall").iloc[0]
+    effect = found["signal_attention_fall"]
+    assert (stored["estimate"], stored["low"], stored["p"]) == pytest.approx((effect.estimate, effect.low, effect.p))
+    assert (stored["split"], stored["n"], stored["layer"], stored["site"]) == ("ood", 9, 3, "block")
+
+
+def test_noise_alone_has_no_peak():
+    """Chosen on the examples that it is measured on, the largest of 30 equal blocks would seem to fall every time."""
+    falls, naive = [], []
+    for seed in range(60):
+        signal = torch.rand(30, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        shares = attention_shares(signal, seed)
+        shares = dataclasses.replace(shares, first_is_signal=torch.zeros(20, dtype=torch.bool))
+        falls.append(measures.attention_effects(shares)["signal_attention_fall"].estimate)
+        naive.append((signal.mean(1).max() - signal[-1].mean()).item())
+    error = pd.Series(falls).std() / 60**0.5
+    assert abs(pd.Series(falls).mean()) < 3 * error
+    assert pd.Series(naive).mean() > 10 * error
 
 
 def test_uniform_attention_is_what_chance_says(model, examples):
@@ -466,7 +525,10 @@ def test_residual_scaling_rows(model, examples, monkeypatch):
         return measures.residual_scaling(loaded, fitted_on, evaluated_on, CONTEXT, settings, 2)
 
     table = measure()
-    assert len(table) == 2 * 2 + 2 * 2 * 2 + 2 * 2 * 2 * 2, "untouched, scales, and accuracy and loss after scaling"
+    effects = table["quantity"].str.contains("scale_shift|scaled_accuracy_gain")
+    assert len(table[~effects]) == 2 * 2 + 2 * 2 * 2 + 2 * 2 * 2 * 2, (
+        "untouched, scales, accuracy and loss after scaling"
+    )
     assert not table.duplicated(list(results.KEY)).any()
     for split, some in evaluated_on.items():
         predicted = [logits(model, e) for e in some]
@@ -487,7 +549,21 @@ def test_residual_scaling_rows(model, examples, monkeypatch):
                 assert accuracy == pytest.approx(after.correct.double().mean().item())
                 loss = values(rows, f"loss_scaled_on_{split}", split=other).item()
                 assert loss == pytest.approx(after.cross_entropy.mean().item(), abs=1e-6)
-    ends = table[table["quantity"] != "residual_scale"]
+    gains = inference.effects(table, "scaled_accuracy_gain").set_index("split")
+    assert list(gains.index) == ["id", "ood"]
+    for split in ("id", "ood"):
+        after = values(table, f"accuracy_scaled_on_{split}", split=split).mean().item()
+        before = values(table, "accuracy", split=split).item()
+        assert gains.loc[split, "estimate"] == pytest.approx(after - before)
+        assert (gains.loc[split, "n"], gains.loc[split, "layer"]) == (3, 2)
+    (shift,) = inference.effects(table, "scale_shift").to_dict("records")
+    on_id, on_ood = (values(table, "residual_scale", split=split, layer=2) for split in ("id", "ood"))
+    expected = stats.ttest_rel(on_ood, on_id)
+    assert (shift["split"], shift["n"], shift["layer"], shift["site"]) == ("ood", 2, 2, "block")
+    assert shift["estimate"] == pytest.approx((on_ood - on_id).mean().item())
+    assert shift["p"] == pytest.approx(expected.pvalue)
+    assert shift["low"] == pytest.approx(expected.confidence_interval().low)
+    ends = table[~table["quantity"].str.startswith(("residual_scale", "scale_shift"))]
     assert set(zip(ends["layer"], ends["site"], strict=True)) == {(2, "final_norm")}
 
     def refuse(*_arguments, **_options):
@@ -500,6 +576,45 @@ def test_residual_scaling_rows(model, examples, monkeypatch):
         measure(settings=[dataclasses.replace(settings[0], steps=3)])
     with pytest.raises(AssertionError, match="computed again"):
         measure(loaded=models.truncate(model, 1))
+
+
+def test_the_gain_is_within_examples_whatever_the_store_holds(model, examples, monkeypatch):
+    """Planted answers: the untouched model is right on examples 0 and 1, fits of seed 0 on 1, of seed 4 on 1 and 2."""
+    right = {None: [1, 1, 0, 0], 0: [0, 1, 0, 0], 4: [0, 1, 1, 0]}
+
+    def fit(_loaded, _examples, settings, _label):
+        return residual_scaling.Fit(
+            torch.full((2,), 1.0 + settings.seed, dtype=torch.float64), torch.zeros(1), "float32"
+        )
+
+    def evaluate(_loaded, _examples, scales, _batch_size, _label):
+        seed = None if scales is None else int(scales[0]) - 1
+        return residual_scaling.Evaluation(torch.tensor(right[seed]) > 0, torch.ones(4, dtype=torch.float64))
+
+    monkeypatch.setattr(residual_scaling, "fit", fit)
+    monkeypatch.setattr(residual_scaling, "evaluate", evaluate)
+    some = {split: every[:4] for split, every in examples.items()}
+    settings = [FitSettings(1, 0.1, 2, seed, "float32") for seed in (0, 4)]
+    table = measures.residual_scaling(model, some, some, CONTEXT, settings, 2)
+    gain = inference.effects(table, "scaled_accuracy_gain").set_index("split").loc["ood"]
+    change = pd.Series([-1, 0, 0.5, 0])
+    assert gain["estimate"] == pytest.approx(change.mean())
+    assert gain["effect_size"] == pytest.approx(change.mean() / change.std())
+    assert values(table, "accuracy_scaled_on_ood", split="ood").tolist() == [0.25, 0.5]
+    # An entry of the cache from before evaluations were remembered one by one.
+    for folder in (cache.directory() / "Evaluation").iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    monkeypatch.setattr(residual_scaling, "fit", None)
+    pd.testing.assert_frame_equal(measures.residual_scaling(model, some, some, CONTEXT, settings, 2), table)
+
+
+def test_one_fit_and_one_example_have_no_effects(model, examples):
+    fitted_on = {split: every[:3] for split, every in examples.items()}
+    one = {split: every[3:4] for split, every in examples.items()}
+    table = measures.residual_scaling(model, fitted_on, one, CONTEXT, [FitSettings(1, 0.1, 2, 0, "float32")], 2)
+    assert len(table) == 2 * 2 + 2 * 2 + 2 * 2 * 2
+    assert table["value"].notna().all()
 
 
 def test_sequence_information_rows():

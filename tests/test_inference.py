@@ -1,0 +1,375 @@
+"""Effects against enumeration, closed forms, scipy's tests and simulations whose truth is known."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from ridge_utils import inference, results
+from ridge_utils.errors import InputError
+
+CONTEXT = {
+    "model": "m", "task": "t", "source": "own", "split": "id", "step": 0, "train_seed": None, "sample_seed": None,
+    "n": 9,
+}  # fmt: skip
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def pairs(seed, count, shift):
+    """Two values of each example, the second higher by so many standard deviations."""
+    first, second = rng(seed).normal(size=(2, count))
+    return first, second + shift
+
+
+# Paired.
+
+
+def all_flips(change):
+    """Two-sided p-value of the mean under every assignment of signs."""
+    observed = sum(change)
+    sums = [sum(s * c for s, c in zip(signs, change, strict=True)) for signs in itertools.product((1, -1), repeat=9)]
+    above = sum(total >= observed for total in sums) / len(sums)
+    below = sum(total <= observed for total in sums) / len(sums)
+    return min(1.0, 2 * min(above, below))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(-4, 4), min_size=9, max_size=9))
+def test_few_pairs_are_tested_by_every_assignment_of_signs(change):
+    """Small integers have ties, which a comparison of floats could miss."""
+    first = [0.1 * i for i in range(9)]
+    found = inference.paired_effect(first, [a + c / 8 for a, c in zip(first, change, strict=True)])
+    assert found.p == pytest.approx(all_flips(change))
+    assert found.estimate == pytest.approx(sum(change) / 72)
+
+
+@pytest.mark.parametrize("count", [13, 14, 40])
+def test_signs_agree_with_scipys_permutations(count):
+    """Up to 13 pairs every assignment, from 14 on a draw of them; scipy draws others."""
+    first, second = pairs(8, count, 0.5)
+    expected = stats.permutation_test((second - first,), np.mean, permutation_type="samples", vectorized=True, rng=0)
+    found = inference.paired_effect(first, second)
+    assert found.p == pytest.approx(expected.pvalue, abs=1e-9 if count == 13 else 0.015)
+
+
+def test_a_large_sample_is_resampled_in_parts(monkeypatch):
+    first, second = pairs(9, 30, 0.3)
+    whole = inference.paired_effect(first, second)
+    monkeypatch.setattr(inference, "_AT_ONCE", 3000)
+    parts = inference.paired_effect(first, second)
+    assert parts.p == pytest.approx(whole.p, abs=0.01)
+    assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=0.02)
+    assert inference.unpaired_effect(first, second).p == pytest.approx(stats.ttest_ind(second, first).pvalue, abs=0.03)
+
+
+def test_many_pairs_agree_with_students_test():
+    first, second = pairs(1, 150, 0.2)
+    found, expected = inference.paired_effect(first, second), stats.ttest_rel(second, first)
+    assert found.p == pytest.approx(expected.pvalue, abs=0.015)
+    assert found.size == pytest.approx(expected.statistic / math.sqrt(150))
+    interval = expected.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=0.02)
+
+
+def test_a_p_value_is_never_below_what_the_resamples_can_give():
+    change = rng(0).normal(5, 0.1, 60)
+    least = 1 / (inference.RESAMPLES + 1)
+    assert inference.paired_effect(np.zeros(60), change).p == pytest.approx(least)
+    assert inference.paired_effect(np.zeros(60), np.ones(60)).p == pytest.approx(least)
+    assert inference.unpaired_effect(np.zeros(60), change).p == pytest.approx(2 * least)
+
+
+def test_the_bootstrap_of_a_share_is_binomial():
+    right = np.arange(80) < 28
+    found = inference.paired_effect(np.zeros(80), right)
+    low, high = stats.binom(80, 28 / 80).ppf([0.025, 0.975]) / 80
+    assert (found.low, found.high) == pytest.approx((low, high), abs=1 / 80 + 1e-9)
+    assert found.estimate == pytest.approx(0.35)
+
+
+def test_the_other_way_round_is_the_same_effect_with_the_other_sign():
+    first, second = pairs(2, 40, 0.3)
+    there, back = inference.paired_effect(first, second), inference.paired_effect(second, first)
+    assert (back.estimate, back.low, back.high) == pytest.approx((-there.estimate, -there.high, -there.low), abs=0.02)
+    assert back.p == pytest.approx(there.p, abs=0.02)
+    assert back.size == pytest.approx(-there.size)
+
+
+def test_the_seed_decides_the_resampling_and_nothing_else():
+    first, second = rng(3).normal(size=(2, 50))
+    one, again, other = (inference.paired_effect(first, second, seed) for seed in (0, 0, 1))
+    assert one == again
+    assert one != other
+    assert (one.estimate, one.size) == (other.estimate, other.size)
+
+
+@pytest.mark.parametrize("function", [inference.paired_effect, inference.repeat_effect])
+def test_equal_differences_are_a_point_whatever_their_rounding(function):
+    first = np.array([0.1, 0.2, 0.3, 0.7, 1.1])
+    second = first + 0.1
+    assert np.std(second - first) > 0, "these differ in their last bit"
+    found = function(first, second)
+    assert found.low == found.high == found.estimate == pytest.approx(0.1)
+    assert math.isnan(found.size)
+    none = function(first, (first * 3) / 3)
+    assert (none.estimate, none.low, none.high, none.p, none.size) == (0, 0, 0, 1, 0)
+
+
+def test_five_equal_differences_are_as_extreme_as_two_of_32_assignments():
+    assert inference.paired_effect([0] * 5, [1] * 5).p == pytest.approx(1 / 16)
+    assert inference.paired_effect([0] * 5, [1] * 4 + [1 + 1e-6]).p == pytest.approx(1 / 16)
+
+
+# Repeats.
+
+
+def test_repeats_have_students_interval():
+    first, second = pairs(4, 5, 0.8)
+    found, expected = inference.repeat_effect(first, second), stats.ttest_rel(second, first)
+    interval = expected.confidence_interval(inference.CONFIDENCE)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.size == pytest.approx(expected.statistic / math.sqrt(5))
+    assert found.estimate == pytest.approx((second - first).mean())
+
+
+# Unpaired.
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.lists(st.integers(-3, 3), min_size=3, max_size=3), st.lists(st.integers(-3, 3), min_size=4, max_size=4))
+def test_few_examples_are_tested_by_every_labelling(first, second):
+    found = inference.unpaired_effect(first, second)
+    values = np.array([*first, *second])
+    labels = [list(chosen) for chosen in itertools.combinations(range(7), 3)]
+    null = np.array([np.delete(values, chosen).mean() - values[chosen].mean() for chosen in labels])
+    observed = null[0]
+    above, below = (null >= observed - 1e-9).mean(), (null <= observed + 1e-9).mean()
+    assert found.p == pytest.approx(min(1.0, 2 * min(above, below)))
+    assert found.estimate == pytest.approx(observed)
+
+
+def test_many_examples_agree_with_students_test_and_cohens_d():
+    first, second = rng(5).normal(size=90), rng(6).normal(0.3, 1, size=120)
+    found, expected = inference.unpaired_effect(first, second), stats.ttest_ind(second, first)
+    assert found.p == pytest.approx(expected.pvalue, abs=0.015)
+    assert found.size == pytest.approx(expected.statistic * math.sqrt(1 / 90 + 1 / 120))
+    interval = expected.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=0.025)
+
+
+def test_samples_without_spread():
+    same = inference.unpaired_effect([0.1, 0.1, 0.1], [0.3 / 3] * 4)
+    assert (same.estimate, same.low, same.high, same.p, same.size) == (0, 0, 0, 1, 0)
+    apart = inference.unpaired_effect([0.1, 0.1, 0.1], [0.2] * 3)
+    assert apart.low == pytest.approx(apart.high) == pytest.approx(0.1)
+    assert apart.p == pytest.approx(2 / 20), "two of the 20 labellings"
+    assert math.isnan(apart.size)
+
+
+# Halves and subsamples.
+
+
+def test_halves_give_the_standard_error_of_the_mean():
+    values = rng(7).normal(3, 2, 200)
+    halves = [rng(seed).permutation(values)[:100].mean() for seed in range(2000)]
+    found = inference.half_sample_effect(halves)
+    error = values.std(ddof=1) / math.sqrt(200)
+    assert found.estimate == pytest.approx(values.mean(), abs=0.02)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.05)
+    assert math.isnan(found.size)
+
+
+def share_that_cover(draw, truth, estimate, times=250):
+    """Share of intervals that hold the truth, and of p-values below 0.05 (of an effect that is 0)."""
+    found = [estimate(draw(seed)) for seed in range(times)]
+    covered = np.mean([effect.low <= truth <= effect.high for effect in found])
+    assert np.mean([effect.p < 0.05 for effect in found]) == pytest.approx(1 - covered)
+    return covered
+
+
+def test_intervals_from_halves_cover_what_they_should():
+    def estimate(pool):
+        some = rng(len(pool))
+        return inference.half_sample_effect([some.permutation(pool)[: len(pool) // 2].mean() for _ in range(100)])
+
+    covered = share_that_cover(lambda seed: rng(seed).normal(size=60), 0.0, estimate)
+    # The standard error of a share of 0.95 over 250 pools is 0.014.
+    assert 0.9 < covered < 0.99
+
+
+def test_intervals_from_subsamples_cover_at_least_what_they_should():
+    def estimate(pool, fraction=0.8):
+        some = rng(1)
+        return inference.subsample_effect([some.permutation(pool)[:80].mean() for _ in range(5)], fraction)
+
+    def draw(seed):
+        return rng(seed).normal(size=100)
+
+    assert 0.94 < share_that_cover(draw, 0.0, estimate) < 1
+    # As if the subsamples shared nothing.
+    assert share_that_cover(draw, 0.0, lambda pool: estimate(pool, 1e-9)) < 0.8
+
+
+def test_a_subsample_effect_is_students_with_the_share_taken_out():
+    values, fraction = [0.1, 0.3, 0.25, 0.2, 0.4], 0.64
+    found = inference.subsample_effect(values, fraction)
+    error = np.std(values, ddof=1) / 0.6
+    assert (found.low, found.high) == pytest.approx(stats.t(4, 0.25, error).interval(0.95))
+    assert found.p == pytest.approx(2 * stats.t(4).sf(0.25 / error))
+    assert math.isnan(found.size)
+
+
+@pytest.mark.parametrize(("value", "p"), [(0.1, 0.0), (0.0, 1.0), (-3.0, 0.0)])
+def test_estimates_that_all_agree_are_a_point(value, p):
+    for found in (inference.half_sample_effect([value] * 20), inference.subsample_effect([value] * 5, 0.5)):
+        assert (found.estimate, found.low, found.high, found.p) == (value, value, value, p)
+
+
+# Holm.
+
+
+@given(st.lists(st.floats(0, 1) | st.sampled_from([0.01, 0.02, 0.05]), max_size=6))
+def test_holm_is_the_closure_of_bonferroni(p):
+    """A hypothesis falls if every intersection that it is part of falls to Bonferroni's test."""
+    closed = [
+        max(
+            min(1.0, len(part) * min(p[j] for j in part))
+            for size in range(1, len(p) + 1)
+            for part in itertools.combinations(range(len(p)), size)
+            if i in part
+        )
+        for i in range(len(p))
+    ]
+    assert inference.holm(p) == pytest.approx(closed)
+
+
+def test_holm_leaves_out_what_was_not_tested():
+    assert inference.holm([0.03, math.nan, 0.01]) == pytest.approx([0.03, math.nan, 0.02], nan_ok=True)
+    assert inference.holm([]) == []
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, math.inf])
+def test_holm_refuses_what_is_no_probability(p):
+    with pytest.raises(InputError, match="p-values must lie between 0 and 1"):
+        inference.holm([0.5, p])
+
+
+# What is refused.
+
+FUNCTIONS = [
+    lambda values: inference.paired_effect([1.0] * len(values), values),
+    lambda values: inference.repeat_effect(values, [1.0] * len(values)),
+    lambda values: inference.unpaired_effect([1.0, 2.0], values),
+    lambda values: inference.half_sample_effect(values),
+    lambda values: inference.subsample_effect(values, 0.5),
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_values_that_are_not_finite_are_named(function):
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(InputError, match="Value 2 of 30 is not finite"):
+            function([0.5, 0.1, bad, *[0.2] * 27])
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize(("values", "shape"), [([1.0], r"\(1,\)"), ([], r"\(0,\)")])
+def test_one_value_is_too_few(function, values, shape):
+    with pytest.raises(InputError, match=f"At least 2 values in one dimension are needed, .* shape {shape}"):
+        function(values)
+
+
+def test_tables_of_values_are_refused():
+    with pytest.raises(InputError, match=r"one dimension are needed, but these have shape \(3, 2\)"):
+        inference.subsample_effect(np.ones((3, 2)), 0.5)
+
+
+@pytest.mark.parametrize("function", [inference.paired_effect, inference.repeat_effect])
+def test_pairs_must_be_pairs(function):
+    with pytest.raises(InputError, match="Paired values must be as many, but there are 3 and 4"):
+        function([1, 2, 3], [1, 2, 3, 4])
+
+
+def test_few_halves_are_refused():
+    with pytest.raises(InputError, match="At least 20 halves are needed for a standard error, but there are 19"):
+        inference.half_sample_effect([0.1] * 19)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 1.5, math.nan])
+def test_a_subsample_is_a_part_of_its_pool(fraction):
+    with pytest.raises(InputError, match="fraction must lie between 0 and 1"):
+        inference.subsample_effect([0.1, 0.2], fraction)
+
+
+# Tables.
+
+
+def effect(estimate, size=0.4):
+    return inference.Effect(estimate, estimate - 0.1, estimate + 0.1, 0.03, size)
+
+
+def test_an_effect_is_five_rows_or_four():
+    rows = inference.effect_rows(effect(0.5), (3, "block"), "gain", **CONTEXT)
+    names = ["gain", "gain_low", "gain_high", "gain_p", "gain_effect_size"]
+    assert rows["quantity"].tolist() == names
+    assert rows["value"].tolist() == pytest.approx([0.5, 0.4, 0.6, 0.03, 0.4])
+    assert (set(rows["layer"]), set(rows["site"]), set(rows["variant"])) == ({3}, {"block"}, {""})
+    assert (
+        inference.effect_rows(effect(0.5, math.nan), (3, "block"), "gain", **CONTEXT)["quantity"].tolist()
+        == (names[:-1])
+    )
+
+
+@pytest.fixture
+def planted():
+    """Effects of one name by what tells them apart, among other quantities."""
+    where = {
+        (split, step, seed, variant, layer): 0.1 * place
+        for place, (split, (step, seed), variant, layer) in enumerate(
+            itertools.product(("id", "ood"), ((0, None), (5, 0), (5, 1)), ("", "centred"), (1, 2))
+        )
+    }
+    tables = [
+        inference.effect_rows(
+            effect(estimate, math.nan if layer == 2 else estimate),
+            (layer, "block"),
+            "gain",
+            **CONTEXT | {"split": split, "step": step, "train_seed": seed, "variant": variant},
+        )
+        for (split, step, seed, variant, layer), estimate in where.items()
+    ]
+    other = inference.effect_rows(effect(9.0), (1, "block"), "gain_shift", **CONTEXT)
+    return where, pd.concat([other, *tables], ignore_index=True).sample(frac=1, random_state=0)
+
+
+def test_effects_come_back_from_a_table_and_from_its_file(planted, tmp_path):
+    where, table = planted
+    results.write(table, tmp_path / "a.csv", {})
+    for stored in (table, results.read(tmp_path / "a.csv")[0]):
+        found = inference.effects(stored, "gain")
+        assert len(found) == len(where)
+        for row in found.itertuples():
+            seed = None if pd.isna(row.train_seed) else row.train_seed
+            estimate = where[row.split, row.step, seed, row.variant, row.layer]
+            assert (row.estimate, row.low, row.high, row.p) == pytest.approx(
+                (estimate, estimate - 0.1, estimate + 0.1, 0.03)
+            )
+            assert row.effect_size == pytest.approx(math.nan if row.layer == 2 else estimate, nan_ok=True)
+            assert (row.n, row.site) == (9, "block")
+            assert pd.isna(row.sample_seed)
+    assert inference.effects(table, "gain_shift")["estimate"].tolist() == [9.0]
+
+
+def test_a_table_without_an_effect_has_no_rows_of_it(planted):
+    none = inference.effects(planted[1], "fall")
+    assert none.empty
+    assert list(none.columns) == list(inference.effects(planted[1], "gain").columns)
