@@ -52,6 +52,22 @@ def test_profile_against_its_eigenproblems(n: int) -> None:
     )
 
 
+def test_permutation_null_against_its_eigenproblems() -> None:
+    """The floor is one symmetric eigenproblem for each shuffle and layer, here one after the other.
+
+    Below 1, threads pay; 200 shuffles of 31 layers, what the audit asks for, take ten times as long.
+    """
+    hidden, targets = torch.randn(LAYERS, 200, WIDTH), torch.randn(200, WIDTH)
+    shuffles = 20
+    gram = information.gram_matrix(hidden[0])
+    ratio(
+        f"permutation_null, N = 200, {LAYERS} layers, {shuffles} shuffles / its eigenvalues alone",
+        lambda: information.permutation_null(hidden, targets, shuffles),
+        lambda: [torch.linalg.eigvalsh(gram) for _ in range(shuffles * LAYERS)],
+        rounds=3,
+    )
+
+
 def test_gram_matrix_against_pairwise_differences() -> None:
     """Against the textbook way, an N x N x d tensor of differences."""
     x = torch.randn(200, WIDTH, dtype=torch.float64)

@@ -2,42 +2,90 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations
 
+#: Tokens per product with the head in :func:`likeliest`.
+_TOKENS = 1024
 
-def correct(loaded: LoadedModel, representations: Representations, batch_size: int = 128) -> Tensor:
+
+def correct(
+    loaded: LoadedModel, representations: Representations, batch_size: int = 128, *, norm: bool = True
+) -> Tensor:
     """Whether the first target token is the likeliest one when the model stops after each block.
 
-    Every state goes through the model's final norm and its head. The paper does not say whether it applies the norm;
-    without it the head would read states of a scale that it never saw. The last entry is the model's own prediction.
+    The paper does not say whether a state goes through the model's final norm before its head. Without it the head
+    reads states of a scale that it never saw, and dimensions that the norm would weigh. With it, the last entry is the
+    model's own prediction.
 
     Args:
         loaded: the model that gave the states.
         representations: N examples.
         batch_size: states per product with the head.
+        norm: apply the final norm, to the last block's state too.
 
     Returns:
         Shape (blocks + 1, N), bool; entry 0 is the exit right after the embedding.
     """
     head = loaded.model.get_output_embeddings()
-    weight = head.weight
+    *states, last = representations.hidden
     rows = []
     with torch.inference_mode():
-        # The last block's state is kept after the norm too: that one is exactly what the head received.
-        for states in representations.hidden[:-1]:
-            rows.append(
-                torch.cat(
-                    [
-                        head(loaded.final_norm(chunk.to(weight.device, weight.dtype))).argmax(-1).cpu()
-                        for chunk in states.split(batch_size)
-                    ]
-                )
-            )
-        last = representations.final_norm.to(weight.device, weight.dtype)
-        rows.append(torch.cat([head(chunk).argmax(-1).cpu() for chunk in last.split(batch_size)]))
-    return torch.stack(rows) == representations.target_ids
+        for layer in states if norm else [*states, last]:
+            layer = layer.to(head.weight.device, head.weight.dtype)
+            rows.append(loaded.final_norm(layer) if norm else layer)
+        if norm:
+            # The last block's state is kept after the norm too: that one is exactly what the head received.
+            rows.append(representations.final_norm)
+        return torch.stack(
+            [likeliest(row, representations.target_ids, head.weight, head.bias, batch_size) for row in rows]
+        )
+
+
+def likeliest(
+    states: Tensor, token_ids: Tensor, weight: Tensor, bias: Tensor | None = None, batch_size: int = 128
+) -> Tensor:
+    """Whether one token of each state is the one that a linear head gives the largest logit.
+
+    The logits are those of the head in float32 at least, and of tokens with the same logit the first one counts. They
+    are taken a thousand tokens at a time, and a state that one of them settles takes no part in the rest: early
+    exits are mostly wrong, and soon known to be.
+
+    Args:
+        states: what the head reads, shape (N, d).
+        token_ids: the token of each state, shape (N,), int64.
+        weight: of the head, shape (vocabulary, d).
+        bias: of the head, shape (vocabulary,), if it has one.
+        batch_size: states per product.
+
+    Returns:
+        Shape (N,), bool, on the CPU.
+    """
+    batches = zip(states.split(batch_size), token_ids.split(batch_size), strict=True)
+    return torch.cat([_likeliest(some, ids, weight, bias) for some, ids in batches])
+
+
+def _likeliest(states: Tensor, token_ids: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    states = states.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+    token_ids = token_ids.to(weight.device)
+    own = (states * weight[token_ids].to(states.dtype)).sum(-1)
+    own = own if bias is None else own + bias[token_ids]
+    standing = torch.arange(len(states), device=weight.device)
+    for start in range(0, len(weight), _TOKENS):
+        rows = weight[start : start + _TOKENS].to(states.dtype)
+        tokens = torch.arange(start, start + len(rows), device=weight.device)
+        logits = linear(states[standing], rows, None if bias is None else bias[tokens].to(states.dtype))
+        mine, against = token_ids[standing, None], own[standing, None]
+        # The token's own logit comes from another product, which may round differently.
+        beaten = (logits > against) & (tokens != mine) | (logits == against) & (tokens < mine)
+        standing = standing[~beaten.any(-1)]
+        if not len(standing):
+            break
+    right = torch.zeros(len(states), dtype=torch.bool)
+    right[standing.cpu()] = True
+    return right
 
 
 def cross_entropy(loaded: LoadedModel, representations: Representations, batch_size: int = 128) -> Tensor:

@@ -8,7 +8,10 @@ of its spectrum plays the part of Shannon's [SanchezGiraldoRP14]_.
    Divisible Kernels.* IEEE Transactions on Information Theory 61(1), 2014. arXiv:1211.2459.
 """
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, get_args
 
 import torch
@@ -16,15 +19,21 @@ from torch import Tensor
 
 from ridge_utils.errors import InputError
 
-Kernel = Literal["gaussian", "laplacian", "polynomial"]
+Kernel = Literal["gaussian", "laplacian", "polynomial", "linear"]
+
+#: A bandwidth, or ``"median"`` for :func:`median_bandwidth` of each set of samples.
+Bandwidth = float | Literal["median"]
 
 #: Nearer to order 1 than this, the entropy of order alpha is taken as its limit: the general formula would divide
 #: rounding errors by ``1 - alpha``, and the limit is off by less than they are.
 _ORDER_ONE = 1e-8
 
+#: Rows nearer to each other than this, beside the longest row, are the same: rounding leaves 1e-8 between equal ones.
+_SAME = 1e-6
+
 
 def gram_matrix(
-    x: Tensor, kernel: Kernel = "gaussian", bandwidth: float = 1.0, normalize: bool = True, degree: int = 2
+    x: Tensor, kernel: Kernel = "gaussian", bandwidth: Bandwidth = 1.0, normalize: bool = True, degree: int = 2
 ) -> Tensor:
     r"""Gram matrix of a kernel on the rows of ``x``, divided by its trace.
 
@@ -32,14 +41,15 @@ def gram_matrix(
 
     * ``gaussian``: :math:`\exp(-\lVert u_i - u_j \rVert^2 / (2 s^2))`, the paper's choice;
     * ``laplacian``: :math:`\exp(-\lVert u_i - u_j \rVert / s)`;
-    * ``polynomial``: :math:`(1 + u_i \cdot u_j / s^2)^{\text{degree}}`.
+    * ``polynomial``: :math:`(1 + u_i \cdot u_j / s^2)^{\text{degree}}`;
+    * ``linear``: :math:`u_i \cdot u_j`, whatever the bandwidth.
 
     Distances come from one matrix product, so memory is a few N x N matrices.
 
     Args:
         x: samples, shape (..., N, d), any floating dtype.
         kernel: one of the names above.
-        bandwidth: s > 0, in the units of the (normalised) rows.
+        bandwidth: s > 0, in the units of the (normalised) rows, or ``"median"`` for their :func:`median_bandwidth`.
         normalize: scale every row to Euclidean length 1 first, as the paper does.
         degree: degree of the polynomial kernel, at least 1; the others ignore it.
 
@@ -47,15 +57,12 @@ def gram_matrix(
         Symmetric positive semi-definite matrices of trace 1, shape (..., N, N), float64.
 
     Raises:
-        InputError: unknown kernel, non-positive bandwidth, fewer than 2 samples, a NaN or infinite entry, or a zero
-            row where rows are to be normalised.
+        InputError: unknown kernel, non-positive bandwidth, fewer than 2 samples, a NaN or infinite entry, a zero row
+            where rows are to be normalised, or nothing but zero rows under the linear kernel.
     """
     if kernel not in get_args(Kernel):
         raise InputError(f"Unknown kernel {kernel!r}; choose one of {', '.join(get_args(Kernel))}.")
-    if not bandwidth > 0:
-        raise InputError(f"bandwidth must be greater than 0, but is {bandwidth}.")
-    if not 1e-100 < bandwidth < 1e100:
-        raise InputError(f"bandwidth must lie between 1e-100 and 1e100, but is {bandwidth}: its square is no number.")
+    _check_bandwidth(bandwidth)
     if kernel == "polynomial" and degree < 1:
         raise InputError(f"degree must be at least 1, but is {degree}.")
     x = _samples(x)
@@ -69,19 +76,39 @@ def gram_matrix(
             )
         x = x / norm
     inner = x @ x.mT
+    if kernel == "linear":
+        if bool((inner.diagonal(dim1=-2, dim2=-1).sum(-1) == 0).any()):
+            raise InputError(f"All samples of shape {tuple(x.shape)} are zero, so the linear kernel has no trace.")
+        return _unit_trace(inner)
+    distance = _squared_distances(inner)
+    scale = _median_distance(inner)[..., None, None] if bandwidth == "median" else bandwidth
     if kernel == "polynomial":
-        gram = (1 + inner / bandwidth**2) ** degree
+        gram = (1 + inner / scale**2) ** degree
+    elif kernel == "gaussian":
+        gram = torch.exp(-distance / (2 * scale**2))
     else:
-        squares = inner.diagonal(dim1=-2, dim2=-1)
-        distance = (squares.unsqueeze(-1) + squares.unsqueeze(-2) - 2 * inner).clamp_(min=0)
-        # Rounding leaves about 1e-16 on the diagonal, which the Laplacian's square root would make 1e-8.
-        distance.diagonal(dim1=-2, dim2=-1).zero_()
-        gram = (
-            torch.exp(-distance / (2 * bandwidth**2))
-            if kernel == "gaussian"
-            else torch.exp(-distance.sqrt() / bandwidth)
-        )
+        gram = torch.exp(-distance.sqrt() / scale)
     return _unit_trace(gram)
+
+
+def median_bandwidth(x: Tensor) -> Tensor:
+    """Bandwidth by the median rule: the median distance between two different rows of ``x``.
+
+    Pairs of equal rows are left out, or a target that most examples share would make it 0. Of an even number of pairs
+    it is the lower of the two in the middle. Where all rows are the same every bandwidth gives the same Gram matrix,
+    and it is 1.
+
+    Args:
+        x: samples, shape (..., N, d), any floating dtype, taken as they are.
+
+    Returns:
+        Bandwidths > 0, shape (...), float64, in the units of the rows.
+
+    Raises:
+        InputError: fewer than 2 samples, or a NaN or infinite entry.
+    """
+    x = _samples(x)
+    return _median_distance(x @ x.mT)
 
 
 def entropy(gram: Tensor, alpha: float = 1.0) -> Tensor:
@@ -146,7 +173,7 @@ def mutual_information(
     y: Tensor,
     *,
     kernel: Kernel = "gaussian",
-    bandwidth: float = 1.0,
+    bandwidth: Bandwidth = 1.0,
     alpha: float = 1.0,
     normalize: bool = True,
     degree: int = 2,
@@ -154,7 +181,7 @@ def mutual_information(
     r"""Matrix-based mutual information :math:`I(X;Y) = H(G_X) + H(G_Y) - H(G_X \circ G_Y)`, in nats.
 
     For the Gaussian and the Laplacian kernel at order 1 it lies between 0 and :math:`\min(H(G_X), H(G_Y))`; at other
-    orders it can be negative.
+    orders it can be negative, and under the linear kernel too where samples point away from each other.
 
     Args:
         x: samples, shape (..., N, d).
@@ -183,7 +210,7 @@ def predictive_information(
     targets: Tensor,
     *,
     kernel: Kernel = "gaussian",
-    bandwidth: float = 1.0,
+    bandwidth: Bandwidth = 1.0,
     alpha: float = 1.0,
     normalize: bool = True,
     degree: int = 2,
@@ -205,22 +232,104 @@ def predictive_information(
         InputError: the shapes do not fit, or as :func:`gram_matrix` and :func:`entropy`; a bad state is reported with
             its layer.
     """
-    if hidden.ndim != 3 or targets.ndim != 2 or hidden.shape[1] != targets.shape[0]:
-        raise InputError(
-            "hidden must have shape (layers, N, d) and targets (N, e) with the same N, but they have shapes "
-            f"{tuple(hidden.shape)} and {tuple(targets.shape)}."
-        )
-    _require_finite(hidden, "tensor of hidden states")
-    gram_y = gram_matrix(targets, kernel, bandwidth, normalize, degree)
-    entropy_y = entropy(gram_y, alpha)
-    profile = []
-    for layer, states in enumerate(hidden):
-        try:
-            gram_z = gram_matrix(states, kernel, bandwidth, normalize, degree)
-        except InputError as error:
-            raise InputError(f"Layer {layer}: {error}") from error
-        profile.append(entropy(gram_z, alpha) + entropy_y - joint_entropy(gram_z, gram_y, alpha))
-    return torch.stack(profile)
+    _check_profile(hidden, targets)
+    with _workers(hidden.device) as each:
+        gram_y = gram_matrix(targets, kernel, bandwidth, normalize, degree)
+        entropy_y = entropy(gram_y, alpha)
+
+        def information(layer: int) -> Tensor:
+            gram_z = _layer_gram(hidden, layer, kernel, bandwidth, normalize, degree)
+            return entropy(gram_z, alpha) + entropy_y - joint_entropy(gram_z, gram_y, alpha)
+
+        return torch.stack(each(information, len(hidden)))
+
+
+def permutation_null(
+    hidden: Tensor,
+    targets: Tensor,
+    n_shuffles: int = 200,
+    seed: int = 0,
+    *,
+    kernel: Kernel = "gaussian",
+    bandwidth: Bandwidth = 1.0,
+    alpha: float = 1.0,
+    normalize: bool = True,
+    degree: int = 2,
+) -> Tensor:
+    r"""Predictive information of every layer with the targets shuffled: what the estimator gives where there is none.
+
+    A shuffle changes which state goes with which target and nothing else, so :math:`H(G_Z)` and :math:`H(G_Y)` stay and
+    only the joint entropy is computed anew. All layers share each shuffle, so the null of a difference between two
+    layers is the difference of their columns.
+
+    Args:
+        hidden: hidden states at the last prompt token, shape (layers, N, d).
+        targets: input-embedding rows of the target tokens, shape (N, e).
+        n_shuffles: number of shuffles, at least 1.
+        seed: of the shuffles.
+        kernel, bandwidth, normalize, degree: see :func:`gram_matrix`.
+        alpha: order, see :func:`entropy`.
+
+    Returns:
+        Shape (shuffles, layers), float64, in nats.
+
+    Raises:
+        InputError: ``n_shuffles`` is below 1, or as :func:`predictive_information`.
+    """
+    _check_profile(hidden, targets)
+    orders = _shuffles(len(targets), n_shuffles, seed, hidden.device)
+    with _workers(hidden.device) as each:
+        gram_y = gram_matrix(targets, kernel, bandwidth, normalize, degree)
+        entropy_y = entropy(gram_y, alpha)
+
+        def null(layer: int) -> Tensor:
+            gram_z = _layer_gram(hidden, layer, kernel, bandwidth, normalize, degree)
+            joint = [joint_entropy(gram_z, gram_y[order][:, order], alpha) for order in orders]
+            return entropy(gram_z, alpha) + entropy_y - torch.stack(joint)
+
+        return torch.stack(each(null, len(hidden)), dim=1)
+
+
+def excess_information(
+    hidden: Tensor,
+    targets: Tensor,
+    n_shuffles: int = 200,
+    seed: int = 0,
+    *,
+    kernel: Kernel = "gaussian",
+    bandwidth: Bandwidth = 1.0,
+    alpha: float = 1.0,
+    normalize: bool = True,
+    degree: int = 2,
+) -> Tensor:
+    r"""Predictive information of every layer less the mean of its permutation null.
+
+    The entropies of states and targets cancel, so it is the mean joint entropy over the shuffles less the joint entropy
+    of the true pairs,
+    :math:`\frac{1}{S} \sum_s H(G_Z \circ \Pi_s G_Y \Pi_s^\top) - H(G_Z \circ G_Y)`.
+
+    Args:
+        hidden, targets, n_shuffles, seed: as :func:`permutation_null`.
+        kernel, bandwidth, normalize, degree: see :func:`gram_matrix`.
+        alpha: order, see :func:`entropy`.
+
+    Returns:
+        Shape (layers,), float64, in nats; around 0 where states say nothing about the targets.
+
+    Raises:
+        InputError: as :func:`permutation_null`.
+    """
+    _check_profile(hidden, targets)
+    orders = _shuffles(len(targets), n_shuffles, seed, hidden.device)
+    with _workers(hidden.device) as each:
+        gram_y = gram_matrix(targets, kernel, bandwidth, normalize, degree)
+
+        def excess(layer: int) -> Tensor:
+            gram_z = _layer_gram(hidden, layer, kernel, bandwidth, normalize, degree)
+            shuffled = [joint_entropy(gram_z, gram_y[order][:, order], alpha) for order in orders]
+            return torch.stack(shuffled).mean() - joint_entropy(gram_z, gram_y, alpha)
+
+        return torch.stack(each(excess, len(hidden)))
 
 
 def incremental_information(
@@ -228,7 +337,7 @@ def incremental_information(
     targets: Tensor,
     *,
     kernel: Kernel = "gaussian",
-    bandwidth: float = 1.0,
+    bandwidth: Bandwidth = 1.0,
     alpha: float = 1.0,
     normalize: bool = True,
     degree: int = 2,
@@ -271,6 +380,78 @@ def ridge_layer(information: Tensor) -> Tensor:
     # torch.argmax leaves open which of several equal maxima it returns.
     is_maximum = information == information.amax(-1, keepdim=True)
     return is_maximum.to(torch.int8).cumsum(-1).eq(0).sum(-1)
+
+
+@contextlib.contextmanager
+def _workers(device: torch.device) -> Iterator[Callable[[Callable[[int], Tensor], int], list[Tensor]]]:
+    """Within this context, torch computes with one thread, and what it gives maps 0 to n - 1 with as many as it had.
+
+    An eigenproblem of a few hundred samples is too small to be shared out, so several are solved at a time.
+    """
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    if threads == 1:
+        yield lambda work, count: [work(index) for index in range(count)]
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            yield lambda work, count: list(pool.map(work, range(count)))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check_profile(hidden: Tensor, targets: Tensor) -> None:
+    if hidden.ndim != 3 or targets.ndim != 2 or hidden.shape[1] != targets.shape[0]:
+        raise InputError(
+            "hidden must have shape (layers, N, d) and targets (N, e) with the same N, but they have shapes "
+            f"{tuple(hidden.shape)} and {tuple(targets.shape)}."
+        )
+    _require_finite(hidden, "tensor of hidden states")
+
+
+def _shuffles(n: int, count: int, seed: int, device: torch.device) -> list[Tensor]:
+    if count < 1:
+        raise InputError(f"n_shuffles must be at least 1, but is {count}.")
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randperm(n, generator=generator).to(device) for _ in range(count)]
+
+
+def _check_bandwidth(bandwidth: Bandwidth) -> None:
+    if bandwidth == "median":
+        return
+    if isinstance(bandwidth, str):
+        raise InputError(f'bandwidth must be a number or "median", but is {bandwidth!r}.')
+    if not bandwidth > 0:
+        raise InputError(f"bandwidth must be greater than 0, but is {bandwidth}.")
+    if not 1e-100 < bandwidth < 1e100:
+        raise InputError(f"bandwidth must lie between 1e-100 and 1e100, but is {bandwidth}: its square is no number.")
+
+
+def _layer_gram(
+    hidden: Tensor, layer: int, kernel: Kernel, bandwidth: Bandwidth, normalize: bool, degree: int
+) -> Tensor:
+    try:
+        return gram_matrix(hidden[layer], kernel, bandwidth, normalize, degree)
+    except InputError as error:
+        raise InputError(f"Layer {layer}: {error}") from error
+
+
+def _squared_distances(inner: Tensor) -> Tensor:
+    """Squared distances between all rows, from their inner products; both of shape (..., N, N)."""
+    squares = inner.diagonal(dim1=-2, dim2=-1)
+    distance = (squares.unsqueeze(-1) + squares.unsqueeze(-2) - 2 * inner).clamp_(min=0)
+    # Rounding leaves about 1e-16 on the diagonal, which the Laplacian's square root would make 1e-8.
+    distance.diagonal(dim1=-2, dim2=-1).zero_()
+    return distance
+
+
+def _median_distance(inner: Tensor) -> Tensor:
+    """Median distance between two different rows, from their inner products of shape (..., N, N)."""
+    pairs = torch.triu_indices(inner.shape[-1], inner.shape[-1], offset=1, device=inner.device)
+    distance = _squared_distances(inner)[..., pairs[0], pairs[1]].sqrt()
+    longest = inner.diagonal(dim1=-2, dim2=-1).amax(-1, keepdim=True).sqrt()
+    different = distance > _SAME * longest
+    return distance.where(different, math.nan).nanmedian(-1).values.nan_to_num(nan=1.0)
 
 
 def _double(x: Tensor) -> Tensor:

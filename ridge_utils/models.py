@@ -23,6 +23,7 @@ from transformers import (
     AutoTokenizer,
     GPT2Config,
     LlamaConfig,
+    MambaConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,7 +32,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from ridge_utils import cache
+from ridge_utils import cache, selective_scan
 from ridge_utils.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -73,10 +74,25 @@ def _random_gpt2(blocks: int, width: int) -> GPT2Config:
     )
 
 
+def _random_mamba(blocks: int, width: int) -> MambaConfig:
+    selective_scan.install()
+    # transformers advises CUDA kernels, which models of this size can do without.
+    logging.getLogger("transformers.integrations.hub_kernels").addFilter(_is_no_advice)
+    # A block of GPT-2 has 12 width^2 weights and more; with these two numbers a block of Mamba is as large.
+    return MambaConfig(
+        hidden_size=width, num_hidden_layers=blocks, expand=3, state_size=8, vocab_size=260, **_RANDOM_ENDS
+    )
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return "falling back to its reference PyTorch implementation" not in record.getMessage()
+
+
 _RANDOM_CONFIGS: dict[str, Callable[[int, int], PretrainedConfig]] = {
     "gpt2": _random_gpt2,
     "qwen2": lambda blocks, width: Qwen2Config(**_random_shape(blocks, width), tie_word_embeddings=True),
     "llama": lambda blocks, width: LlamaConfig(**_random_shape(blocks, width)),
+    "mamba": _random_mamba,
 }
 _RANDOM_DEFAULT = (6, 64)
 _TRUNCATED = re.compile(r"\[:(\d+)\]$")
@@ -128,10 +144,10 @@ def load(name: str, *, dtype: torch.dtype | str | None = None, device: str = "au
 
     Args:
         name: ``"smollm2-135m"``, the embedded model; a Hub id such as ``"gpt2"`` or ``"Qwen/Qwen2.5-0.5B"``; a local
-            folder; or ``"random:gpt2"``, ``"random:qwen2"``, ``"random:llama"``, tiny models with seeded random
-            weights, whose shape may follow (``"random:gpt2-12x256"`` has 12 blocks of width 256). Any of them may end
-            in ``[:k]``, for its first k blocks (:func:`truncate`). Code from a model's repository is never run, and
-            weights are read from safetensors alone.
+            folder; or ``"random:gpt2"``, ``"random:qwen2"``, ``"random:llama"`` and ``"random:mamba"`` (without
+            attention), tiny models with seeded random weights, whose shape may follow (``"random:gpt2-12x256"`` has 12
+            blocks of width 256). Any of them may end in ``[:k]``, for its first k blocks (:func:`truncate`). Code from
+            a model's repository is never run, and weights are read from safetensors alone.
         dtype: of the weights, as ``torch.float32`` or ``"float32"``; float32 if not given.
         device: ``"auto"`` takes CUDA, else Apple's MPS, else the CPU; or any device that torch knows.
 
@@ -216,8 +232,8 @@ def truncate(loaded: LoadedModel, blocks: int) -> LoadedModel:
     setattr(parent, path.rpartition(".")[2], getattr(parent, path.rpartition(".")[2])[:blocks])
     config = model.config.get_text_config()
     config.num_hidden_layers = blocks
-    # Some architectures say for every layer which kind of attention it has.
-    if getattr(config, "layer_types", None):
+    # Some architectures say for every layer which kind of attention it has; Mamba counts them by itself.
+    if len(getattr(config, "layer_types", None) or []) > blocks:
         config.layer_types = list(config.layer_types)[:blocks]
     return assemble(f"{loaded.name}[:{blocks}]", model, loaded.tokenizer)
 
@@ -237,6 +253,15 @@ def title(name: str) -> str:
     whole = name[: cut.start()] if cut else name
     short = Path(whole).expanduser().resolve().name if _is_folder(whole) else whole
     return short + (cut.group() if cut else "")
+
+
+def random_shape(name: str) -> tuple[str, int, int] | None:
+    """Architecture, blocks and width that the name of a random model asks for, or None for any other name."""
+    found = re.fullmatch(_RANDOM_PREFIX + r"([a-z0-9]+)(?:-(\d+)x(\d+))?", _TRUNCATED.sub("", name))
+    if not found:
+        return None
+    blocks, width = (int(found[2]), int(found[3])) if found[2] else _RANDOM_DEFAULT
+    return found[1], blocks, width
 
 
 def _is_folder(name: str) -> bool:
@@ -312,15 +337,14 @@ def _from_folder(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreT
 
 
 def _random(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    kind, _, shape = name.removeprefix(_RANDOM_PREFIX).partition("-")
-    sizes = re.fullmatch(r"(\d+)x(\d+)", shape)
-    if kind not in _RANDOM_CONFIGS or (shape and not sizes):
+    shape = random_shape(name)
+    if shape is None or shape[0] not in _RANDOM_CONFIGS:
         known = ", ".join(_RANDOM_PREFIX + k for k in _RANDOM_CONFIGS)
         raise InputError(
             f"Unknown random model {name!r}; choose one of {known}, with blocks and width behind a hyphen if you like, "
             "as in random:gpt2-12x256."
         )
-    blocks, width = (int(sizes[1]), int(sizes[2])) if sizes else _RANDOM_DEFAULT
+    kind, blocks, width = shape
     if blocks < 1 or width < _RANDOM_HEAD or width % _RANDOM_HEAD:
         raise InputError(
             f"A random model needs at least 1 block and a width that is a multiple of {_RANDOM_HEAD}, but {name!r} "

@@ -16,7 +16,7 @@ import torch
 import transformers
 from torch import Tensor
 from tqdm import tqdm
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from ridge_utils import cache
 from ridge_utils.errors import InputError
@@ -158,6 +158,64 @@ def check_step(batch_size: int, precision: str) -> None:
         raise InputError(f"Unknown precision {precision!r}; choose one of {', '.join(get_args(Precision))}.")
 
 
+def make_trainer(
+    model: PreTrainedModel,
+    loaded: LoadedModel,
+    encoded: Sequence[tuple[list[int], list[int]]],
+    settings: Settings,
+    precision: str,
+    folder: Path,
+    callback: TrainerCallback,
+) -> Trainer:
+    """Transformers' Trainer, set up as every fine-tuning of this project is; it saves nothing by itself.
+
+    Args:
+        model: what is trained, in place: a copy of the one in ``loaded``.
+        loaded: the model's tokenizer and device.
+        encoded: token ids of each prompt and of its target.
+        settings: how to train.
+        precision: ``float32`` or ``bfloat16``.
+        folder: where a callback's checkpoints go.
+        callback: what happens besides training.
+    """
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.steps // 10,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        optim="adamw_torch",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        bf16=precision == "bfloat16",
+        use_cpu=loaded.device.type == "cpu",
+        save_strategy="no",  # a callback saves at the chosen steps
+        logging_strategy="steps",
+        logging_steps=max(1, min(10, settings.steps // 10)),
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )
+    if arguments.device.type == "cuda":
+        # With several GPUs Trainer would split batches among them: another training under the same digest.
+        torch.cuda.set_device(loaded.device)
+        arguments._n_gpu = 1
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=encoded,  # type: ignore[arg-type]  # any sized sequence will do
+        data_collator=lambda rows: _collate(rows, loaded),
+        callbacks=[callback],
+    )
+    # Trainer prints each logged line by itself; the record keeps them.
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
 def resolve_precision(precision: Precision, device: torch.device) -> str:
     """What ``auto`` stands for on a device: bfloat16 where its arithmetic is in hardware, else float32."""
     if precision != "auto":
@@ -205,44 +263,9 @@ def _train(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "run.json").unlink(missing_ok=True)
         resume = _resumable(folder, wanted)
-        model = copy.deepcopy(loaded.model)
-        arguments = TrainingArguments(
-            output_dir=str(folder),
-            max_steps=settings.steps,
-            per_device_train_batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=settings.steps // 10,
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            optim="adamw_torch",
-            seed=settings.seed,
-            data_seed=settings.seed,
-            bf16=precision == "bfloat16",
-            use_cpu=loaded.device.type == "cpu",
-            save_strategy="no",  # the callback below saves at the chosen steps
-            logging_strategy="steps",
-            logging_steps=max(1, min(10, settings.steps // 10)),
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
-        )
-        if arguments.device.type == "cuda":
-            # With several GPUs Trainer would split batches among them: another training under the same digest.
-            torch.cuda.set_device(loaded.device)
-            arguments._n_gpu = 1
         earlier = json.loads((resume / _ELAPSED).read_text()) if resume else 0.0
         keeper = _Keeper(folder, wanted, earlier, progress)
-        trainer = Trainer(
-            model=model,
-            args=arguments,
-            train_dataset=encoded,  # type: ignore[arg-type]  # any sized sequence will do
-            data_collator=lambda rows: _collate(rows, loaded),
-            callbacks=[keeper],
-        )
-        # Trainer prints each logged line by itself; the record keeps them.
-        trainer.remove_callback(transformers.PrinterCallback)
+        trainer = make_trainer(copy.deepcopy(loaded.model), loaded, encoded, settings, precision, folder, keeper)
         with torch.random.fork_rng(devices=[]), quiet():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         record = {

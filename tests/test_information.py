@@ -7,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.distance import pdist
 
 from ridge_utils import information
 from ridge_utils.errors import InputError
 
-KERNELS = ("gaussian", "laplacian", "polynomial")
+KERNELS = ("gaussian", "laplacian", "polynomial", "linear")
 
 
 def random_samples(*shape, seed=0):
@@ -31,6 +32,8 @@ def slow_mutual_information(x, y, kernel="gaussian", s=1.0, alpha=1.0):
                     k[i, j] = math.exp(-squared / (2 * s * s))
                 elif kernel == "laplacian":
                     k[i, j] = math.exp(-math.sqrt(squared) / s)
+                elif kernel == "linear":
+                    k[i, j] = sum(a * b for a, b in zip(u[i], u[j], strict=True))
                 else:
                     k[i, j] = (1 + sum(a * b for a, b in zip(u[i], u[j], strict=True)) / s**2) ** 2
         return k / np.trace(k)
@@ -218,6 +221,107 @@ def test_ridge_layer_is_the_first_maximum():
 X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
 
 
+def test_the_linear_kernel_has_the_entropy_of_the_squared_singular_values():
+    x = random_samples(20, 6)
+    squares = np.linalg.svd(x.numpy(), compute_uv=False) ** 2
+    shares = squares / squares.sum()
+    got = information.entropy(information.gram_matrix(x, "linear", normalize=False))
+    assert got.item() == pytest.approx(-np.sum(shares * np.log(shares)), abs=1e-12)
+
+
+# The median rule.
+
+
+def test_the_median_bandwidth_is_the_median_distance():
+    x = random_samples(2, 7, 4)  # 21 pairs
+    got = information.median_bandwidth(x)
+    assert got.tolist() == pytest.approx([np.median(pdist(part.numpy())) for part in x], abs=1e-12)
+    assert information.median_bandwidth(3 * x).tolist() == pytest.approx((3 * got).tolist())
+
+
+def test_equal_rows_do_not_count_for_the_median_bandwidth():
+    x = torch.eye(3).repeat_interleave(torch.tensor([8, 1, 1]), dim=0)  # 28 of 45 pairs are equal
+    assert information.median_bandwidth(x).item() == pytest.approx(math.sqrt(2))
+    # Rounding leaves some 1e-8 between rows that are equal: float32 rows far from the origin.
+    same = (100 + random_samples(1, 300)).float().expand(10, 300).contiguous()
+    assert information.median_bandwidth(same).item() == 1
+    assert information.entropy(information.gram_matrix(same, bandwidth="median")).item() == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "polynomial"])
+def test_by_the_median_rule_each_layer_and_the_targets_have_their_own_bandwidth(kernel):
+    hidden, targets = random_samples(3, 9, 5) * torch.tensor([1.0, 10.0, 0.1])[:, None, None], random_samples(9, 4)
+    options = {"kernel": kernel, "normalize": False}
+    got = information.predictive_information(hidden, targets, bandwidth="median", **options)
+    grams_y = information.gram_matrix(targets, bandwidth=information.median_bandwidth(targets).item(), **options)
+    for layer, states in enumerate(hidden):
+        gram = information.gram_matrix(states, bandwidth=information.median_bandwidth(states).item(), **options)
+        expected = information.entropy(gram) + information.entropy(grams_y) - information.joint_entropy(gram, grams_y)
+        assert got[layer].item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+# The permutation null.
+
+
+def shuffles(n, count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randperm(n, generator=generator) for _ in range(count)]
+
+
+@pytest.mark.parametrize("options", [{}, {"kernel": "laplacian", "alpha": 2.0}, {"bandwidth": "median"}])
+def test_the_null_is_information_about_shuffled_targets(options):
+    hidden, targets = random_samples(3, 14, 5), random_samples(14, 4, seed=1)
+    null = information.permutation_null(hidden, targets, 6, 3, **options)
+    assert null.shape == (6, 3)
+    expected = [information.predictive_information(hidden, targets[order], **options) for order in shuffles(14, 6, 3)]
+    torch.testing.assert_close(null, torch.stack(expected))
+    excess = information.excess_information(hidden, targets, 6, 3, **options)
+    torch.testing.assert_close(excess, information.predictive_information(hidden, targets, **options) - null.mean(0))
+
+
+def test_the_null_depends_on_its_seed_alone():
+    hidden, targets = random_samples(2, 10, 3), random_samples(10, 3, seed=1)
+    null = information.permutation_null(hidden, targets, 4, 5)
+    assert torch.equal(null, information.permutation_null(hidden, targets, 4, 5))
+    assert not torch.equal(null, information.permutation_null(hidden, targets, 4, 6))
+
+
+def test_states_that_know_the_target_are_above_every_shuffle_and_others_are_not():
+    targets = torch.eye(5, dtype=torch.float64).repeat(12, 1)
+    knows = targets @ random_samples(5, 8) + 0.1 * random_samples(60, 8, seed=1)
+    hidden = torch.stack([knows, random_samples(60, 8, seed=2)])
+    found = information.predictive_information(hidden, targets)
+    null = information.permutation_null(hidden, targets, 40)
+    assert found[0] > null[:, 0].max()
+    assert null[:, 1].min() < found[1] < null[:, 1].max()
+    excess = information.excess_information(hidden, targets, 40)
+    assert excess[0] > 0.5 * found[0]
+    assert abs(excess[1]) < 0.1 * found[1]
+
+
+def test_there_is_no_null_where_all_targets_are_the_same():
+    null = information.permutation_null(random_samples(2, 10, 3), torch.ones(10, 3), 5)
+    torch.testing.assert_close(null, torch.zeros(5, 2, dtype=torch.float64))
+
+
+def test_the_number_of_threads_changes_no_number_and_is_given_back():
+    hidden, targets = random_samples(5, 30, 8), random_samples(30, 4, seed=1)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(information.permutation_null(hidden, targets, 4))
+            found.append(information.predictive_information(hidden, targets).unsqueeze(0))
+            with pytest.raises(InputError, match="Layer 2"):
+                information.predictive_information(torch.stack([hidden[0], hidden[1], 0 * hidden[2]]), targets)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found[0], found[2])
+    torch.testing.assert_close(found[1], found[3])
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -242,6 +346,12 @@ X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
         (lambda: information.predictive_information(torch.stack([X, 0 * X]), X), "Layer 1: .* zero vector"),
         (lambda: information.ridge_layer(torch.tensor([0.0, math.nan])), "NaN"),
         (lambda: information.ridge_layer(torch.tensor([])), r"shape \(0,\)"),
+        (lambda: information.gram_matrix(X, bandwidth="mean"), "a number or \"median\", but is 'mean'"),
+        (lambda: information.gram_matrix(0 * X, "linear", normalize=False), r"shape \(5, 3\) are zero"),
+        (lambda: information.median_bandwidth(X[:1]), r"At least 2 samples .* \(1, 3\)"),
+        (lambda: information.permutation_null(X[None], X, 0), "n_shuffles must be at least 1, but is 0"),
+        (lambda: information.excess_information(X[None], X, -1), "n_shuffles must be at least 1, but is -1"),
+        (lambda: information.permutation_null(X, X), r"\(5, 3\) and \(5, 3\)"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(call, words):

@@ -1,4 +1,5 @@
 import json
+import logging
 
 import pytest
 import torch
@@ -110,7 +111,7 @@ def test_remote_code_is_not_run(tmp_path):
         (
             "random:bert",
             {},
-            "Unknown random model 'random:bert'; choose one of random:gpt2, random:qwen2, random:llama",
+            "Unknown random model 'random:bert'; choose one of random:gpt2, random:qwen2, random:llama, random:mamba",
         ),
         ("./nowhere", {}, "There is no model folder './nowhere'"),
         ("/no/such/folder", {}, "There is no model folder"),
@@ -393,3 +394,107 @@ def test_the_shape_of_a_random_model_may_be_left_out():
 def test_shapes_that_no_random_model_has(name, words):
     with pytest.raises(InputError, match=words):
         models.load(name, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("random:gpt2", ("gpt2", 6, 64)),
+        ("random:mamba-4x128", ("mamba", 4, 128)),
+        ("random:llama-12x64[:3]", ("llama", 12, 64)),
+        ("random:gpt2-12", None),
+        ("gpt2", None),
+        ("some/random:gpt2", None),
+    ],
+)
+def test_the_name_of_a_random_model_says_its_shape(name, expected):
+    assert models.random_shape(name) == expected
+
+
+# A decoder without attention.
+
+
+@pytest.fixture(scope="module")
+def mamba():
+    return models.load("random:mamba-3x32", device="cpu")
+
+
+def weights_of(part):
+    return sum(parameter.numel() for parameter in part.parameters())
+
+
+@pytest.mark.parametrize("shape", ["4x64", "4x128", "12x64"])
+def test_mamba_has_no_attention_and_the_size_of_gpt2(shape):
+    mamba, gpt2 = (models.load(f"random:{kind}-{shape}", device="cpu") for kind in ("mamba", "gpt2"))
+    assert (len(mamba.blocks), mamba.width) == (len(gpt2.blocks), gpt2.width)
+    assert weights_of(mamba.blocks) == pytest.approx(weights_of(gpt2.blocks), rel=0.2)
+    assert mamba.context is None
+    assert not [name for name, _ in mamba.model.named_modules() if "attn" in name or "attention" in name]
+    assert mamba.model.get_output_embeddings().weight is mamba.embedding.weight
+
+
+def test_what_stands_behind_the_last_prompt_token_is_harmless_for_mamba(mamba):
+    """Its convolution and its recurrence run over the padding too, but only after the prompt."""
+    examples = [Example("S1 N2 " * count + "S", "3", "id", "own") for count in (1, 2, 5, 9)]
+    alone = collect(mamba, examples, batch_size=1, progress=False)
+    together = collect(mamba, examples, batch_size=4, progress=False)
+    torch.testing.assert_close(together.hidden, alone.hidden, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.final_norm, alone.final_norm, atol=1e-5, rtol=0)
+    ids = torch.randint(0, 256, (2, 40), generator=torch.Generator().manual_seed(0))
+    ids[1, :25] = ids[0, :25]
+    for mask in (None, (torch.arange(40) < 25).long().expand(2, 40)):
+        with torch.no_grad():
+            states = mamba.model.base_model(ids, attention_mask=mask, use_cache=False).last_hidden_state
+        torch.testing.assert_close(states[0, :25], states[1, :25], atol=1e-5, rtol=0)
+    # And what stands before it is not, however far.
+    ids[1, 0] = 255 - ids[0, 0]
+    with torch.no_grad():
+        states = mamba.model.base_model(ids, use_cache=False).last_hidden_state
+    assert (states[0, 24] - states[1, 24]).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_mamba_learns_without_its_kernels(mamba, precision):
+    prompts = [f"S{i} N{7 - i} S" for i in range(8)]
+    examples = [Example(prompt, prompt[1], "id", "own") for prompt in prompts]
+    settings = training.Settings(steps=30, checkpoints=(0, 30), learning_rate=1e-2, batch_size=8, precision=precision)
+    run = training.finetune(mamba, examples, settings, progress=False)
+    assert run.log["loss"].iloc[-1] < 0.3 < run.log["loss"].iloc[0]
+    before, after = (
+        early_exit.correct(run.load(step), collect(run.load(step), examples, 4, False))[-1] for step in (0, 30)
+    )
+    assert after.sum() >= 7 > before.sum()
+
+
+def test_a_truncated_mamba_is_its_first_blocks(mamba):
+    examples = [Example("S1 N2 S", "3", "id", "own")]
+    short = models.truncate(mamba, 2)
+    assert len(short.model.config.layer_types) == len(short.blocks) == 2
+    assert torch.equal(
+        collect(short, examples, progress=False).hidden, collect(mamba, examples, progress=False).hidden[:3]
+    )
+
+
+def test_advice_on_kernels_is_not_given_for_small_models(mamba):
+    logger, records = logging.getLogger("transformers.integrations.hub_kernels"), []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append
+    logger.addHandler(handler)
+
+    def heard():
+        records.clear()
+        transformers.utils.logging.warning_once.cache_clear()
+        mamba.model.train()(torch.tensor([[1, 2, 3]]))
+        mamba.model.eval()(torch.tensor([[1, 2, 3]]))
+        return [record.getMessage() for record in records]
+
+    try:
+        assert not heard()
+        logger.removeFilter(models._is_no_advice)
+        assert any("falling back to its reference PyTorch implementation" in text for text in heard())
+        logger.addFilter(models._is_no_advice)
+        logger.warning("something else")
+        assert records[-1].getMessage() == "something else"
+    finally:
+        logger.removeHandler(handler)
+        logger.addFilter(models._is_no_advice)

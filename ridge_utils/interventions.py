@@ -1,0 +1,322 @@
+r"""Interventions on single blocks, and what each does to the prediction of the first target token.
+
+With the states :math:`Z_l` of the untouched run at every position, the output of one block is replaced, and the blocks
+after it run on what they are given:
+
+* *skip* (:math:`\beta_l = 0`): by the block's input, :math:`Z_{l-1}`;
+* *mean ablation*: by :math:`Z_{l-1} + \overline{\Delta Z_l}`, with the update's mean over prompts, so that what the
+  block adds to every prompt stays and what it adds to this one goes;
+* *patching* from a clean prompt :math:`c` into a corrupted one :math:`k` of as many tokens and another target: the
+  *state* at the last position alone by :math:`Z_l^c`, or the *update* at all positions, :math:`Z_{l-1}^k + \Delta
+  Z_l^c`.
+
+The blocks before the one intervened on cannot change, so they are not run again: that halves the cost.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ridge_utils.errors import InputError
+from ridge_utils.models import LoadedModel
+from ridge_utils.representations import encode
+from ridge_utils.residual_scaling import Evaluation, evaluate
+from ridge_utils.tasks import Example
+
+Ablation = Literal["skip", "mean"]
+Patched = Literal["state", "update"]
+
+#: Kinds of positions, each with a mean of its own.
+_FIRST, _BETWEEN, _LAST = range(3)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """How well N first target tokens are predicted, untouched and with one of M blocks intervened on at a time."""
+
+    #: log-probability of the first target token, nats, shape (1 + M, N), float64; row 0 is the untouched run
+    log_probability: Tensor
+    #: whether that token is the likeliest one, shape (1 + M, N), bool
+    correct: Tensor
+
+
+@dataclass(frozen=True)
+class Patching(Outcomes):
+    """How well corrupted prompts predict the clean ones' target; row 0 is the corrupted run as it is."""
+
+    #: log-probability of the same token after the clean prompt, nats, shape (N,), float64
+    clean: Tensor
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two prompts of as many tokens whose targets begin with different tokens."""
+
+    #: where the states come from
+    clean: Example
+    #: where they are put; its target is the clean one's
+    corrupted: Example
+
+
+def ablate(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    blocks: Sequence[int],
+    how: Ablation = "skip",
+    batch_size: int = 16,
+    progress: bool | str = True,
+) -> Outcomes:
+    """Take one block at a time out of the model.
+
+    Mean ablation averages a block's update over ``examples`` themselves, at three kinds of positions apart: the first
+    token, on which models put states of another size, the last one of the prompt, from which the target is predicted,
+    and all between them.
+
+    Args:
+        loaded: the model; it is not changed.
+        examples: N examples.
+        blocks: numbers of the M blocks, from 1.
+        how: ``skip`` puts nothing in the place of a block's update, at any position; ``mean`` puts its mean.
+        batch_size: prompts per forward pass.
+        progress: show a progress bar with the time left on stderr; a text labels it.
+
+    Returns:
+        Log-probability and correctness of the first target token, in the order of ``blocks`` and ``examples``.
+
+    Raises:
+        InputError: no examples, blocks that the model does not have, an unknown ``how``, or as
+            :func:`ridge_utils.residual_scaling.evaluate`.
+    """
+    if how not in get_args(Ablation):
+        raise InputError(f"Unknown ablation {how!r}; choose one of {', '.join(get_args(Ablation))}.")
+    _check(loaded, examples, blocks, batch_size)
+    means = mean_updates(loaded, examples, batch_size) if how == "mean" else None
+
+    def of_batch(_index: list[int], run: _Run) -> Callable[[int], Tensor]:
+        if means is None:
+            return lambda block: run.states[block - 1]
+        return lambda block: run.states[block - 1] + means[block - 1].to(run.states[0])[run.kinds]
+
+    return _intervene(loaded, examples, blocks, batch_size, _label(f"ablation, {how}", progress), of_batch)
+
+
+def mean_updates(loaded: LoadedModel, examples: Sequence[Example], batch_size: int = 16) -> Tensor:
+    """Mean residual update of every block over the prompts of ``examples``, by kind of position.
+
+    Args:
+        loaded: the model.
+        examples: the reference set.
+        batch_size: prompts per forward pass.
+
+    Returns:
+        Shape (blocks, 3, d), float64, for the first position, all between, and the last one of a prompt; 0 where no
+        prompt has such a position. A prompt of one token has a last position only.
+
+    Raises:
+        InputError: no examples, or as :func:`ridge_utils.residual_scaling.evaluate`.
+    """
+    _check(loaded, examples, [1], batch_size)
+    total = torch.zeros(len(loaded.blocks), 3, loaded.width, dtype=torch.float64)
+    count = torch.zeros(3, 1, dtype=torch.float64)
+    with torch.inference_mode():
+        for index in _batches(loaded, examples, batch_size):
+            run = _untouched(loaded, [examples[i] for i in index])
+            kinds = run.kinds[run.inside].cpu()
+            count += kinds.bincount(minlength=3).unsqueeze(1)
+            for place, (before, after) in enumerate(zip(run.states[:-1], run.states[1:], strict=True)):
+                total[place].index_add_(0, kinds, (after - before)[run.inside].cpu().double())
+    return total / count.clamp(min=1)
+
+
+def match(loaded: LoadedModel, clean: Sequence[Example], candidates: Sequence[Example]) -> list[Pair]:
+    """Find a corrupted prompt for each clean one: of as many tokens, and with another first target token.
+
+    Each candidate is used once. They are taken in their order, and a clean prompt that none is left for is left out.
+
+    Args:
+        loaded: the model whose tokens count.
+        clean: where states are to come from.
+        candidates: where they may be put; the clean ones may be among them.
+
+    Returns:
+        The pairs, in the order of ``clean``.
+    """
+    free: dict[int, list[tuple[int, Example]]] = {}
+    for candidate in candidates:
+        prompt, target = encode(loaded, candidate)
+        free.setdefault(len(prompt), []).append((target[0], candidate))
+    pairs = []
+    for example in clean:
+        prompt, target = encode(loaded, example)
+        own = free.get(len(prompt), [])
+        for place, (token, candidate) in enumerate(own):
+            corrupted = replace(candidate, target=example.target)
+            # Behind another prompt the same text may be cut into other tokens.
+            if token != target[0] and encode(loaded, corrupted)[1][0] == target[0]:
+                pairs.append(Pair(example, corrupted))
+                del own[place]
+                break
+    return pairs
+
+
+def patch(
+    loaded: LoadedModel,
+    pairs: Sequence[Pair],
+    blocks: Sequence[int],
+    what: Patched = "state",
+    batch_size: int = 16,
+    progress: bool | str = True,
+) -> Patching:
+    """Put what one block at a time gave for the clean prompts into the runs of the corrupted ones.
+
+    Args:
+        loaded: the model; it is not changed.
+        pairs: N pairs, as :func:`match` finds them.
+        blocks: numbers of the M blocks, from 1.
+        what: ``state``, the residual stream behind the block at the last position (behind the last block this is the
+            clean run); or ``update``, what the block alone adds, at all positions.
+        batch_size: prompts per forward pass.
+        progress: show a progress bar with the time left on stderr; a text labels it.
+
+    Returns:
+        Log-probability and correctness of the clean prompts' first target token, in the order of ``blocks`` and
+        ``pairs``.
+
+    Raises:
+        InputError: no pairs, or one of prompts that differ in length; otherwise as :func:`ablate`.
+    """
+    if what not in get_args(Patched):
+        raise InputError(f"Unknown kind of patch {what!r}; choose one of {', '.join(get_args(Patched))}.")
+    corrupted = [pair.corrupted for pair in pairs]
+    _check(loaded, corrupted, blocks, batch_size)
+    for number, pair in enumerate(pairs):
+        lengths = [len(encode(loaded, example)[0]) for example in (pair.clean, pair.corrupted)]
+        if lengths[0] != lengths[1]:
+            raise InputError(
+                f"The prompts of pair {number} have {lengths[0]} and {lengths[1]} tokens, but must have as many: "
+                "interventions.match finds such pairs."
+            )
+    clean_nats = torch.empty(len(pairs), dtype=torch.float64)
+
+    def of_batch(index: list[int], run: _Run) -> Callable[[int], Tensor]:
+        clean = _untouched(loaded, [pairs[i].clean for i in index])
+        clean_nats[index] = -clean.evaluation.cross_entropy
+
+        def state(block: int) -> Tensor:
+            if what == "update":
+                return run.states[block - 1] + (clean.states[block] - clean.states[block - 1])
+            return torch.where((run.kinds == _LAST).unsqueeze(-1), clean.states[block], run.states[block])
+
+        return state
+
+    found = _intervene(loaded, corrupted, blocks, batch_size, _label(f"patching, {what}", progress), of_batch)
+    return Patching(found.log_probability, found.correct, clean_nats)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """An untouched run of B prompts."""
+
+    #: what every block gave, as it gave it
+    outputs: list[Any]
+    #: Z_0 to Z_L at every position, each of shape (B, length, d)
+    states: list[Tensor]
+    #: kind of every position, shape (B, length)
+    kinds: Tensor
+    #: whether a position is one of the prompt's and no padding, shape (B, length)
+    inside: Tensor
+    evaluation: Evaluation
+
+
+def _untouched(loaded: LoadedModel, batch: Sequence[Example]) -> _Run:
+    """Run prompts that are sorted by their length, and keep everything."""
+    outputs: list[Any] = []
+    inputs: list[Tensor] = []
+
+    def keep_input(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs.append(args[0] if args else kwargs["hidden_states"])
+
+    with contextlib.ExitStack() as hooks:
+        hooks.callback(loaded.blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True).remove)
+        for block in loaded.blocks:
+            hooks.callback(block.register_forward_hook(lambda _block, _args, output: outputs.append(output)).remove)
+        evaluation = evaluate(loaded, batch, batch_size=len(batch), progress=False)
+    states = [*inputs, *(output[0] if isinstance(output, tuple) else output for output in outputs)]
+    lengths = torch.tensor([[len(encode(loaded, example)[0])] for example in batch])
+    position = torch.arange(states[0].shape[1]).expand(len(batch), -1)
+    kinds = torch.full_like(position, _BETWEEN)
+    kinds[:, 0] = _FIRST
+    kinds[position == lengths - 1] = _LAST
+    device = states[0].device
+    return _Run(outputs, states, kinds.to(device), (position < lengths).to(device), evaluation)
+
+
+def _intervene(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    blocks: Sequence[int],
+    batch_size: int,
+    label: str | None,
+    of_batch: Callable[[list[int], _Run], Callable[[int], Tensor]],
+) -> Outcomes:
+    """Outcomes with the state behind each block replaced by what ``of_batch`` says, shape (B, length, d)."""
+    nats = torch.empty(1 + len(blocks), len(examples), dtype=torch.float64)
+    correct = torch.empty(nats.shape, dtype=torch.bool)
+    bar = tqdm(total=len(examples) * len(blocks), desc=label, unit="prompt", disable=label is None)
+    with bar, torch.inference_mode():
+        for index in _batches(loaded, examples, batch_size):
+            batch = [examples[i] for i in index]
+            run = _untouched(loaded, batch)
+            state_behind = of_batch(index, run)
+            nats[0, index], correct[0, index] = -run.evaluation.cross_entropy, run.evaluation.correct
+            for row, block in enumerate(blocks, 1):
+                with _given(loaded, run.outputs, block, state_behind(block)):
+                    found = evaluate(loaded, batch, batch_size=len(batch), progress=False)
+                nats[row, index], correct[row, index] = -found.cross_entropy, found.correct
+                bar.update(len(index))
+    return Outcomes(nats, correct)
+
+
+@contextlib.contextmanager
+def _given(loaded: LoadedModel, outputs: Sequence[Any], last: int, state: Tensor) -> Iterator[None]:
+    """Within this context blocks 1 to ``last`` compute nothing: they give ``outputs``, the last of them ``state``."""
+    given = list(outputs[:last])
+    given[-1] = (state, *given[-1][1:]) if isinstance(given[-1], tuple) else state
+    # An instance's own forward stands before its class's, and hooks and the model around it see no difference.
+    earlier = [vars(block).get("forward") for block in loaded.blocks[:last]]
+    try:
+        for block, output in zip(loaded.blocks[:last], given, strict=True):
+            block.forward = lambda *_args, output=output, **_kwargs: output
+        yield
+    finally:
+        for block, forward in zip(loaded.blocks[:last], earlier, strict=True):
+            vars(block).pop("forward", None)
+            if forward is not None:
+                block.forward = forward
+
+
+def _batches(loaded: LoadedModel, examples: Sequence[Example], size: int) -> list[list[int]]:
+    """Indices of batches, the shortest prompts first."""
+    order = sorted(range(len(examples)), key=lambda i: len(encode(loaded, examples[i])[0]))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def _check(loaded: LoadedModel, examples: Sequence[Example], blocks: Sequence[int], batch_size: int) -> None:
+    if not examples:
+        raise InputError("There are no examples to intervene on.")
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
+    depth = len(loaded.blocks)
+    if not blocks or len(set(blocks)) != len(blocks) or not all(1 <= block <= depth for block in blocks):
+        raise InputError(
+            f"blocks must be different numbers from 1 to {depth}, the depth of {loaded.name!r}, but are {list(blocks)}."
+        )
+
+
+def _label(what: str, progress: bool | str) -> str | None:
+    return f"{what}, {progress}" if isinstance(progress, str) else what if progress else None

@@ -1,0 +1,123 @@
+r"""Residual scales trained together with the weights, from the first step of a fine-tuning on.
+
+The paper fits its scales :math:`\beta_l` after training, to frozen weights; a reviewer asked for scales that are
+learned jointly. The fine-tuning is that of :mod:`ridge_utils.training`, in the same order of the examples, with one
+more group of parameters: with a learning rate of almost 0 for the scales it gives the same weights.
+"""
+
+import copy
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from ridge_utils import models, training
+from ridge_utils.errors import InputError
+from ridge_utils.models import LoadedModel
+from ridge_utils.representations import encode
+from ridge_utils.residual_scaling import evaluate, scaled
+from ridge_utils.tasks import Example
+
+
+@dataclass(frozen=True)
+class JointFit:
+    """Scales and weights trained together, and how they predict N other examples."""
+
+    #: beta_1 to beta_L after the last step, each at least 0, shape (blocks,), float64
+    scales: Tensor
+    #: the loss at each logged step, nats a target token, float64
+    losses: Tensor
+    #: whether the first target token of each evaluated example is the likeliest one, shape (N,), bool
+    correct: Tensor
+    #: its negative log-probability, nats, shape (N,), float64
+    cross_entropy: Tensor
+
+
+def fit(
+    loaded: LoadedModel,
+    examples: Sequence[Example],
+    evaluated: Sequence[Example],
+    settings: training.Settings,
+    scale_learning_rate: float = 0.01,
+    progress: bool | str = True,
+) -> JointFit:
+    """Fine-tune a copy of the model with one factor a block trained beside its weights.
+
+    Every factor starts at 1 and is set to 0 where a step makes it negative. Its learning rate rises and falls with that
+    of the weights; the clipping of the gradient leaves the factors out.
+
+    Args:
+        loaded: the model to start from; it is not changed.
+        examples: training examples.
+        evaluated: N examples to evaluate the trained model on, with its factors.
+        settings: how to train the weights; their ``checkpoints`` are not used, the last step counts.
+        scale_learning_rate: peak learning rate of the factors; Adam moves a factor by about this much a step.
+        progress: show a progress bar with the time left on stderr; a text labels it.
+
+    Returns:
+        The factors after the last step, and what the model with them predicts.
+
+    Raises:
+        InputError: no examples, no steps, a learning rate that is not positive, an example that does not fit the
+            model's context, or a factor that is no longer finite.
+    """
+    if not examples or not settings.steps:
+        raise InputError(f"Nothing can be trained with {len(examples)} examples in {settings.steps} steps.")
+    if not 0 < scale_learning_rate < float("inf"):
+        raise InputError(f"scale_learning_rate must be finite and greater than 0, but is {scale_learning_rate}.")
+    encoded = [encode(loaded, example) for example in examples]
+    longest = max(len(prompt) + len(target) for prompt, target in encoded)
+    if loaded.context is not None and longest > loaded.context:
+        raise InputError(
+            f"A prompt and its target have {longest} tokens, but the context of {loaded.name!r} is {loaded.context}: "
+            "shorten or drop it."
+        )
+    own = models.assemble(loaded.name, copy.deepcopy(loaded.model), loaded.tokenizer)
+    scales = nn.Parameter(torch.ones(len(own.blocks), device=own.device))
+    precision = training.resolve_precision(settings.precision, loaded.device)
+    label = f"joint scales, {progress}" if isinstance(progress, str) else "joint scales"
+    keeper = _NotNegative(scales, tqdm(total=settings.steps, desc=label, unit="step", disable=not progress))
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), models.quiet():
+        trainer = training.make_trainer(own.model, own, encoded, settings, precision, Path(folder), keeper)
+        trainer.create_optimizer().add_param_group({"params": [scales], "lr": scale_learning_rate, "weight_decay": 0.0})
+        with keeper.bar, scaled(own, scales):
+            trainer.train()
+        # In bfloat16 accelerate has wrapped the model's forward; what is evaluated is the model itself.
+        trainer.accelerator.unwrap_model(own.model, keep_fp32_wrapper=False)
+    if not bool(scales.isfinite().all()):
+        raise InputError(
+            f"A factor is not finite after {settings.steps} steps: lower scale_learning_rate={scale_learning_rate:g} "
+            f"or learning_rate={settings.learning_rate:g}."
+        )
+    own.model.eval()
+    found = evaluate(own, evaluated, scales.detach(), settings.batch_size, progress and f"{label}, evaluation")
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    return JointFit(
+        scales.detach().cpu().double(),
+        torch.tensor(losses, dtype=torch.float64),
+        found.correct,
+        found.cross_entropy,
+    )
+
+
+class _NotNegative(TrainerCallback):
+    """Keeps the factors at 0 or above, and shows the progress."""
+
+    def __init__(self, scales: nn.Parameter, bar: "tqdm[Any]") -> None:
+        self.scales, self.bar = scales, bar
+
+    def on_step_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+        with torch.no_grad():
+            self.scales.clamp_(min=0)
+        self.scales.grad = None  # Trainer clears the gradients of its model's own parameters
+        self.bar.update()
+
+    def on_log(self, _args: Any, _state: Any, _control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")

@@ -1,0 +1,365 @@
+r"""Early exits with trained parts: an affine translator per layer (a tuned lens), and a head per layer.
+
+Early exit hands the state of a middle layer to a final norm and a head that were never trained for it, so a wrong
+answer may be the exit's fault and not the state's. Here each layer gets a part of its own, fitted to the last prompt
+tokens of *training* prompts; the examples that it is judged on are others. A fifth of the training states fits nothing:
+the part is kept as it was after the epoch that did best on them, which may be the start, the model's own exit.
+
+Both parts see a state standardised over the training states, :math:`x = (z - \mu) / \sigma` in each dimension, for a
+few dimensions of a residual stream are far larger than the others. That changes what is easy to learn, not what can be:
+:math:`z + A z + b` and :math:`W z + b` are what comes out. All of it is float32, and seeded.
+
+.. [Belrose23] N. Belrose, Z. Furman, L. Smith, D. Halawi, I. Ostrovsky, L. McKinney, S. Biderman, J. Steinhardt.
+   *Eliciting Latent Predictions from Transformers with the Tuned Lens.* 2023. arXiv:2303.08112.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
+from tqdm import tqdm
+
+from ridge_utils.early_exit import likeliest
+from ridge_utils.errors import InputError
+from ridge_utils.models import LoadedModel
+from ridge_utils.representations import Representations
+
+#: Share of the training states that fit nothing and say when to stop.
+HELD_OUT = 0.2
+
+#: Below this share of a layer's root mean square, the spread of a dimension is rounding: it is left out.
+_CONSTANT = 1e-5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the parts of all layers are trained: Adam on shuffled batches, at a rate that falls linearly to 0."""
+
+    #: passes over the training states
+    epochs: int = 6
+    #: about the most that the first step moves an output, in units of the states' size (translator) or nats (head)
+    learning_rate: float = 0.1
+    #: training states per step
+    batch_size: int = 32
+    #: seed of the held-out fifth and of the order of the rest
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings out of range.
+
+        Raises:
+            InputError: names the field, its value and what it must be.
+        """
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, but is {getattr(self, name)}.")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(f"learning_rate must be greater than 0 and finite, but is {self.learning_rate}.")
+
+
+#: How translators are trained where nothing else is said.
+TRANSLATOR = Settings()
+#: How heads are trained where nothing else is said: in early layers the model's own is off by tens of nats.
+HEAD = Settings(epochs=40, learning_rate=1.0)
+
+
+@dataclass(frozen=True)
+class Translators:
+    """An affine map before the final norm for each of K layers, z -> z + A z + b, and what training it did."""
+
+    #: the K layers, 0 for the embedding, shape (K,), int64
+    layers: Tensor
+    #: A of each layer, shape (K, d, d)
+    weight: Tensor
+    #: b of each layer, shape (K, d)
+    bias: Tensor
+    #: divergence from the model's own prediction on the held-out states without a translator, nats, shape (K,), float64
+    before: Tensor
+    #: the same with it
+    after: Tensor
+    #: the epoch that was kept, 0 for none, shape (K,), int64
+    epochs: Tensor
+
+    def correct(self, loaded: LoadedModel, representations: Representations) -> Tensor:
+        """Whether the first target token is the likeliest after translation, final norm and head.
+
+        Args:
+            loaded: the model that the translators were fitted for.
+            representations: N examples of it.
+
+        Returns:
+            Shape (K, N), bool.
+        """
+        end = _End.of(loaded)
+        rows = []
+        for layer, weight, bias in zip(self.layers.tolist(), self.weight, self.bias, strict=True):
+            states = representations.hidden[layer].float()
+            rows.append(end.likeliest(states + linear(states, weight, bias), representations.target_ids))
+        return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The final norm's state read by a head of its own for each of K layers, and what training it did.
+
+    Only the rows of C tokens are the layer's own; all others are the model's.
+    """
+
+    #: the K layers, 0 for the embedding, shape (K,), int64
+    layers: Tensor
+    #: the C tokens, ascending, shape (C,), int64
+    token_ids: Tensor
+    #: what is added to the model's rows of these tokens, shape (K, C, d)
+    weight: Tensor
+    #: what is added to their logits, shape (K, C)
+    bias: Tensor
+    #: cross-entropy on the held-out states with the model's own head, nats, shape (K,), float64
+    before: Tensor
+    #: the same with the layer's
+    after: Tensor
+    #: the epoch that was kept, 0 for none, shape (K,), int64
+    epochs: Tensor
+
+    def correct(self, loaded: LoadedModel, representations: Representations) -> Tensor:
+        """Whether the first target token is the likeliest after the final norm and the layer's own head.
+
+        Args:
+            loaded: the model that the heads were fitted for.
+            representations: N examples of it.
+
+        Returns:
+            Shape (K, N), bool.
+        """
+        end, ids = _End.of(loaded), representations.target_ids
+        rows = []
+        for layer, weight, bias in zip(self.layers.tolist(), self.weight, self.bias, strict=True):
+            rows.append(end.adding(self.token_ids, weight, bias).likeliest(representations.hidden[layer].float(), ids))
+        return torch.stack(rows)
+
+
+def held_out(count: int) -> int:
+    """How many of ``count`` training states fit nothing."""
+    return max(1, round(HELD_OUT * count))
+
+
+def fit_translators(
+    loaded: LoadedModel,
+    training: Representations,
+    layers: Sequence[int],
+    settings: Settings = TRANSLATOR,
+    progress: bool | str = True,
+) -> Translators:
+    r"""Fit a translator per layer to the model's own predictions (tuned lens, [Belrose23]_).
+
+    Minimised is :math:`\mathrm{KL}(p \Vert q_l)`, in nats, between the model's distribution of the next token and that
+    of the exit after translation, over the whole vocabulary. The targets play no part.
+
+    Args:
+        loaded: the model; its weights stay as they are.
+        training: its states on training prompts.
+        layers: the layers to fit one for, 0 for the embedding.
+        settings: how to train.
+        progress: show a progress bar with the time left on stderr; a text labels it.
+
+    Raises:
+        InputError: fewer than 2 training states, or a layer that the model does not have.
+    """
+    end = _End.of(loaded)
+    with torch.no_grad():
+        own = training.final_norm.to(end.weight).split(settings.batch_size)
+        final = torch.cat([linear(states, end.weight, end.bias).softmax(-1) for states in own])
+    entropy = torch.special.entr(final).sum(-1)
+    width = loaded.width
+
+    def fit(layer: int) -> _Fitted:
+        states = training.hidden[layer].to(end.weight)
+        mean, inverse = _standard(states)
+        inputs, spread = (states - mean) * inverse, states.square().mean().sqrt()
+        weight, bias = torch.zeros(width, width).to(states), torch.zeros(width).to(states)
+
+        def divergence(index: Tensor) -> Tensor:
+            moved = states[index] + spread * linear(inputs[index], weight, bias)
+            return cross_entropy(end.logits(moved), final[index], reduction="none") - entropy[index]
+
+        fitted = _descend(weight, bias, divergence, len(training), settings)
+        # What was fitted to standardised states, for the states as they are.
+        weight = spread * weight * inverse
+        return _Fitted(weight, spread * bias - weight @ mean, *fitted)
+
+    return Translators(torch.tensor(layers), **_each(loaded, training, layers, fit, "translators", progress))
+
+
+def fit_heads(
+    loaded: LoadedModel,
+    training: Representations,
+    layers: Sequence[int],
+    settings: Settings = HEAD,
+    progress: bool | str = True,
+) -> Heads:
+    """Fit a head per layer to the targets of the training prompts.
+
+    It reads the state after the model's final norm and starts as the model's head. Trained are its rows of the tokens
+    that are a first target token in training, and a bias each; the other rows stay the model's, and count in the
+    normalisation of the cross-entropy over the whole vocabulary, in nats, that is minimised.
+
+    Args:
+        loaded: the model; its weights stay as they are.
+        training: its states on training prompts, with their targets.
+        layers: the layers to fit one for, 0 for the embedding.
+        settings: how to train.
+        progress: show a progress bar with the time left on stderr; a text labels it.
+
+    Raises:
+        InputError: as :func:`fit_translators`.
+    """
+    end = _End.of(loaded)
+    token_ids, classes = training.target_ids.unique(return_inverse=True)
+    columns, classes = token_ids.to(end.weight.device), classes.to(end.weight.device)
+
+    def fit(layer: int) -> _Fitted:
+        with torch.no_grad():
+            states = end.norm(training.hidden[layer].to(end.weight))
+            untouched, others = [], []
+            for some in states.split(settings.batch_size):
+                logits = linear(some, end.weight, end.bias)
+                untouched.append(logits[:, columns])
+                # The other tokens are the same at every step, so their sum is taken once.
+                others.append(logits.index_fill_(1, columns, -math.inf).logsumexp(-1, keepdim=True))
+            known, rest = torch.cat(untouched), torch.cat(others)
+        mean, inverse = _standard(states)
+        inputs = (states - mean) * inverse
+        weight = torch.zeros(len(columns), loaded.width).to(states)
+        bias = torch.zeros(len(columns)).to(states)
+
+        def surprise(index: Tensor) -> Tensor:
+            logits = torch.cat([known[index] + linear(inputs[index], weight, bias), rest[index]], -1)
+            return cross_entropy(logits, classes[index], reduction="none")
+
+        fitted = _descend(weight, bias, surprise, len(training), settings)
+        weight = weight * inverse
+        return _Fitted(weight, bias - weight @ mean, *fitted)
+
+    return Heads(torch.tensor(layers), token_ids, **_each(loaded, training, layers, fit, "heads", progress))
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    weight: Tensor
+    bias: Tensor
+    before: float
+    after: float
+    epochs: int
+
+
+@dataclass(frozen=True)
+class _End:
+    """What follows the last block, in float32 and frozen: the final norm and the head."""
+
+    norm: nn.Module
+    weight: Tensor
+    bias: Tensor | None
+
+    @staticmethod
+    def of(loaded: LoadedModel) -> "_End":
+        head = loaded.model.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        norm = copy.deepcopy(loaded.final_norm).float().requires_grad_(False)
+        return _End(norm, head.weight.detach().float(), None if bias is None else bias.detach().float())
+
+    def logits(self, states: Tensor) -> Tensor:
+        return linear(self.norm(states), self.weight, self.bias)
+
+    def likeliest(self, states: Tensor, token_ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            return likeliest(self.norm(states.to(self.weight.device)), token_ids, self.weight, self.bias)
+
+    def adding(self, token_ids: Tensor, weight: Tensor, bias: Tensor) -> "_End":
+        """The same with something added to the rows and the biases of some tokens."""
+        ids = token_ids.to(self.weight.device)
+        whole = self.weight.new_zeros(len(self.weight)) if self.bias is None else self.bias
+        rows = self.weight.index_add(0, ids, weight.to(self.weight))
+        return _End(self.norm, rows, whole.index_add(0, ids, bias.to(self.weight)))
+
+
+def _each(
+    loaded: LoadedModel,
+    training: Representations,
+    layers: Sequence[int],
+    fit: Callable[[int], _Fitted],
+    what: str,
+    progress: bool | str,
+) -> dict[str, Tensor]:
+    """What ``fit`` gives for each layer, stacked."""
+    if len(training) < 2:
+        raise InputError(f"At least 2 training states are needed, one to fit and one to hold out, not {len(training)}.")
+    if wrong := [layer for layer in layers if not 0 <= layer <= len(loaded.blocks)]:
+        raise InputError(f"Layers must be between 0 and {len(loaded.blocks)}, but one is {wrong[0]}.")
+    label = f"{what}, {progress}" if isinstance(progress, str) else what
+    every = [fit(layer) for layer in tqdm(layers, desc=label, unit="layer", disable=not progress)]
+    return {
+        "weight": torch.stack([one.weight for one in every]).cpu(),
+        "bias": torch.stack([one.bias for one in every]).cpu(),
+        "before": torch.tensor([one.before for one in every], dtype=torch.float64),
+        "after": torch.tensor([one.after for one in every], dtype=torch.float64),
+        "epochs": torch.tensor([one.epochs for one in every]),
+    }
+
+
+def _standard(states: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of each dimension, and one over its standard deviation; 0 where the dimension does not vary."""
+    deviation = states.std(0, correction=0)
+    varies = deviation > _CONSTANT * states.square().mean().sqrt()
+    return states.mean(0), torch.where(varies, 1 / deviation, 0)
+
+
+def _descend(
+    weight: Tensor, bias: Tensor, loss: Callable[[Tensor], Tensor], count: int, settings: Settings
+) -> tuple[float, float, int]:
+    """Train ``weight`` and ``bias`` in place, and leave them as they were after the best epoch.
+
+    Args:
+        weight, bias: what is trained, both zero.
+        loss: of the training states at some indices, one value each.
+        count: number of training states.
+        settings: how to train.
+
+    Returns:
+        Loss on the held-out states at the start and after the best epoch, and that epoch.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    aside, fitted = torch.randperm(count, generator=generator).tensor_split([held_out(count)])
+    kept = [weight.clone(), bias.clone()]
+    weight.requires_grad_(True)
+    bias.requires_grad_(True)
+    # Adam moves every weight by about the rate, and an output by as many of them as the state has dimensions.
+    groups = [{"params": [weight], "lr": settings.learning_rate / weight.shape[1]}, {"params": [bias]}]
+    optimiser = torch.optim.Adam(groups, lr=settings.learning_rate)
+    steps = settings.epochs * math.ceil(len(fitted) / settings.batch_size)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
+    before = best = _mean(loss, aside, settings.batch_size)
+    at = 0
+    for epoch in range(1, settings.epochs + 1):
+        order = fitted[torch.randperm(len(fitted), generator=generator)]
+        for batch in order.split(settings.batch_size):
+            optimiser.zero_grad()
+            loss(batch).mean().backward()
+            optimiser.step()
+            schedule.step()
+        now = _mean(loss, aside, settings.batch_size)
+        if now < best:
+            best, at = now, epoch
+            kept = [weight.detach().clone(), bias.detach().clone()]
+    with torch.no_grad():
+        for parameter, value in zip((weight, bias), kept, strict=True):
+            parameter.requires_grad_(False)
+            parameter.copy_(value)
+    return before, best, at
+
+
+def _mean(loss: Callable[[Tensor], Tensor], index: Tensor, batch_size: int) -> float:
+    with torch.no_grad():
+        return torch.cat([loss(some) for some in index.split(batch_size)]).double().mean().item()

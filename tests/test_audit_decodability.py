@@ -1,0 +1,242 @@
+"""The page on other measures, on planted states where it is known which layer tells most."""
+
+import math
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
+
+from ridge_utils import estimators, inference, information, results
+from ridge_utils.audit import decodability
+from ridge_utils.errors import InputError
+from ridge_utils.representations import Representations
+
+CONTEXT = {"model": "m", "task": "t", "source": "own", "step": 0, "train_seed": None}
+EFFECTS = ("rank_correlation", "peak_difference", "peak_fall")
+
+
+def normal(*shape, seed):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def pools(labels, clarity=(0.0, 1.0, 3.0, 0.5), width=12):
+    """States that tell the label as clearly as each layer is given, layer 2 of 3 best; 0 is one state for all."""
+    n = len(labels)
+    targets = normal(int(labels.max()) + 1, width, seed=0)[labels]
+    layers = [c * targets + normal(n, width, seed=i + 1) if c else torch.ones(n, width) for i, c in enumerate(clarity)]
+    hidden = torch.stack(layers)
+    both = Representations(hidden, hidden[-1] * 2, targets, labels)
+    return {"id": both.select(range(n // 2)), "ood": both.select(range(n // 2, n)), "all": both}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Planted states need no long training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decodability, "CRITIC_STEPS", 40)
+        yield
+
+
+@pytest.fixture(scope="module")
+def closed(quick):
+    labels = torch.cat([torch.arange(76) % 4, torch.tensor([4, 5, 5, 6])])
+    return decodability.measure(pools(labels), CONTEXT, halves=20, jobs=1)
+
+
+@pytest.fixture(scope="module")
+def opened(quick):
+    return decodability.measure(pools(torch.arange(60)), CONTEXT, halves=20, jobs=1)
+
+
+def one(table, quantity, **where):
+    rows = table[table["quantity"] == quantity]
+    for column, value in where.items():
+        rows = rows[rows[column] == value]
+    return rows
+
+
+def effect(table, quantity, variant):
+    (row,) = inference.effects(table, quantity).query("variant == @variant").to_dict("records")
+    return row
+
+
+def test_predictive_information_is_that_of_the_whole_pool(closed):
+    labels = torch.cat([torch.arange(76) % 4, torch.tensor([4, 5, 5, 6])])
+    pool = pools(labels)["all"]
+    expected = information.predictive_information(pool.states, pool.targets)
+    assert one(closed, "predictive_information")["value"].tolist() == pytest.approx(expected.tolist())
+
+
+def test_probes_read_most_at_the_ridge_and_fall_from_it(closed):
+    for variant in ("", "mlp"):
+        rows = one(closed, "v_information", split="all", variant=variant)
+        assert rows["site"].tolist() == ["embedding", "block", "block", "block", "final_norm"]
+        values = rows["value"].tolist()
+        assert values[2] == max(values)
+        assert abs(values[0]) < 0.05, "one state for all tells nothing"
+        assert values[2] <= one(closed, "null_entropy", variant=variant)["value"].item()
+        fall = effect(closed, "v_information_fall", variant)
+        assert fall["estimate"] == pytest.approx(values[2] - values[3])
+        assert fall["low"] > 0
+        assert fall["p"] < 0.01
+        assert fall["effect_size"] > 0
+
+
+def test_rare_targets_are_left_out_of_probes_and_neighbours_alone(closed):
+    assert one(closed, "class_share")["value"].item() == pytest.approx(76 / 80)
+    counts = closed[closed["split"] == "all"].groupby("quantity")["n"].unique()
+    assert counts["v_information"].tolist() == counts["ksg_information"].tolist() == [76]
+    assert counts["info_nce"].tolist() == counts["cka"].tolist() == [80]
+
+
+def test_the_splits_are_means_over_their_examples(closed):
+    for quantity in ("v_information", "probe_accuracy"):
+        rows = {split: one(closed, quantity, split=split, variant="", layer=2) for split in ("id", "ood", "all")}
+        assert [rows[split]["n"].item() for split in ("id", "ood")] == [40, 36]
+        mean = sum(rows[split]["value"].item() * rows[split]["n"].item() for split in ("id", "ood")) / 76
+        assert rows["all"]["value"].item() == pytest.approx(mean)
+
+
+def test_every_measure_agrees_falls_and_peaks_where_information_does(closed):
+    names = {"linear", "mlp", "info_nce", "ksg", "distance", "alignment"}
+    for quantity in EFFECTS:
+        own = names | ({"matrix"} if quantity == "peak_fall" else set())
+        assert set(one(closed, quantity)["variant"]) == own
+    for name in names:
+        assert effect(closed, "peak_difference", name)["estimate"] == 0
+        assert effect(closed, "peak_fall", name)["low"] > 0
+        agreement = effect(closed, "rank_correlation", name)
+        assert agreement["estimate"] > 0.5
+        assert agreement["high"] <= 1
+
+
+def test_intervals_lie_around_their_values(closed):
+    keys = ["quantity", "variant", "layer", "site"]
+    rows = closed[
+        (closed["split"] == "all") & closed["quantity"].isin(m.quantity for m in decodability.MEASURES.values())
+    ]
+    value = rows.set_index(keys)["value"]
+    for sign, suffix in ((-1, "_low"), (1, "_high")):
+        edge = closed[closed["quantity"].str.endswith(suffix)].assign(
+            quantity=closed["quantity"].str.removesuffix(suffix)
+        )
+        edge = edge.set_index(keys)["value"].reindex(value.index)
+        assert edge.notna().all()
+        assert (sign * (edge - value) >= 0).all()
+
+
+def test_an_open_vocabulary_has_the_probe_of_embeddings_and_none_of_classes(opened):
+    assert set(one(opened, "v_information")["variant"]) == {"embedding"}
+    assert one(opened, "null_entropy")["value"].item() == pytest.approx(math.log(12))
+    assert one(opened, "class_share")["value"].item() == 0
+    values = one(opened, "v_information", split="all")["value"].tolist()
+    assert values[2] == max(values) > 0.5
+    assert effect(opened, "v_information_fall", "embedding")["low"] > 0
+    assert "not applicable" in decodability.applicability(opened)
+    shown = decodability.agreement_table(opened).data.set_index("measure")["largest at layer"]
+    assert shown["linear probe"] == shown["MLP probe"] == "not applicable"
+    assert shown["embedding probe"] == "2 of 3"
+
+
+def test_a_ridge_at_the_last_block_cannot_fall_and_flat_profiles_have_no_ranks():
+    rising = decodability.measure(pools(torch.arange(40) % 2, (0, 0, 0, 3.0)), CONTEXT, halves=20, jobs=1)
+    assert effect(rising, "v_information_fall", "")["estimate"] == 0
+    assert effect(rising, "v_information_fall", "")["p"] == 1
+    assert "cannot fall" in decodability.headline(rising)
+    flat = decodability.measure(pools(torch.arange(40) % 2, (0, 0, 0, 0)), CONTEXT, halves=20, jobs=1)
+    assert one(flat, "rank_correlation").empty
+    assert flat["value"].notna().all()
+    assert "no shape to compare" in decodability.agreement_headline(flat)
+
+
+def test_spacing_keeps_the_ridge_and_the_ends(closed):
+    wide = decodability.measure(pools(torch.arange(40) % 2), CONTEXT, spacing=9, halves=20, jobs=1)
+    assert one(wide, "v_information", split="all", variant="")["layer"].tolist() == [0, 2, 3, 3]
+    assert one(wide, "predictive_information")["layer"].tolist() == [0, 1, 2, 3, 3]
+    with pytest.raises(InputError, match="spacing must be at least 1"):
+        decodability.measure(pools(torch.arange(40) % 2), CONTEXT, spacing=0)
+
+
+def test_the_sentences_say_what_the_planted_states_hold(closed):
+    text = decodability.headline(closed)
+    assert "Untouched, predictive information is largest at layer 2 of 3" in text
+    assert "the linear probe reads most at layer 2" in text
+    assert "falls by" in text
+    assert "of 6 other measures 6 (" in decodability.agreement_headline(closed)
+    assert "95 % of the examples" in decodability.applicability(closed)
+
+
+def test_falls_name_their_run_checkpoint_and_probe(closed, opened):
+    rows = decodability.falls({"one": closed, "two": opened})
+    assert rows[["run", "checkpoint", "probe"]].to_numpy().tolist() == [
+        ["one", "untouched", "linear probe"],
+        ["one", "untouched", "MLP probe"],
+        ["two", "untouched", "embedding probe"],
+    ]
+    assert rows["estimate"].iloc[0] == effect(closed, "v_information_fall", "")["estimate"]
+
+
+def test_a_profile_over_training_seeds_is_their_mean_and_its_band_spans_theirs():
+    labels = torch.arange(40) % 2
+    parts = [
+        decodability.measure(pools(labels, clarity), CONTEXT | {"step": 5, "train_seed": seed}, halves=20, jobs=1)
+        for seed, clarity in enumerate([(0, 3.0, 0.5), (0, 2.0, 0.5)])
+    ]
+    both = pd.concat(parts)
+    profile = decodability._profile(both[both["split"] == "all"], "linear")
+    rows = one(both, "v_information", variant="", layer=1, split="all")
+    assert profile["value"][1] == pytest.approx(rows["value"].mean())
+    assert profile["low"][1] == one(both, "v_information_low", variant="", layer=1)["value"].min()
+    assert (
+        "after 5 fine-tuning steps, predictive information is largest at layer 1 of 2"
+        in decodability.headline(both).lower()
+    )
+
+
+def test_checkpoints_are_spread_with_both_ends():
+    assert decodability.spread([0, 25, 50, 100], 3) == [0, 50, 100]
+    assert decodability.spread([0, 25, 50, 100], 2) == [0, 100]
+    assert decodability.spread([0, 2], 3) == decodability.spread([0, 2], 0) == [0, 2]
+
+
+def test_the_final_norm_changes_what_it_changes(closed):
+    text = decodability.norm_headline(closed)
+    change = [one(closed, "cka", site="final_norm"), one(closed, "cka", layer=3, site="block")]
+    assert change[0]["value"].item() == pytest.approx(change[1]["value"].item()), "the planted norm only rescales"
+    assert "matrix-based I(Z; Y) by +0.000 to +0.000" in text
+    assert "linear probe by" in text
+
+
+def test_figures_have_a_panel_for_each_table_and_measure(closed, opened):
+    figure = decodability.profiles_figure({"one": closed, "two": opened})
+    assert len(figure.axes) == 4
+    assert len(figure.axes[0].lines) > 4
+    later = pd.concat([closed, closed.assign(step=3), closed.assign(step=9)])
+    assert len(decodability.profiles_figure({"one": later}).axes) == 6
+    assert len(decodability.profiles_figure({"one": later}, ends=True).axes) == 4
+    assert len(decodability.agreement_figure({"one": closed, "two": opened}).axes) == 2
+    plt.close("all")
+
+
+def test_validation_has_a_row_for_each_measure_that_fits(monkeypatch):
+    known = [estimators.gaussian(60, 2, 1.0), estimators.channel(60, 2, 0.1), estimators.channel(60, 2, 0.5)]
+    monkeypatch.setattr(decodability, "known_distributions", lambda n, seed: known)
+    table = decodability.validation(60, jobs=1)
+    assert table.groupby("family", sort=False)["measure"].nunique().tolist() == [6, 7]
+    assert set(table["measure"]) == set(decodability.MEASURES)
+    far = table[(table["measure"] == "linear") & (table["truth"] > 0.1)]
+    assert far["estimate"].item() == pytest.approx(far["truth"].item(), abs=0.25)
+    text = decodability.validation_headline(table)
+    assert "linear probe" in text
+    assert "distance correlation" not in text, "it has no unit in common with the truth"
+    assert len(decodability.validation_table(table).data) == len(decodability.MEASURES)
+    figure = decodability.validation_figure(table)
+    assert len([ax for ax in figure.axes if ax.get_title()]) == len(decodability.MEASURES)
+    plt.close("all")
+
+
+def test_the_table_is_one_of_measurements(closed):
+    assert list(closed.columns) == list(results.COLUMNS)
+    assert not closed.duplicated([*results.KEY]).any()
+    assert closed["value"].notna().all()

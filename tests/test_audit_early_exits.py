@@ -1,0 +1,313 @@
+"""The page on early exits: what it measures on a small model, and what it says of planted tables."""
+
+import dataclasses
+import math
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+import torch
+
+from ridge_utils import early_exit, inference, information, lens, models, results, statistics, study, tasks
+from ridge_utils.audit import early_exits
+from ridge_utils.errors import InputError
+from ridge_utils.inference import Effect
+from ridge_utils.lens import Settings
+from ridge_utils.representations import Representations, collect
+
+CONTEXT = {"model": "m", "task": "t", "source": "synthetic", "step": 0, "train_seed": None}
+QUICK = Settings(epochs=1)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.load("random:gpt2-3x32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return {split: tasks.load("synthetic_arithmetic", split, 16) for split in ("id", "ood")}
+
+
+@pytest.fixture(scope="module")
+def training():
+    return tasks.load("synthetic_arithmetic", "train", 10)
+
+
+@pytest.fixture(scope="module")
+def pools(model, examples):
+    return {split: collect(model, some, progress=False) for split, some in examples.items()}
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def measured(model, examples, pools, **more):
+    return early_exits.measure(model, examples, pools, CONTEXT, **more)
+
+
+# Which layer.
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "ridge", "best"),
+    [
+        ([0, 0.2, 0.5, 0.4], 0, 2),
+        ([0, 0.5, 0.2, 0.5], 3, 3),
+        ([0, 0.5, 0.2, 0.5], 0, 1),
+        ([0, 0.5, 0.2, 0.5], 2, 1),
+        ([0, 0, 0, 0], 2, 2),
+    ],
+)
+def test_of_several_best_layers_the_nearest_to_the_ridge_counts(accuracy, ridge, best):
+    assert early_exits.best_layer(dict(enumerate(accuracy)), ridge) == best
+
+
+def test_layers_are_compared_half_by_half():
+    profiles = torch.tensor([[0.0, 3, 1], [0, 1, 3], [9, 1, 3]])
+    accuracy = torch.tensor([[0, 0.1, 0.9], [0.5, 0.2, 0.1], [0.2, 0.2, 0.2]])
+    assert early_exits.layer_differences(profiles, accuracy, [0, 5, 8]) == [3, -8, 0]
+
+
+# What is measured.
+
+
+def test_what_is_measured_is_what_others_measure(model, examples, pools):
+    table = measured(model, examples, pools)
+    own = table.set_index(["quantity", "variant", "split", "layer"])["value"].sort_index()
+    both = Representations.join(list(pools.values()))
+    for split, pool in {**pools, "all": both}.items():
+        for variant, norm in (("", True), ("no_norm", False)):
+            share = early_exit.correct(model, pool, norm=norm).double().mean(1)
+            assert own["early_exit_accuracy", variant, split].tolist() == pytest.approx(share.tolist())
+        expected = information.predictive_information(pool.hidden, pool.targets)
+        assert own["predictive_information", "", split].tolist() == pytest.approx(expected.tolist())
+        commonest = max(pool.target_ids.tolist().count(token) for token in pool.target_ids.tolist())
+        assert own["constant_accuracy", "", split].tolist() == [commonest / len(pool)]
+    assert set(table["variant"]) == {"", "no_norm"}
+    assert set(table["split"]) == {"id", "ood", "all"}
+    assert table["sample_seed"].isna().all()
+
+
+def test_effects_are_those_of_the_protocol(model, examples, pools):
+    """By hand, from the public functions, on OOD examples that are made to be right where it is planted."""
+    pool = pools["ood"]
+    read = model.model.get_output_embeddings()(model.final_norm(pool.hidden[1])).argmax(-1).detach()
+    planted = {**pools, "ood": dataclasses.replace(pool, target_ids=read)}
+    table = measured(model, examples, planted)
+    right = early_exit.correct(model, planted["ood"]).double()
+    differences = []
+    for seed in range(100):
+        half = statistics.subsample(16, 8, seed)
+        profile = information.predictive_information(pool.hidden[:, half], pool.targets[half])
+        accuracy = dict(enumerate(right[:, half].mean(1).tolist()))
+        ridge = int(profile.argmax())
+        differences.append(early_exits.best_layer(accuracy, ridge) - ridge)
+    apart = inference.effects(table, "exit_layer_difference").set_index(["split", "variant"]).loc[("ood", "")]
+    expected = inference.half_sample_effect(differences)
+    assert (apart["estimate"], apart["low"], apart["high"], apart["p"]) == pytest.approx(
+        (expected.estimate, expected.low, expected.high, expected.p)
+    )
+    ridge = int(information.predictive_information(pool.hidden, pool.targets).argmax())
+    gain = inference.effects(table, "exit_accuracy_gain").set_index(["split", "variant"]).loc[("ood", "")]
+    assert gain["estimate"] == pytest.approx((right[3] - right[ridge]).mean().item())
+    assert (gain["layer"], gain["site"], gain["n"]) == (3, "block", 16)
+
+
+def test_trained_exits_stand_at_every_so_many_layers_and_at_the_last(model, examples, pools, training):
+    table = measured(model, examples, pools, training=training, every=2, translator=QUICK, head=QUICK)
+    exits = table[(table["quantity"] == "early_exit_accuracy") & (table["split"] == "ood")]
+    layers = {variant: own["layer"].tolist() for variant, own in exits.groupby("variant")}
+    assert layers == {"": [0, 1, 2, 3], "no_norm": [0, 1, 2, 3], "trained_head": [0, 2, 3], "tuned_lens": [0, 2, 3]}
+    states = collect(model, training, progress=False)
+    fits = {
+        "tuned_lens": lens.fit_translators(model, states, [0, 2, 3], QUICK, progress=False),
+        "trained_head": lens.fit_heads(model, states, [0, 2, 3], QUICK, progress=False),
+    }
+    for variant, fit in fits.items():
+        expected = fit.correct(model, pools["ood"]).double().mean(1).tolist()
+        assert exits[exits["variant"] == variant]["value"].tolist() == pytest.approx(expected)
+    kept = table[table["split"] == "train"].set_index(["quantity", "variant", "layer"])["value"]
+    assert kept["exit_divergence", "tuned_lens"].tolist() == pytest.approx(fits["tuned_lens"].after.tolist())
+    assert kept["exit_loss", ""].tolist() == pytest.approx(fits["trained_head"].before.tolist())
+    assert set(table[table["split"] == "train"]["n"]) == {2}
+    assert set(early_exits.places(table)["variant"]) == set(early_exits.EXITS)
+
+
+def test_a_second_run_fits_nothing(model, examples, pools, training, monkeypatch):
+    options = {"training": training, "translator": QUICK, "head": QUICK}
+    first = measured(model, examples, pools, **options)
+
+    def fail(*_args, **_more):
+        raise AssertionError("this was to be remembered")
+
+    monkeypatch.setattr(lens, "fit_translators", fail)
+    monkeypatch.setattr(information, "predictive_information", fail)
+    pd.testing.assert_frame_equal(measured(model, examples, pools, **options), first)
+    with pytest.raises(AssertionError, match="remembered"):
+        measured(model, examples, pools, **{**options, "translator": Settings(epochs=2)})
+
+
+def test_a_model_that_is_never_right_has_its_rows(model, examples, pools):
+    never = {split: dataclasses.replace(p, target_ids=torch.full_like(p.target_ids, 250)) for split, p in pools.items()}
+    table = measured(model, examples, never)
+    apart = inference.effects(table, "exit_layer_difference")
+    assert (apart["estimate"] == 0).all()
+    assert "no early exit is ever right" in early_exits.headline(table)
+    assert "never right" in early_exits.variants_headline(table)
+
+
+def test_a_distance_between_layers_must_be_one(model, examples, pools):
+    with pytest.raises(InputError, match="at least every 1, not 0"):
+        measured(model, examples, pools, every=0)
+
+
+def test_exits_are_fitted_on_what_the_model_was_trained_on():
+    parameters = {
+        "model": "random:gpt2-1x16", "task": "synthetic_arithmetic", "task_options": {}, "n_train": 8, "steps": 1,
+        "checkpoints": [], "learning_rate": 1e-4, "batch_size": 4, "training_seeds": [0], "precision": "float32",
+        "device": "cpu", "dtype": "float32",
+    }  # fmt: skip
+    work = study.prepare(parameters, n=4)
+    assert early_exits.training_examples(work, 5) == work.training_examples[:5]
+    with pytest.raises(InputError, match="on 9 examples, for there are 8 training examples"):
+        early_exits.training_examples(work, 9)
+    untouched = study.prepare({**parameters, "steps": 0}, n=4)
+    assert early_exits.training_examples(untouched, 9) == tasks.load("synthetic_arithmetic", "train", 9)
+
+
+# What is said of planted tables.
+
+
+def planted(ood, profile, *, step=0, train_seed=None, variant="", apart=(0.0, -1.0, 1.0), gain=0.1):
+    """One checkpoint: accuracies of OOD examples (ID ones are all right), information, and the two effects."""
+    blocks = len(ood) - 1
+    sites = results.sites(blocks, final_norm=False)
+    row = {**CONTEXT, "step": step, "train_seed": train_seed, "sample_seed": None, "n": 100}
+    tables = []
+    for split, accuracy in (("id", [1.0] * len(ood)), ("ood", ood), ("all", ood)):
+        own = {**row, "split": split}
+        tables.append(results.measurements(accuracy, sites, "early_exit_accuracy", **own, variant=variant))
+        if not variant:
+            tables.append(results.measurements([0.45], sites[-1:], "constant_accuracy", **own))
+            tables.append(results.measurements(profile, sites, "predictive_information", **own))
+        if split != "all":
+            for name, effect in (
+                ("exit_layer_difference", Effect(*apart, 0.5, math.nan)),
+                ("exit_accuracy_gain", Effect(gain, gain - 0.05, gain + 0.05, 0.01, 0.3)),
+            ):
+                tables.append(inference.effect_rows(effect, (blocks, "block"), name, **own, variant=variant))
+    return pd.concat(tables, ignore_index=True)
+
+
+RIDGED = planted([0, 0.2, 0.6, 0.4], [0, 0.5, 0.3, 0.2], apart=(1.2, 0.4, 2.0), gain=0.2)
+
+
+def test_places_are_the_largest_layers():
+    (row,) = early_exits.places(RIDGED).query("split == 'ood'").to_dict("records")
+    assert (row["blocks"], row["ridge_layer"], row["best_layer"]) == (3, 1, 2)
+    assert (row["at_ridge"], row["at_best"], row["at_last"]) == (0.2, 0.6, 0.4)
+
+
+def test_a_ridge_is_sought_among_the_layers_that_have_the_exit():
+    rows = planted([0, 0.3, 0.9], [0, 0, 0], variant="tuned_lens").assign(
+        layer=lambda t: t["layer"].map({0: 0, 1: 2, 2: 3})
+    )
+    found = early_exits.places(pd.concat([RIDGED, rows])).query("split == 'ood'").set_index("variant")
+    assert found.loc["tuned_lens", ["ridge_layer", "best_layer", "at_ridge"]].tolist() == [2, 3, 0.3]
+    assert found.loc["", "ridge_layer"] == 1
+
+
+def test_the_headline_says_where_and_how_surely():
+    text = early_exits.headline(RIDGED)
+    assert text.startswith(
+        "- Untouched, the best exit is at layer 2 of 3 (60.0 %), the ridge at layer 1 (20.0 % there)"
+    )
+    assert "+1.2 layers apart on average over halves, 95 % interval +0.4 to +2.0, which leaves out 0" in text
+    assert (
+        "Accuracy at the last block is 40.0 %, +20.0 points from that at the ridge, 95 % interval +15.0 to +25.0."
+        in text
+    )
+    assert "no ridge before it" not in text
+    late = planted([0, 0.2, 0.6, 0.4], [0, 0.5, 0.3, 0.9], step=7, train_seed=0)
+    lines = early_exits.headline(pd.concat([RIDGED, late])).splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith(
+        "- After 7 fine-tuning steps, the best exit is at layer 2 of 3 (60.0 %), the ridge at layer 3"
+    )
+    assert "which holds 0" in lines[1]
+    assert lines[1].endswith("there is no ridge before it.")
+
+
+def test_training_seeds_are_taken_together():
+    seeds = [
+        planted([0, 0.2, 0.6, 0.4], [0, 0.5, 0.3, 0.2], step=7, train_seed=0, apart=(1.0, 0.4, 2.0)),
+        planted([0, 0.2, 0.3, 0.5], [0, 0.1, 0.3, 0.2], step=7, train_seed=1, apart=(2.0, -0.6, 3.0)),
+    ]
+    table = pd.concat(seeds)
+    text = early_exits.headline(table)
+    assert "the best exit is at layer 2 to 3 of 3 (55.0 %), the ridge at layer 1 to 2" in text
+    assert "+1.5 layers apart on average over halves, 95 % interval -0.6 to +3.0, which holds 0" in text
+    found = early_exits.comparisons({"run": table})
+    assert len(found) == 4, "two quantities on two splits"
+    assert set(found["best"]) == {"2 to 3", "0 to 3"} or set(found["best"]) == {"2 to 3", "1 to 2"}
+
+
+def test_the_other_exits_are_compared():
+    other = planted([0.1, 0.5, 0.6, 0.8], [], variant="trained_head", apart=(2.0, 1.0, 3.0))
+    text = early_exits.variants_headline(pd.concat([RIDGED, other]))
+    assert text.startswith("Untouched, on OOD examples (a constant answer is right on 45.0 % of them at best):")
+    assert "- **final norm and head:** best at layer 2 of 3 (60.0 %), not above that at the last block;" in text
+    assert "- **trained head:** best at layer 3 of 3 (80.0 %), above that from layer 1 on;" in text
+    assert "+2.0 layers, 95 % interval +1.0 to +3.0" in text
+
+
+def test_table_1_has_a_column_for_each_exit():
+    other = planted([0.1, 0.8], [], variant="trained_head").assign(layer=lambda t: t["layer"].map({0: 0, 1: 3}))
+    shown = early_exits.table_1(pd.concat([RIDGED, other]), 0).data
+    assert shown["", "layer"].tolist() == ["0", "1", "2", "3"]
+    assert shown["", "I(Z; Y)"].tolist() == ["0.0000", "0.5000", "0.3000", "0.2000"]
+    assert shown["final norm and head", "OOD %"].tolist() == ["0.0", "20.0", "60.0", "40.0"]
+    assert shown["trained head", "OOD %"].tolist() == ["10.0", "", "", "80.0"]
+    assert ("trained translator", "OOD %") not in shown
+
+
+def test_comparison_tables_correct_for_their_rows():
+    found = early_exits.comparisons({"": RIDGED})
+    layers = early_exits.comparison_table(found, "exit_layer_difference").data
+    assert list(layers) == ["step", "split", "exit", "ridge layer", "best exit", "estimate", "interval", "p"]
+    assert layers["interval"].tolist() == ["0.4 to 2.0"] * 2
+    gains = early_exits.comparison_table(early_exits.comparisons({"a run": RIDGED}), "exit_accuracy_gain")
+    assert gains.data["p"].tolist() == ["0.020", "0.020"]
+    assert gains.data["run"].tolist() == ["a run"] * 2
+    assert "Holm" in gains.caption
+
+
+# Figures.
+
+
+def test_figures_draw_what_the_tables_hold(model, examples, pools, training):
+    early = measured(model, examples, pools, training=training, every=2, translator=QUICK, head=QUICK)
+    late = early.assign(step=4, train_seed=0).astype({"step": "Int64", "train_seed": "Int64"})
+    table = pd.concat([early, late], ignore_index=True)
+    figure = early_exits.exits_figure({"title": table})
+    assert len(figure.axes) == 4
+    lines = {line.get_label(): line for line in figure.axes[1].lines}
+    assert {*early_exits.EXITS.values(), "ridge layer"} <= set(lines)
+    expected = table[
+        (table["quantity"] == "early_exit_accuracy") & (table["variant"] == "") & (table["split"] == "ood")
+    ].query("step == 0")
+    assert lines["final norm and head"].get_ydata().tolist() == expected["value"].tolist()
+    assert lines["trained head"].get_xdata().tolist() == [0, 2, 3]
+    (ridge,) = early_exits.places(early).query("split == 'ood' and variant == ''")["ridge_layer"]
+    assert set(lines["ridge layer"].get_xdata()) == {ridge}
+    assert len(early_exits.exits_figure(early_exits.at_the_end({"a": table, "b": early})).axes) == 4
+    found = early_exits.comparisons({"": table})
+    figure = early_exits.comparison_figure(found)
+    assert len(figure.axes[0].get_yticks()) == 8
+    for ax in early_exits.training_figure(table).axes:
+        assert len(ax.lines) == 4
+    assert "on held-out training prompts" in early_exits.training_headline(table).lower()
