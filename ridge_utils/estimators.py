@@ -78,7 +78,8 @@ def ksg(x: Tensor, y: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     Let :math:`\epsilon_i` be the distance from example i to its k-th neighbour in the joint space, the larger of the
     Euclidean distances of x and of y, and :math:`n_x(i)`, :math:`n_y(i)` the numbers of others that are nearer than it
     in x and in y. Each term is :math:`\psi(k) + \psi(N) - \psi(n_x(i) + 1) - \psi(n_y(i) + 1)`. Where examples are
-    repeated and :math:`\epsilon_i = 0`, k is the number of copies. [KraskovSG04]_
+    repeated and :math:`\epsilon_i = 0`, k is the number of copies; where a variable is the same for all, the terms are
+    0. [KraskovSG04]_
 
     In more than a few dimensions neighbours are all equally far, and the estimate falls behind: reduce the variables
     first, see :func:`principal_components`.
@@ -101,6 +102,8 @@ def ksg(x: Tensor, y: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     if len(x) <= neighbours:
         raise InputError(f"More than {neighbours} examples are needed for {neighbours} neighbours; here are {len(x)}.")
     in_x, in_y = _distances(x), _distances(y)
+    if not in_x.any() or not in_y.any():
+        return torch.zeros(len(x), dtype=torch.float64)
     joint = np.maximum(in_x, in_y)
     reach = np.sort(joint, axis=1)[:, neighbours]  # entry 0 is the example itself
     nearest = np.where(reach > 0, neighbours, (joint == 0).sum(1) - 1)
@@ -113,7 +116,8 @@ def ksg_discrete(x: Tensor, labels: Tensor, neighbours: int = NEIGHBOURS) -> Ten
 
     Let :math:`d_i` be the distance from example i to its k-th neighbour of the same label, of which there are
     :math:`n_i` with itself, and :math:`m_i` the number of examples of any label that are nearer, itself counted. Each
-    term is :math:`\psi(N) + \psi(k) - \psi(n_i) - \psi(m_i)`; k is smaller where a label has fewer examples. [Ross14]_
+    term is :math:`\psi(N) + \psi(k) - \psi(n_i) - \psi(m_i)`; k is smaller where a label has fewer examples, and the
+    terms are 0 where x is the same for all. [Ross14]_
 
     Args:
         x: samples, shape (N, d), of few dimensions.
@@ -133,6 +137,8 @@ def ksg_discrete(x: Tensor, labels: Tensor, neighbours: int = NEIGHBOURS) -> Ten
     alone = [int(label) for label, count in zip(*np.unique(labels, return_counts=True), strict=True) if count < 2]
     if alone:
         raise InputError(f"Each label must occur twice or more, but {alone[0]} does not: leave its example out.")
+    if not distance.any():
+        return torch.zeros(len(x), dtype=torch.float64)
     same = labels[:, None] == labels
     members = same.sum(1)
     nearest = np.minimum(neighbours, members - 1)

@@ -203,8 +203,8 @@ def fit_heads(
     """Fit a head per layer to the targets of the training prompts.
 
     It reads the state after the model's final norm and starts as the model's head. Trained are its rows of the tokens
-    that are a first target token in training, and a bias each; the other rows stay the model's, and count in the
-    normalisation of the cross-entropy over the whole vocabulary, in nats, that is minimised.
+    that are a first target token in training, a bias each, and one bias for all other tokens together, whose rows stay
+    the model's. Minimised is the cross-entropy over the whole vocabulary, in nats.
 
     Args:
         loaded: the model; its weights stay as they are.
@@ -233,15 +233,16 @@ def fit_heads(
         mean, inverse = _standard(states)
         inputs = (states - mean) * inverse
         weight = torch.zeros(len(columns), loaded.width).to(states)
-        bias = torch.zeros(len(columns)).to(states)
+        bias = torch.zeros(len(columns) + 1).to(states)
 
         def surprise(index: Tensor) -> Tensor:
-            logits = torch.cat([known[index] + linear(inputs[index], weight, bias), rest[index]], -1)
+            logits = torch.cat([known[index] + linear(inputs[index], weight), rest[index]], -1) + bias
             return cross_entropy(logits, classes[index], reduction="none")
 
         fitted = _descend(weight, bias, surprise, len(training), settings)
         weight = weight * inverse
-        return _Fitted(weight, bias - weight @ mean, *fitted)
+        # Only differences of logits count, so the bias of the other tokens can go to these ones.
+        return _Fitted(weight, bias[:-1] - bias[-1] - weight @ mean, *fitted)
 
     return Heads(torch.tensor(layers), token_ids, **_each(loaded, training, layers, fit, "heads", progress))
 

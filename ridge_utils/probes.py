@@ -33,11 +33,14 @@ from ridge_utils.errors import InputError
 from ridge_utils.estimators import FOLDS, splits
 
 Family = Literal["linear", "mlp"]
+Vocabulary = Literal["closed", "open", "poor"]
 
 #: A class needs so many examples to be probed: two in every fold, so that all folds train on it and test it.
 RAREST = 2 * FOLDS
 #: Where fewer than this share of the examples has a class that is probed, the targets are no classes.
 LEAST_SHARE = 0.5
+#: Without classes, so many different targets are needed to hold some out, and some more for the choice of a penalty.
+LEAST_TARGETS = 2 * FOLDS
 
 # Strengths of the penalty, from which each fit chooses; the strongest of each all but gives the null predictor.
 _INVERSE_PENALTIES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]
@@ -83,17 +86,21 @@ def frequent(labels: Tensor) -> Tensor:
     return counts[inverse] >= RAREST
 
 
-def are_classes(labels: Tensor) -> bool:
-    """Whether targets can be probed as classes: :data:`LEAST_SHARE` of the examples is :func:`frequent`, of 2 or more.
+def vocabulary(labels: Tensor) -> Vocabulary:
+    """Which probes the targets allow.
 
-    In a natural task with an open vocabulary nearly all targets are different. A classifier then has nothing to learn
-    from, and :func:`embedding` takes its place.
+    ``closed``: :data:`LEAST_SHARE` of the examples or more has a target that is :func:`frequent`, of 2 or more
+    different ones; :func:`classify` applies. ``open``, as in natural tasks where nearly all targets are different: a
+    classifier would have nothing to learn from, and :func:`embedding` takes its place. ``poor``: neither, for there are
+    fewer than :data:`LEAST_TARGETS` different targets.
 
     Args:
         labels: shape (N,), int64.
     """
     kept = frequent(labels)
-    return bool(kept.double().mean() >= LEAST_SHARE) and len(labels[kept].unique()) > 1
+    if bool(kept.double().mean() >= LEAST_SHARE) and len(labels[kept].unique()) > 1:
+        return "closed"
+    return "open" if len(labels.unique()) >= LEAST_TARGETS else "poor"
 
 
 def classify(states: Tensor, labels: Tensor, family: Family = "linear", seed: int = 0) -> Probe:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ridge_utils import estimators, inference, information, results
+from ridge_utils import estimators, inference, information, probes, results
 from ridge_utils.audit import decodability
 from ridge_utils.errors import InputError
 from ridge_utils.representations import Representations
@@ -35,6 +35,8 @@ def quick():
     """Planted states need no long training."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decodability, "CRITIC_STEPS", 40)
+        patch.setattr(probes, "_DECAYS", [10.0])
+        patch.setattr(probes, "_INVERSE_PENALTIES", [0.1])
         yield
 
 
@@ -150,6 +152,20 @@ def test_a_ridge_at_the_last_block_cannot_fall_and_flat_profiles_have_no_ranks()
     assert "no shape to compare" in decodability.agreement_headline(flat)
 
 
+def test_a_task_with_a_single_target_has_no_probes_and_says_so():
+    alone = decodability.measure(pools(torch.zeros(40, dtype=torch.int64)), CONTEXT, halves=20, jobs=1)
+    assert one(alone, "v_information").empty
+    assert alone["value"].notna().all()
+    assert one(alone, "predictive_information")["value"].abs().max() < 1e-9
+    assert "Probes: not applicable" in decodability.applicability(alone)
+    assert decodability.headline(alone).startswith("- Untouched, predictive information is ")
+    assert len(decodability.falls({"one": alone})) == 0
+    assert len(decodability.agreement_table(alone).data) == len(decodability.MEASURES)
+    decodability.agreement_headline(alone), decodability.norm_headline(alone)
+    decodability.profiles_figure({"one": alone}), decodability.agreement_figure({"one": alone})
+    plt.close("all")
+
+
 def test_spacing_keeps_the_ridge_and_the_ends(closed):
     wide = decodability.measure(pools(torch.arange(40) % 2), CONTEXT, spacing=9, halves=20, jobs=1)
     assert one(wide, "v_information", split="all", variant="")["layer"].tolist() == [0, 2, 3, 3]
@@ -177,21 +193,15 @@ def test_falls_name_their_run_checkpoint_and_probe(closed, opened):
     assert rows["estimate"].iloc[0] == effect(closed, "v_information_fall", "")["estimate"]
 
 
-def test_a_profile_over_training_seeds_is_their_mean_and_its_band_spans_theirs():
-    labels = torch.arange(40) % 2
-    parts = [
-        decodability.measure(pools(labels, clarity), CONTEXT | {"step": 5, "train_seed": seed}, halves=20, jobs=1)
-        for seed, clarity in enumerate([(0, 3.0, 0.5), (0, 2.0, 0.5)])
-    ]
+def test_a_profile_over_training_seeds_is_their_mean_and_its_band_spans_theirs(closed):
+    parts = [closed.assign(step=5, train_seed=seed, value=closed["value"] + seed / 10) for seed in (0, 1)]
     both = pd.concat(parts)
     profile = decodability._profile(both[both["split"] == "all"], "linear")
-    rows = one(both, "v_information", variant="", layer=1, split="all")
-    assert profile["value"][1] == pytest.approx(rows["value"].mean())
-    assert profile["low"][1] == one(both, "v_information_low", variant="", layer=1)["value"].min()
-    assert (
-        "after 5 fine-tuning steps, predictive information is largest at layer 1 of 2"
-        in decodability.headline(both).lower()
-    )
+    rows = one(closed, "v_information", variant="", split="all", site="block")
+    assert profile["value"].tolist()[1:] == pytest.approx((rows["value"] + 0.05).tolist())
+    assert profile["low"][2] == one(closed, "v_information_low", variant="", layer=2)["value"].item()
+    assert profile["high"][2] == one(closed, "v_information_high", variant="", layer=2)["value"].item() + 0.1
+    assert "- After 5 fine-tuning steps, predictive information is largest at layer 2" in decodability.headline(both)
 
 
 def test_checkpoints_are_spread_with_both_ends():

@@ -278,7 +278,9 @@ def test_table_1_has_a_column_for_each_exit():
 def test_comparison_tables_correct_for_their_rows():
     found = early_exits.comparisons({"": RIDGED})
     layers = early_exits.comparison_table(found, "exit_layer_difference").data
-    assert list(layers) == ["step", "split", "exit", "ridge layer", "best exit", "estimate", "interval", "p"]
+    names = ["step", "split", "exit", "ridge layer", "best exit", "right there", "estimate", "interval", "p"]
+    assert list(layers) == names
+    assert layers["right there"].tolist() == ["100.0 %", "60.0 %"]
     assert layers["interval"].tolist() == ["0.4 to 2.0"] * 2
     gains = early_exits.comparison_table(early_exits.comparisons({"a run": RIDGED}), "exit_accuracy_gain")
     assert gains.data["p"].tolist() == ["0.020", "0.020"]

@@ -275,6 +275,8 @@ def test_sentences_of_the_sides_and_the_sizes():
     alike = run(table(GPT2, {10: RISE}), table("random:gpt2-8x64", {10: RISE}))
     assert "nats; both have a rise to the last block." in origins.size_sentence(origins.summary(alike))
     assert origins.attention_sentence(alike, origins.summary(alike)).startswith("There is no pair of models")
+    flat = run(table(GPT2, {10: FLAT}, noise=0), table(MAMBA, {10: FLAT}, noise=0))
+    assert "nan" not in origins.attention_sentence(flat, origins.summary(flat))
     training = origins.training_sentence(found)
     assert f"- `{GPT2}`: layer" in training
     assert "layer 2 of 4 at step 10 *" in training

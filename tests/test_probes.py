@@ -61,13 +61,14 @@ def test_probing_again_gives_the_same():
         assert torch.equal(first.gain, again.gain)
 
 
-def test_which_targets_are_classes():
+def test_which_probes_the_targets_allow():
     labels = torch.tensor([7] * 10 + [3] * 12 + [1] * 9 + [5])
     assert probes.frequent(labels).tolist() == [True] * 22 + [False] * 10
-    assert probes.are_classes(labels)
-    assert not probes.are_classes(torch.arange(100)), "an open vocabulary"
-    assert not probes.are_classes(torch.zeros(100, dtype=torch.int64)), "one class tells nothing"
-    assert not probes.are_classes(torch.cat([balanced(20, 2), torch.arange(10, 40)]))
+    assert probes.vocabulary(labels) == "closed"
+    assert probes.vocabulary(torch.arange(100)) == "open"
+    assert probes.vocabulary(torch.cat([balanced(20, 2), torch.arange(10, 40)])) == "open"
+    assert probes.vocabulary(torch.zeros(100, dtype=torch.int64)) == "poor", "one class tells nothing"
+    assert probes.vocabulary(balanced(27, 9)) == "poor"
 
 
 def test_an_embedding_is_read_for_targets_that_were_never_seen():

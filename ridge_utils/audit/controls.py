@@ -174,9 +174,7 @@ def shown(available: Sequence[int], wanted: Sequence[int]) -> list[int]:
         InputError: a step that is asked for is not there.
     """
     if missing := [step for step in wanted if step not in available]:
-        raise InputError(
-            f"control_steps holds {missing[0]}, but the checkpoints are {list(available)}: leave it empty."
-        )
+        raise InputError(f"control_steps holds {missing[0]}, but the checkpoints are {list(available)}.")
     return list(wanted) or sorted({available[0], available[-1]})
 
 

@@ -124,14 +124,13 @@ def ceilings_headline(table: pd.DataFrame, split: str = "all") -> str:
     for step, rows in _wide(table, split, *names):
         entropy, found = rows["state_entropy"], rows["predictive_information"]
         of_found, of_excess, of_null = (_determination(rows[name], entropy) for name in names[:3])
-        rank = found.corr(entropy, method="spearman")
         last = int(entropy.index.max())
         parts.append(
             f"- {_when(step)}: H(Y) is {target[step]:.3f} nats, and I at most {_share(found.max(), target[step])} of "
             f"it. H(Z) lies between {abs(entropy.min()):.3f} and {entropy.max():.3f} nats, is largest at layer "
             f"{int(entropy.idxmax())} and {entropy[last]:.3f} at the last block. **Over the layers H(Z) alone gives "
-            f"{of_found} of the variance of I** (squared correlation; rank correlation {rank:.2f}), {of_null} of that "
-            f"of the null and {of_excess} of that of the excess."
+            f"{of_found} of the variance of I** (squared correlation; rank correlation {_rank(found, entropy)}), "
+            f"{of_null} of that of the null and {of_excess} of that of the excess."
         )
     return f"Beside its two ceilings, {_examples(split)}:\n\n" + "\n".join(parts)
 
@@ -149,7 +148,7 @@ def geometry_headline(table: pd.DataFrame, split: str = "ood") -> str:
         ridge, last = int(found.idxmax()), int(found.index.max())
         said = [
             f"{name} {rows.loc[ridge, column]:.3g} and {rows.loc[last, column]:.3g} (rank correlation with I "
-            f"{rows[column].corr(found, method='spearman'):+.2f})"
+            f"{_rank(rows[column], found)})"
             for column, name in _GEOMETRY.items()
         ]
         parts.append(f"- {_when(step)}, at layer {ridge} (the largest I) and at the last block: {'; '.join(said)}.")
@@ -599,8 +598,12 @@ def _shades(count: int) -> Any:
 
 def _determination(values: "pd.Series[float]", by: "pd.Series[float]") -> str:
     """The squared correlation as a percentage; – where one of the two does not vary."""
-    correlation = values.corr(by)
-    return "–" if pd.isna(correlation) else f"{100 * correlation**2:.0f} %"
+    return f"{100 * values.corr(by) ** 2:.0f} %" if min(values.nunique(), by.nunique()) > 1 else "–"
+
+
+def _rank(values: "pd.Series[float]", by: "pd.Series[float]") -> str:
+    """Spearman's rank correlation; – where one of the two does not vary."""
+    return f"{values.corr(by, method='spearman'):+.2f}" if min(values.nunique(), by.nunique()) > 1 else "–"
 
 
 def _share(part: float, whole: float) -> str:

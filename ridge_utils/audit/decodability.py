@@ -95,10 +95,10 @@ class Readings:
 def read(states: Tensor, targets: Tensor, labels: Tensor, seed: int = 0, jobs: int = -1) -> Readings:
     """Apply the probes that fit the targets, InfoNCE and the neighbours' estimator to several states.
 
-    Where the targets are classes (:func:`ridge_utils.probes.are_classes`) the probes are ``linear`` and ``mlp``, the
-    rarer targets left out, and the neighbours' estimator is Ross's. Otherwise the probe is ``embedding``, the
+    Where the vocabulary is closed (:func:`ridge_utils.probes.vocabulary`) the probes are ``linear`` and ``mlp``, the
+    rarer targets left out, and the neighbours' estimator is Ross's. Where it is open the probe is ``embedding``, the
     neighbours' estimator Kraskov's with the target's embedding reduced as the state is, and the critic of InfoNCE is
-    evaluated on targets that it was not trained on.
+    evaluated on targets that it was not trained on. Where it is poor, none of them applies.
 
     Args:
         states: shape (states, N, d).
@@ -108,9 +108,12 @@ def read(states: Tensor, targets: Tensor, labels: Tensor, seed: int = 0, jobs: i
         jobs: processes for the probes, -1 for as many as there are processors.
 
     Raises:
-        InputError: too few examples or different targets, or shapes that do not fit.
+        InputError: shapes that do not fit.
     """
-    closed = probes.are_classes(labels)
+    vocabulary = probes.vocabulary(labels)
+    if vocabulary == "poor":
+        return Readings({}, {}, {})
+    closed = vocabulary == "closed"
     every = torch.arange(len(labels))
     kept = every[probes.frequent(labels)] if closed else every
     families: Sequence[str] = PROBES[:2] if closed else PROBES[2:]
@@ -402,8 +405,8 @@ def validation_table(table: pd.DataFrame) -> Styler:
                 "mean error": f"{errors.mean():+.2f}" if nats else "",
                 "mean absolute error": f"{errors.abs().mean():.2f}" if nats else "",
                 "where there is nothing": f"{rows[rows['truth'] < _NOTHING]['estimate'].abs().max():.3f}",
-                "rank correlation with the truth": f"{_ranks(rows):.2f}",
-                "the lowest within a family": f"{min(_ranks(own) for _, own in rows.groupby('family')):.2f}",
+                "rank correlation with the truth": _number(_ranks(rows)),
+                "the lowest within a family": _number(_lowest_ranks(rows)),
             }
         )
     caption = "Measures on distributions with known information, in nats; nothing there: largest estimate in size"
@@ -425,14 +428,13 @@ def validation_headline(table: pd.DataFrame) -> str:
     nats = ", ".join(f"{MEASURES[name].label} {errors[name]:.2f}" for name in order)
     matrix = table[table["measure"] == "matrix"]
     low, high = (matrix["estimate"] / matrix["truth"])[matrix["truth"] > 0.4].quantile([0, 1])
-    within = min(_ranks(own) for _, own in matrix.groupby("family"))
     nothing = matrix[matrix["truth"] < _NOTHING]
     worst = nothing.loc[nothing["estimate"].idxmax()]
     return (
         f"The mean absolute errors in nats are: {nats}. Where there are 0.4 nats or more, the matrix-based estimate is "
         f"between {low:.2f} and {high:.2f} of the truth, depending on the distribution; where there is nothing, it is "
         f"up to {worst['estimate']:.2f} ({worst['family']}). Within a family it follows the truth (lowest rank "
-        f"correlation {within:.2f}), over all families less so ({_ranks(matrix):.2f})."
+        f"correlation {_lowest_ranks(matrix):.2f}), over all families less so ({_ranks(matrix):.2f})."
     )
 
 
@@ -497,7 +499,8 @@ def agreement_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
         ax.set_ylim(-1.05, 1.05)
         ax.set_ylabel("rank correlation")
         ax.set_title(title, fontsize=10)
-        ax.legend(fontsize=8)
+        if len(rows):
+            ax.legend(fontsize=8)
     return figure
 
 
@@ -543,7 +546,8 @@ def headline(table: pd.DataFrame) -> str:
                 f"nats), and from the ridge layer to the last block its reading {_moved(fall)}"
             )
         where = f"largest at layer {matrix.idxmax()} of {blocks}" if matrix.idxmax() < blocks else "highest at the end"
-        sentences.append("- " + _sentence(f"{_when(step)}, predictive information is {where}; {'; '.join(parts)}"))
+        parts.insert(0, f"{_when(step)}, predictive information is {where}")
+        sentences.append("- " + _sentence("; ".join(parts)))
     return "\n".join(sentences)
 
 
@@ -580,6 +584,8 @@ def agreement_headline(table: pd.DataFrame) -> str:
         falling = ends[(ends["step"] == step) & (ends["variant"] != "matrix")]
         sure = [MEASURES[row.variant].label for row in falling.itertuples() if row.low > 0]
         which = f"{len(sure)} ({', '.join(sure)})" if sure else "none"
+        if not len(falling):
+            continue
         if len(own):
             low, high = own.loc[own["estimate"].idxmin()], own.loc[own["estimate"].idxmax()]
             over = (
@@ -606,11 +612,16 @@ def applicability(table: pd.DataFrame) -> str:
     """
     shares = table[table["quantity"] == "class_share"]["value"]
     share = f"{100 * shares.mean():.0f} % of the examples have a target that {probes.RAREST} or more of them share"
-    if "embedding" in set(table[table["quantity"] == "v_information"]["variant"]):
+    kinds = set(table[table["quantity"] == "v_information"]["variant"])
+    if not kinds:
         return (
-            f"**Probes of classes: not applicable.** {share}: nearly every target is a class of its own, and a "
-            "classifier has nothing to learn from. In their place stands the probe of the target's embedding, which "
-            "ranks targets that it was not fitted on."
+            f"**Probes: not applicable.** {share}, and there are fewer than {probes.LEAST_TARGETS} different targets: "
+            "too few to fit on some and to read others."
+        )
+    if "embedding" in kinds:
+        return (
+            f"**Probes of classes: not applicable.** Only {share}: a classifier would have too little to learn from. "
+            "In its place stands the probe of the target's embedding, which ranks targets that it was not fitted on."
         )
     rest = " The others are left out of the probes and of the neighbours' estimator." if shares.mean() < 1 else ""
     return f"**Probes of classes** apply: {share}.{rest}"
@@ -663,7 +674,17 @@ def _by_measure(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _ranks(rows: pd.DataFrame) -> float:
+    if rows["estimate"].nunique() < 2:
+        return math.nan  # a measure that finds nothing anywhere has no order
     return float(stats.spearmanr(rows["truth"], rows["estimate"]).statistic)
+
+
+def _lowest_ranks(rows: pd.DataFrame) -> float:
+    return float(np.min([_ranks(own) for _, own in rows.groupby("family")]))
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def _rows(now: pd.DataFrame, name: str, suffix: str = "") -> pd.DataFrame:

@@ -227,17 +227,25 @@ def comparisons(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     Returns:
         What :func:`ridge_utils.audit.effects.across_seeds` gives, with ``exit`` (how the layer is read) and, as texts,
-        ``ridge`` and ``best``, the layers of the whole pool, a range where training seeds differ.
+        ``ridge`` and ``best``, the layers of the whole pool, a range where training seeds differ, and ``at_best``, the
+        accuracy of the best exit.
     """
     found = effects.across_seeds(effects.gathered(tables, COMPARED))
-    layers = {
-        (run, row.step, row.split, row.variant): (row.ridge_layer, row.best_layer)
+    # pandas has put the variants in alphabetical order.
+    found = found.sort_values("variant", key=lambda column: column.map(list(EXITS).index), kind="stable")
+    found = found.sort_values(["step", "split"], kind="stable")
+    found = pd.concat(
+        [found[(found["run"] == run) & (found["quantity"] == name)] for run in tables for name in COMPARED],
+        ignore_index=True,
+    )
+    of = {
+        (run, row.step, row.split, row.variant): (row.ridge_layer, row.best_layer, _percent(row.at_best))
         for run, table in tables.items()
         for row in _spans(places(table)).itertuples()
     }
-    of = [layers[row.run, row.step, row.split, row.variant] for row in found.itertuples()]
-    texts = {"ridge": [ridge for ridge, _ in of], "best": [best for _, best in of]}
-    return found.assign(exit=found["variant"].map(EXITS), **texts)
+    keys = zip(found["run"], found["step"], found["split"], found["variant"], strict=True)
+    texts = pd.DataFrame([of[key] for key in keys], columns=["ridge", "best", "at_best"])
+    return found.assign(exit=found["variant"].map(EXITS)).join(texts)
 
 
 def headline(table: pd.DataFrame) -> str:
@@ -350,7 +358,7 @@ def comparison_table(found: pd.DataFrame, quantity: str) -> Styler:
     columns = {"run": "run", "step": "step", "split": "split", "exit": "exit", "ridge": "ridge layer"}
     layers = quantity == "exit_layer_difference"
     if layers:
-        columns["best"] = "best exit"
+        columns |= {"best": "best exit", "at_best": "right there"}
     if not rows["run"].any():
         del columns["run"]
     unit = f"in layers, over {HALVES} random halves" if layers else "paired over examples"

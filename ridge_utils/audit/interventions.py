@@ -94,9 +94,9 @@ def last_blocks(depth: int) -> list[int]:
     return list(range(max(1, depth - _BLOCKS + 1), depth + 1))
 
 
-def chosen_blocks(ridge: int, depth: int, every: int) -> list[int]:
-    """Every so-manieth block, counted from the last, with those of the ridge and the last three."""
-    return sorted({*range(depth, 0, -every), *ridge_blocks(ridge, depth), *last_blocks(depth)})
+def shown_blocks(depth: int, every: int) -> list[int]:
+    """Every so-manieth block, counted from the last, and the last three: the same wherever the ridge is."""
+    return sorted({*range(depth, 0, -every), *last_blocks(depth)})
 
 
 def ridge_profile(pool: Representations, context: Mapping[str, Any]) -> pd.DataFrame:
@@ -144,7 +144,8 @@ def block_effects(
         ridge: the ridge layer.
         context: model, task, source, step and train_seed of the rows.
         n_samples: examples per split.
-        every: every so-manieth block, see :func:`chosen_blocks`.
+        every: every so-manieth block has rows of its own, see :func:`shown_blocks`; those of the ridge are ablated as
+            well, for the contrast.
         variants: of :data:`VARIANTS`.
         batch_size: prompts per forward pass.
 
@@ -157,7 +158,8 @@ def block_effects(
         clean run less the corrupted one, absent with the patch's other rows where fewer than two pairs are found.
     """
     depth = len(loaded.blocks)
-    blocks = chosen_blocks(ridge, depth, every)
+    shown = shown_blocks(depth, every)
+    blocks = sorted({*shown, *ridge_blocks(ridge, depth)})
     chosen = {split: list(own[:n_samples]) for split, own in examples.items()}
     others = {"id": "ood", "ood": "id"}
     tables = []
@@ -173,12 +175,12 @@ def block_effects(
                 pairs = interventions.match(loaded, own, corrupted)
                 if len(pairs) < 2:
                     continue
-                found = _patched(loaded, pairs, blocks, variant, batch_size, split)
+                found = _patched(loaded, pairs, shown, variant, batch_size, split)
                 gap = inference.paired_effect(found.log_probability[0].tolist(), found.clean.tolist())
                 row["n"] = len(pairs)
                 tables.append(inference.effect_rows(gap, (depth, "final_norm"), "log_probability_gap", **row))
             row["n"] = found.correct.shape[1]
-            tables += _changes(found, blocks, row)
+            tables += _changes(found, blocks if variant in ABLATIONS else shown, shown, row)
             if list(drops) == [variant]:
                 untouched = {"accuracy": found.correct[0].double(), "log_probability": found.log_probability[0]}
                 for quantity, values in untouched.items():
@@ -187,7 +189,7 @@ def block_effects(
                     tables.append(results.measurements([value], [(depth, "final_norm")], quantity, **own_row))
     for variant, by_split in drops.items():
         row = {**context, "sample_seed": None, "variant": variant}
-        tables += _contrasts(by_split, blocks, ridge, depth, row)
+        tables += _contrasts(by_split, blocks, shown, ridge, row)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -683,33 +685,36 @@ def _patched(
     return remember(Patching, loaded, both, compute, blocks=list(blocks), what=what, batch_size=batch_size)
 
 
-def _changes(found: Outcomes, blocks: Sequence[int], row: Mapping[str, Any]) -> list[pd.DataFrame]:
+def _changes(
+    found: Outcomes, blocks: Sequence[int], shown: Sequence[int], row: Mapping[str, Any]
+) -> list[pd.DataFrame]:
     """Changes of log-probability and accuracy by block, as effects."""
     tables = []
     for quantity, values in (
         ("log_probability_change", found.log_probability),
         ("accuracy_change", found.correct.double()),
     ):
-        for place, block in enumerate(blocks, 1):
-            effect = inference.paired_effect(values[0].tolist(), values[place].tolist())
+        for block in shown:
+            effect = inference.paired_effect(values[0].tolist(), values[1 + blocks.index(block)].tolist())
             tables.append(inference.effect_rows(effect, (block, "block"), quantity, **row))
     return tables
 
 
 def _contrasts(
-    by_split: Mapping[str, np.ndarray], blocks: Sequence[int], ridge: int, depth: int, row: Mapping[str, Any]
+    by_split: Mapping[str, np.ndarray], blocks: Sequence[int], shown: Sequence[int], ridge: int, row: Mapping[str, Any]
 ) -> list[pd.DataFrame]:
     """The ridge's blocks against the last ones, and OOD against ID block by block; drops have shape (blocks, N)."""
     tables = []
-    places = {block: place for place, block in enumerate(blocks)}
-    of_ridge, of_end = ([places[b] for b in chosen] for chosen in (ridge_blocks(ridge, depth), last_blocks(depth)))
+    depth = shown[-1]
+    of_ridge, of_end = ([blocks.index(b) for b in own] for own in (ridge_blocks(ridge, depth), last_blocks(depth)))
     if of_ridge != of_end:
         for split, drop in by_split.items():
             effect = inference.paired_effect(drop[of_end].mean(0).tolist(), drop[of_ridge].mean(0).tolist())
             mine = {**row, "split": split, "n": drop.shape[1]}
             tables.append(inference.effect_rows(effect, (depth, "block"), "ablation_contrast", **mine))
     mine = {**row, "split": "all", "n": sum(drop.shape[1] for drop in by_split.values())}
-    for place, block in enumerate(blocks):
+    for block in shown:
+        place = blocks.index(block)
         effect = inference.unpaired_effect(by_split["id"][place].tolist(), by_split["ood"][place].tolist())
         tables.append(inference.effect_rows(effect, (block, "block"), "ablation_shift", **mine))
     return tables

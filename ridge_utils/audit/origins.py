@@ -305,8 +305,8 @@ def summary_table(summary: pd.DataFrame, caption: str) -> Styler:
             "model and task": summary["run"],
             "state": [_state(row.kind, row.step) for row in summary.itertuples()],
             "ridge layer": ridge_names(summary),
-            "I at the ridge": summary["at_ridge"].map("{:.3f}".format),
-            "at the last block": summary["at_last_block"].map("{:.3f}".format),
+            "I at the ridge": summary["at_ridge"].map(_number),
+            "at the last block": summary["at_last_block"].map(_number),
             "fall (interval)": [_fall_text(row) for row in summary.itertuples()],
             "the null's fall": [_number(value) for value in summary["null_fall"]],
             "ID accuracy (commonest target)": [_percents(r.accuracy_id, r.majority_id) for r in summary.itertuples()],
@@ -415,8 +415,11 @@ def attention_sentence(runs: Mapping[str, pd.DataFrame], summary: pd.DataFrame, 
         untaught = [row["model"] for row in (first, second) if row["learned_id"] == 0]
         line = (
             f"- `{first['model']}` has {_shape(first)} ({_place(first)}), `{second['model']}` {_shape(second)} "
-            f"({_place(second)}); the rank correlation of the two profiles over the layers is {correlation:+.2f}. "
+            f"({_place(second)})"
         )
+        if not math.isnan(correlation):  # as it is where a profile is the same at all layers
+            line += f"; the rank correlation of the two profiles over the layers is {correlation:+.2f}"
+        line += ". "
         if untaught:
             named = " and ".join(f"`{model}`" for model in untaught)
             has = "have" if len(untaught) > 1 else "has"
@@ -710,8 +713,8 @@ def _shape(row: "pd.Series[Any]") -> str:
 def _fall_text(row: Any) -> str:
     if row.ridge_layer == row.blocks:
         return "none"
-    interval = "" if math.isnan(row.fall_low) else f" ({row.fall_low + 0.0:.3f} to {row.fall_high + 0.0:.3f})"
-    return f"{row.fall + 0.0:.3f}{interval}"
+    interval = "" if math.isnan(row.fall_low) else f" ({_number(row.fall_low)} to {_number(row.fall_high)})"
+    return f"{_number(row.fall)}{interval}"
 
 
 def _number(value: float) -> str:
