@@ -63,7 +63,7 @@ class Settings:
 
 #: How translators are trained where nothing else is said.
 TRANSLATOR = Settings()
-#: How heads are trained where nothing else is said: in early layers the model's own is off by tens of nats.
+#: How heads are trained where nothing else is said. In early layers the model's own head is off by tens of nats.
 HEAD = Settings(epochs=40, learning_rate=1.0)
 
 

@@ -272,14 +272,15 @@ def test_drops_turn_the_sign_and_correct_within_a_panel():
 
 def test_sentences_say_what_was_planted():
     text = page.blocks_headline(planted())
-    assert text.startswith("Untouched, accuracy is 90 % (ID) and 40 % (OOD). Skipped block: on ID examples 3 of 4")
-    assert "on ID examples 3 of 4 blocks lower the log-probability beyond the error and 0 raise it" in text
-    assert "the largest drop is block 2's, 2.00 nats; on OOD" in text
+    assert text.startswith("As it is, accuracy is 90 % (ID) and 40 % (OOD). Skipped block: on ID examples the")
+    assert (
+        "falls beyond the error at 3 of 4 blocks and rises at 0, and the largest drop is block 2's, 2.00 nats" in text
+    )
     assert "the largest drop is block 2's, 1.50 nats" in text
     assert "drops are larger under the shift at 3 and smaller under the shift at 2" in text
     helped = planted()
     helped.loc[helped["quantity"].str.fullmatch("log_probability_change(_low|_high)?"), "value"] *= -1
-    assert "0 of 4 blocks lower the log-probability beyond the error and 3 raise it" in page.blocks_headline(helped)
+    assert "falls beyond the error at 0 of 4 blocks and rises at 3" in page.blocks_headline(helped)
     tables = page.by_step({"run": pd.concat([planted(), planted(step=9)])})
     assert list(tables) == ["run, step 4", "run, step 9"]
     assert list(page.by_step({"run": pd.concat([planted(), planted(step=9)])}, last=1)) == ["run, step 9"]

@@ -52,14 +52,17 @@ def ridges(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per split, step and variant, in the order of the page, with ``control`` (what the reader calls it),
         ``ridge_layer``, ``blocks``, ``fall`` to the last block with ``low`` and ``high``, ``survives`` (the ridge lies
-        before the last block and the fall's interval above 0) and ``survives_null`` (so does the interval of the fall
-        of the excess over the control's own null).
+        before the last block and the fall's interval above 0) and ``survives_null`` (so do the intervals of the excess
+        over the control's own null at the ridge and of the excess's fall).
     """
     keys = ["split", "step", "variant"]
     falls = inference.effects(table, "control_fall").set_index(keys)
-    # The excess has no null of its own.
-    above = inference.effects(table, "control_excess_fall").set_index(keys)["low"].reindex(falls.index)
-    above = above.fillna(falls["low"])
+    excess = [
+        inference.effects(table, quantity).set_index(keys)["low"]
+        for quantity in ("control_excess", "control_excess_fall")
+    ]
+    # The excess has no null of its own: what is not there is left to the fall.
+    above = pd.concat(excess, axis=1).min(axis=1).reindex(falls.index).fillna(falls["low"])
     bodies = _bodies(table)
     rows = []
     for (split, step, variant), fall in falls.iterrows():
@@ -179,8 +182,8 @@ def control_headline(table: pd.DataFrame) -> str:
             said += _which(others["control"], others["survives_null"])
         parts.append(f"{said}.")
     return (
-        "A ridge counts where the interval of its fall to the last block lies above 0; above its null, where the same "
-        "holds of the excess:\n\n" + "\n".join(parts)
+        "A ridge counts where the interval of its fall to the last block lies above 0; above its null, where those of "
+        "the excess at the ridge and of its fall do too:\n\n" + "\n".join(parts)
     )
 
 

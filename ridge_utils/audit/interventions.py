@@ -362,7 +362,7 @@ def blocks_headline(table: pd.DataFrame) -> str:
         table: the rows of one checkpoint, as :func:`by_step` gives them.
     """
     accuracy = table[table["quantity"] == "accuracy"].groupby("split")["value"].mean()
-    parts = [f"Untouched, accuracy is {100 * accuracy['id']:.0f} % (ID) and {100 * accuracy['ood']:.0f} % (OOD)."]
+    parts = [f"As it is, accuracy is {100 * accuracy['id']:.0f} % (ID) and {100 * accuracy['ood']:.0f} % (OOD)."]
     every = drops(table)
     for variant in ABLATIONS:
         rows = every[every["variant"] == variant]
@@ -373,8 +373,8 @@ def blocks_headline(table: pd.DataFrame) -> str:
             largest = own.loc[own["estimate"].idxmax()]
             lowers, raises = (int((own["firm"] & (own["estimate"] * side > 0)).sum()) for side in (1, -1))
             said.append(
-                f"on {split.upper()} examples {lowers} of {len(own)} blocks lower the log-probability beyond the error "
-                f"and {raises} raise it; the largest drop is block {largest['layer']}'s, "
+                f"on {split.upper()} examples the log-probability falls beyond the error at {lowers} of {len(own)} "
+                f"blocks and rises at {raises}, and the largest drop is block {largest['layer']}'s, "
                 f"{largest['estimate'] + 0.0:.2f} nats"
             )
         shifts = _shifts(table, variant)

@@ -410,14 +410,14 @@ def attention_sentence(runs: Mapping[str, pd.DataFrame], summary: pd.DataFrame, 
         profiles = [
             _profiles(runs[row["run"]], "predictive_information", split, row["step"]).mean() for row in (first, second)
         ]
-        correlation = profiles[0].corr(profiles[1], method="spearman")
         alike = first["has_ridge"] == second["has_ridge"]
         untaught = [row["model"] for row in (first, second) if row["learned_id"] == 0]
         line = (
             f"- `{first['model']}` has {_shape(first)} ({_place(first)}), `{second['model']}` {_shape(second)} "
             f"({_place(second)})"
         )
-        if not math.isnan(correlation):  # as it is where a profile is the same at all layers
+        if all(profile.max() > profile.min() for profile in profiles):
+            correlation = profiles[0].corr(profiles[1], method="spearman")
             line += f"; the rank correlation of the two profiles over the layers is {correlation:+.2f}"
         line += ". "
         if untaught:
