@@ -97,6 +97,16 @@ UNTOUCHED = {
 }
 UNTOUCHED |= {f"{quantity}_deviation": allowed for quantity, allowed in UNTOUCHED.items()}
 
+#: Effects that are differences of two values of another quantity: each may move by that one's tolerance. So they need no
+#: repetition of their own.
+DIFFERENCE_OF = {
+    "signal_attention_fall": "signal_after_first_attention",
+    "signal_attention_excess": "signal_after_first_attention",
+    "last_token_attention_excess": "signal_after_first_attention",
+    "scale_shift": "residual_scale",
+    "scaled_accuracy_gain": "accuracy",
+}
+
 #: A tolerance is this many times the largest difference that was seen, because other machines round in more ways.
 MARGIN = 2.0
 
@@ -266,7 +276,8 @@ def tolerance(stored: pd.DataFrame, differences: pd.DataFrame | None) -> "pd.Ser
     """Greatest difference that each row of a stored table may show on another machine.
 
     The untouched model's rows have :data:`UNTOUCHED`; trained ones :func:`training_tolerance`, and never less than the
-    untouched model's. An effect's interval, p-value and size have :func:`effect_tolerance`, or what was measured where
+    untouched model's. An effect of :data:`DIFFERENCE_OF` has twice the largest tolerance of what it is a difference of
+    at its step. An effect's interval, p-value and size have :func:`effect_tolerance`, or what was measured where
     that is more.
 
     Args:
@@ -295,6 +306,10 @@ def tolerance(stored: pd.DataFrame, differences: pd.DataFrame | None) -> "pd.Ser
         key = _key(trained)
         measured = stored[key].merge(trained, on=key, how="left")["tolerance"].set_axis(stored.index)
         allowed = measured.fillna(0.0).clip(lower=allowed)
+        for effect, part in DIFFERENCE_OF.items():
+            moved = trained.loc[trained["quantity"] == part].groupby("step")["tolerance"].max()
+            rows = stored[(stored["quantity"] == effect) & (stored["step"] > 0)]
+            allowed[rows.index] = allowed[rows.index].clip(lower=2 * rows["step"].map(moved).fillna(0.0))
     estimates = stored.assign(allowed=allowed)
     for suffix, quantity in sorted(set(zip(suffixes, stored["quantity"], strict=True))):
         if suffix:

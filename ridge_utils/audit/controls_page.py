@@ -515,7 +515,7 @@ def families_figure(table: pd.DataFrame, title: str, step: int, split: str = "oo
     axes.flat[-1].set_title("number of examples", fontsize=10)
     for ax in axes.flat:
         # Below its panel: the curves leave no room inside.
-        ax.legend(fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+        ax.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     for ax in axes[:, 0]:
         ax.set_ylabel("I(Z; Y) (nats)")
     for ax in axes[-1]:

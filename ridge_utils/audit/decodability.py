@@ -615,8 +615,8 @@ def applicability(table: pd.DataFrame) -> str:
     kinds = set(table[table["quantity"] == "v_information"]["variant"])
     if not kinds:
         return (
-            f"**Probes: not applicable.** The targets are neither 2 or more classes of {probes.RAREST} or more examples "
-            f"nor {probes.LEAST_TARGETS} or more different ones, so there is too little to fit on."
+            f"**Probes: not applicable.** The targets are neither 2 or more classes of {probes.RAREST} examples or "
+            f"more nor {probes.LEAST_TARGETS} or more different ones, so there is too little to fit on."
         )
     if "embedding" in kinds:
         return (
