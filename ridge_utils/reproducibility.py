@@ -97,7 +97,7 @@ UNTOUCHED = {
 }
 UNTOUCHED |= {f"{quantity}_deviation": allowed for quantity, allowed in UNTOUCHED.items()}
 
-#: Effects that are differences of two values of another quantity: each may move by that one's tolerance. So they need no
+#: Effects that are differences of two values of another quantity, each of which may move by its tolerance. They need no
 #: repetition of their own.
 DIFFERENCE_OF = {
     "signal_attention_fall": "signal_after_first_attention",
