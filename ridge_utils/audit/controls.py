@@ -168,14 +168,12 @@ def shown(available: Sequence[int], wanted: Sequence[int]) -> list[int]:
 
     Args:
         available: the steps that there are, in order.
-        wanted: those asked for; none for the first and the last.
+        wanted: those asked for.
 
-    Raises:
-        InputError: a step that is asked for is not there.
+    Returns:
+        Those of them that there are, in order; the first and the last step where there are none.
     """
-    if missing := [step for step in wanted if step not in available]:
-        raise InputError(f"control_steps holds {missing[0]}, but the checkpoints are {list(available)}.")
-    return list(wanted) or sorted({available[0], available[-1]})
+    return [step for step in available if step in wanted] or sorted({available[0], available[-1]})
 
 
 def first(pools: Mapping[str, Representations], n: int) -> dict[str, Representations]:
