@@ -239,7 +239,10 @@ def heading(profile: str, origin: Mapping[str, Any]) -> str:
         of = f" of {pools.pop()} a split" if len(pools) == 1 else ""
         if "texts" in origin:
             of = f" of {origin['texts']} texts"
-        parts.append(f"n = {parameters['n_samples']}{of}")
+        # Some notebooks use every example of the pool.
+        parts.append(
+            f"n = {parameters['n_samples']}{of}" if "n_samples" in parameters else f"n{of.replace(' of', ' =', 1)}"
+        )
     seeds = len(parameters.get("training_seeds", [])) if parameters.get("steps") else 0
     if seeds:
         parts.append(f"{seeds} training seed{'s' if seeds > 1 else ''}")
