@@ -35,7 +35,7 @@ from ridge_utils.estimators import FOLDS, splits
 Family = Literal["linear", "mlp"]
 Vocabulary = Literal["closed", "open", "poor"]
 
-#: A class needs so many examples to be probed: two in every fold, so that all folds train on it and test it.
+#: A class needs so many examples to be probed, two in every fold, so that all folds train on it and test it.
 RAREST = 2 * FOLDS
 #: Where fewer than this share of the examples has a class that is probed, the targets are no classes.
 LEAST_SHARE = 0.5

@@ -26,13 +26,13 @@ NOT_JUDGED: Verdict = "not judged"
 
 #: Family-wise error rate of a claim's tests.
 LEVEL = 0.05
-#: C1's controls: what each of them asks of the fall, by the variant that the table of the audit names.
+#: The controls of C1, what each of them asks of the fall, by the variant that the table of the audit names.
 CONTROLS = ("centred", "whitened", "median_bandwidth")
-#: C2: the widest interval, in shares of the depth, that pins a layer down.
+#: For C2, the widest interval, in shares of the depth, that pins a layer down.
 WIDEST = 0.2
-#: C3: the share of random targets from which on something was memorised at all.
+#: For C3, the share of random targets from which on something was memorised at all.
 RECALLED = 0.1
-#: C6: the rank correlation from which on two profiles have the same shape.
+#: For C6, the rank correlation from which on two profiles have the same shape.
 SAME_SHAPE = 0.5
 
 #: Columns of the frame that :func:`judge` gives.

@@ -19,7 +19,7 @@ from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations
 
-#: Shuffles behind the excess of one half of a pool, where many halves are averaged: a shuffle moves the null far less
+#: Shuffles behind the excess of one half of a pool, where many halves are averaged; a shuffle moves the null far less
 #: than a draw of examples moves the estimate.
 SHUFFLES_PER_HALF = 2
 #: Shuffles behind the excess under a control on each sampling seed's draw; there are few of these.
@@ -213,7 +213,7 @@ def layers(
         n_shuffles: shuffles per layer, shared out over the sampling seeds.
 
     Returns:
-        Table of measurements. In nats: ``predictive_information``, ``null_information`` (mean over the shuffles),
+        Table of measurements. In nats there are ``predictive_information``, ``null_information`` (mean over shuffles),
         ``null_information_high`` (95 % quantile of the shuffles of all sampling seeds), ``excess_information``,
         ``state_entropy``, and ``target_entropy``, which stands at the embedding; then ``mean_cosine``,
         ``effective_rank`` and ``state_norm``; and the effects that :func:`sweep` gives of each control, those of the

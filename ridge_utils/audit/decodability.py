@@ -157,7 +157,7 @@ def measure(
         jobs: processes for the probes.
 
     Returns:
-        Table of measurements. Per layer: the quantities of :data:`MEASURES`, with ``…_low`` and ``…_high`` where there
+        Table of measurements. Per layer, the quantities of :data:`MEASURES`, with ``…_low`` and ``…_high`` where there
         is an interval, and ``probe_accuracy``. Per checkpoint: ``null_entropy`` (nats) of each probe,
         ``class_share`` (of the examples whose target is frequent enough to be a class), and the effects
         ``v_information_fall`` (within examples, from the ridge layer to the last block, nats), ``rank_correlation``

@@ -150,7 +150,7 @@ def block_effects(
         batch_size: prompts per forward pass.
 
     Returns:
-        Table of measurements. Per block, variant and split: ``log_probability_change`` (nats) and ``accuracy_change``,
+        Table of measurements. Per block, variant and split, ``log_probability_change`` (nats) and ``accuracy_change``,
         with the intervention less without (for a patch: in the corrupted prompt, of the clean prompt's target). Per
         block and ablation: ``ablation_shift``, the OOD drop less the ID drop. Per ablation and split:
         ``ablation_contrast``, the mean drop over the ridge's blocks less that over the last three, absent where these
@@ -212,7 +212,7 @@ def recall(
         share: of the targets that are replaced.
 
     Returns:
-        Table of measurements at the last step. On the training examples (split ``train``): ``recall_accuracy`` by
+        Table of measurements at the last step. On the training examples (split ``train``), ``recall_accuracy`` by
         layer, variants ``random`` and ``intact``; ``recall_depth`` of each, and ``recall_depth_difference``, in layers,
         absent where nothing is recalled. On the held-out ones: ``early_exit_accuracy`` by layer, variant
         ``memorisation``, and ``memorisation_ridge_layer``. None where all targets begin with the same token, as they do
@@ -268,8 +268,8 @@ def joint_scales(
         without: the model of the same fine-tuning without factors, and its states of ``held_out``, to compare with.
 
     Returns:
-        Table of measurements at the last step: ``joint_scale`` of every block (split ``train``), ``joint_accuracy`` per
-        split, and ``joint_accuracy_gain``, the accuracy with factors less that without, within examples.
+        Table of measurements at the last step, with ``joint_scale`` of every block (split ``train``),
+        ``joint_accuracy`` per split, and ``joint_accuracy_gain``, the accuracy with factors less that without, within examples.
     """
     evaluated = [example for own in held_out.values() for example in own]
     precision = training.resolve_precision(settings.precision, base.device)
