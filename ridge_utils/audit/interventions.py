@@ -269,7 +269,8 @@ def joint_scales(
 
     Returns:
         Table of measurements at the last step, with ``joint_scale`` of every block (split ``train``),
-        ``joint_accuracy`` per split, and ``joint_accuracy_gain``, the accuracy with factors less that without, within examples.
+        ``joint_accuracy`` per split, and ``joint_accuracy_gain``, the accuracy with factors less that without, within
+        examples.
     """
     evaluated = [example for own in held_out.values() for example in own]
     precision = training.resolve_precision(settings.precision, base.device)
