@@ -214,8 +214,9 @@ def test_the_final_norm_changes_what_it_changes(closed):
     text = decodability.norm_headline(closed)
     change = [one(closed, "cka", site="final_norm"), one(closed, "cka", layer=3, site="block")]
     assert change[0]["value"].item() == pytest.approx(change[1]["value"].item()), "the planted norm only rescales"
-    assert "matrix-based I(Z; Y) by +0.000 to +0.000" in text
-    assert "linear probe by" in text
+    assert "matrix-based I(Z; Y) by +0.000, linear" in text
+    later = closed.assign(step=3, value=closed["value"] * (1 + (closed["site"] == "final_norm")))
+    assert "matrix-based I(Z; Y) by +0.000 to +" in decodability.norm_headline(pd.concat([closed, later]))
 
 
 def test_figures_have_a_panel_for_each_table_and_measure(closed, opened):

@@ -567,7 +567,8 @@ def norm_headline(table: pd.DataFrame) -> str:
                 changes.append(_after_norm(now, name) - profile["value"].iloc[-1])
         if changes:
             low, high = (round(edge, 3) + 0.0 for edge in (min(changes), max(changes)))
-            parts.append(f"{MEASURES[name].label} by {low:+.3f} to {high:+.3f}")
+            span = f"{low:+.3f}" if low == high else f"{low:+.3f} to {high:+.3f}"
+            parts.append(f"{MEASURES[name].label} by {span}")
     return f"From the last block to the state after the final norm the values change, in nats: {', '.join(parts)}."
 
 
