@@ -6,6 +6,7 @@ claim's tests together, and only then the rule decides. The rules are stated in 
 before the measurements.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -89,20 +90,21 @@ class Rule:
 
 
 def stored() -> dict[str, dict[str, Stored]]:
-    """The tables that the verdicts are judged by: those of the reference runs, and of audits of other models.
+    """The tables that the verdicts are judged by: those of the reference runs, then of audits, then of default runs.
 
     Returns:
-        For each notebook its tables with their provenance, by the name of their file under ``results/``.
+        For each notebook its tables with their provenance, by the name of their file under ``results/``. Where several
+        speak of one model and task, the first counts.
 
     Raises:
         StorageError: one of them does not match its provenance.
     """
     tables: dict[str, dict[str, Stored]] = {}
     for page in pages():
-        paths = [
-            path for kind in ("reference", "audit") for path in sorted((results.FOLDER / kind).glob(f"*/{page}.csv"))
-        ]
-        tables[page] = {path.relative_to(results.FOLDER).as_posix(): results.read(path) for path in paths}
+        kinds = [sorted((results.FOLDER / kind).glob(f"*/{page}.csv")) for kind in ("reference", "audit")]
+        # Of two tables on one model and task the first counts.
+        paths = [*itertools.chain(*kinds), results.FOLDER / f"{page}.csv"]
+        tables[page] = {p.relative_to(results.FOLDER).as_posix(): results.read(p) for p in paths if p.exists()}
     return tables
 
 
@@ -380,6 +382,7 @@ def _gather_depth(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
     if table is None:
         return []
     rows = table[(table["quantity"] == "predictive_information") & (table["split"] == "all") & (table["step"] > 0)]
+    rows = rows[rows["sample_seed"].notna()]
     effects = {}
     for blocks, own in sorted(rows.groupby(rows["model"].map(_depths(rows))), key=lambda pair: pair[0]):
         effects[f"{blocks} blocks"] = _over_seeds(own[own["step"] == own["step"].max()], _fall)

@@ -238,7 +238,9 @@ def _link(claim: str) -> str:
 def _command(file: str) -> str:
     """The command that makes a reference run's file again."""
     folder, *rest = file.removesuffix(".csv").split("/")
-    return f"ridge run {rest[1]} --profile {rest[0]}" if folder == "reference" and len(rest) == 2 else ""
+    if not rest:
+        return f"ridge run {folder}"
+    return f"ridge run {rest[1]} --profile {rest[0]}" if folder == "reference" else ""
 
 
 def _styled(shown: pd.DataFrame, caption: str) -> Styler:
