@@ -731,8 +731,8 @@ def _moved(fall: "pd.Series[float]") -> str:
     if fall["low"] <= 0 <= fall["high"]:
         return f"does not fall beyond its error (fall {_interval(fall)} nats)"
     if fall["estimate"] > 0:
-        return f"falls by {_interval(fall)} nats"
-    return f"rises (fall {_interval(fall)} nats)"
+        return f"falls by {_interval(fall)} nats, before correction"
+    return f"rises (fall {_interval(fall)} nats, before correction)"
 
 
 def _interval(effect: "pd.Series[float]") -> str:

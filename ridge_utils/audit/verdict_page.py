@@ -29,9 +29,9 @@ _SHORT = {
 }
 #: The figure that shows each claim's evidence: its page and its name there.
 _FIGURES = {
-    "C1": ("estimator_audit", "fig-estimator-audit-falls-reference"),
+    "C1": ("estimator_audit", "fig-estimator-audit-falls"),
     "C2": ("early_exit", "fig-early-exit-differences-reference"),
-    "C3": ("interventions", "fig-interventions-recall-reference"),
+    "C3": ("interventions", "fig-interventions-recall"),
     "C4": ("incremental_information", "fig-incremental-information-reference"),
     "C5": ("residual_scaling", "fig-residual-scales-reference"),
     "C6": ("multi_token", "fig-multi-token-reference"),
