@@ -190,7 +190,9 @@ def _gather_peak(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
     if audit is None:
         return []
     falls = _effects(audit, "ridge_fall", split="all")
-    read = _effects(probes, "v_information_fall", split="all", variant="") if probes is not None else {}
+    # A task with an open vocabulary has no classes; there the probe predicts the target's embedding.
+    probed = {} if probes is None else _effects(probes, "v_information_fall", split="all")
+    read = {step: effect for (step, family), effect in probed.items() if family in ("", "embedding")}
     steps = sorted({step for step, _ in falls})
     out = []
     for step in steps:
@@ -199,8 +201,8 @@ def _gather_peak(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
             for name, variant in (("fall of I", ""), ("excess", "excess"), *((c, c) for c in CONTROLS))
             if (step, variant) in falls
         }
-        if (step, "") in read:
-            effects["probe"] = read[step, ""]
+        if step in read:
+            effects["probe"] = read[step]
         out.append(Evidence(_state(step, steps), effects))
     return out
 
