@@ -27,6 +27,8 @@ _SHORT = {
     "not reproduced": "not repr.",
     "artefact of the estimator": "artefact",
 }
+#: How this page calls the sources.
+_DATA = {"synthetic": "made", "hub": "real", "local": "real", "own": "own"}
 #: The figure that shows each claim's evidence: its page and its name there.
 _FIGURES = {
     "C1": ("estimator_audit", "fig-estimator-audit-falls"),
@@ -49,10 +51,10 @@ def summary_figure(judged: pd.DataFrame) -> Figure:
     """
     total = verdicts.overall(judged)
     claims = list(dict.fromkeys(total["claim"]))
-    cases = list(dict.fromkeys(zip(total["model"], total["task"], strict=True)))
+    cases = list(dict.fromkeys(zip(total["model"], total["task"], total["source"], strict=True)))
     figure, ax = plt.subplots(figsize=(max(6.0, 2.0 + 1.5 * len(cases)), 2.2 + 0.5 * len(claims)))
     for row in total.itertuples(index=False):
-        x, y = cases.index((row.model, row.task)), claims.index(row.claim)
+        x, y = cases.index((row.model, row.task, row.source)), claims.index(row.claim)
         # Their names have blanks, so the counts are read by place.
         counts = dict(zip(VERDICTS, row[4 : 4 + len(VERDICTS)], strict=True))
         words = "\n".join(f"{count} {_SHORT[verdict]}" for verdict, count in counts.items() if count) or "–"
@@ -62,7 +64,13 @@ def summary_figure(judged: pd.DataFrame) -> Figure:
     ax.set_xlim(-0.5, len(cases) - 0.5)
     ax.set_ylim(len(claims) - 0.5, -0.5)
     ax.set_yticks(range(len(claims)), claims)
-    ax.set_xticks(range(len(cases)), [f"{model}\n{task}" for model, task in cases], rotation=30, ha="right", size=8)
+    ax.set_xticks(
+        range(len(cases)),
+        [f"{model}\n{task}, {_DATA[source]}" for model, task, source in cases],
+        rotation=30,
+        ha="right",
+        size=8,
+    )
     ax.tick_params(length=0)
     for side in ax.spines.values():
         side.set_visible(False)
@@ -100,7 +108,7 @@ def summary_table(judged: pd.DataFrame) -> Styler:
             {
                 "claim": total["claim"],
                 "model": total["model"],
-                "task": total["task"],
+                "task": f"{total['task']} ({_DATA[total['source']]})",
                 "verdict": total["verdict"],
                 "states": states,
                 "effect, last state": last["effect"],
@@ -123,7 +131,7 @@ def claim_table(judged: pd.DataFrame, claim: str) -> Styler:
     shown = pd.DataFrame(
         {
             "model": own["model"],
-            "task": own["task"],
+            "task": own["task"] + " (" + own["source"].map(_DATA) + ")",
             "state": own["when"],
             "verdict": own["verdict"],
             "effect": own["effect"],
@@ -147,10 +155,12 @@ def claim_text(judged: pd.DataFrame, claim: str) -> str:
     parts = [f"**{stated['statement']}** The paper's evidence: {stated['evidence']}."]
     if own.empty:
         return f"{parts[0]} Nothing that is stored speaks to it."
-    for (model, task), rows in own.groupby(["model", "task"], sort=False):
+    for (model, task, source), rows in own.groupby(["model", "task", "source"], sort=False):
         counts = rows["verdict"].value_counts()
         words = ", ".join(f"{verdict} in {counts[verdict]}" for verdict in VERDICTS if verdict in counts)
-        where = f"*{model}, {task}:* of {len(rows)} state{'s' if len(rows) > 1 else ''}, {words}."
+        where = (
+            f"*{model}, {task} ({_DATA[source]} data):* of {len(rows)} state{'s' if len(rows) > 1 else ''}, {words}."
+        )
         reason = rows["why"].value_counts()
         if len(reason) and reason.index[0]:
             where += f" {reason.index[0]}"
