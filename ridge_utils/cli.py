@@ -8,6 +8,7 @@ import argparse
 import ast
 import contextlib
 import datetime
+import itertools
 import logging
 import os
 import re
@@ -38,6 +39,9 @@ _PAPERMILL: dict[str, Any] = {
 #: For the C library of Linux: give freed memory back to the system seldom. A training step frees gigabytes, and asking
 #: for them again takes a third of its time. Other systems ignore it.
 _ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+
+#: The id of a table as pandas styles it.
+_TABLE_ID = r"T_[0-9a-f]{5}(?=[\s_\"])"
 
 _PYTHON_TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
 
@@ -247,16 +251,19 @@ def stable(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """An executed notebook without what differs from run to run though its numbers do not."""
     notebook.metadata.pop("papermill", None)
     notebook.metadata["language_info"] = {"name": "python"}
+    tables = itertools.count()
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
-            # pandas draws a table's id at random.
+            # pandas draws a table's id at random. Each table keeps one of its own: its colours go by it.
             for out in cell.outputs:
                 html = out.get("data", {}).get("text/html", "")
-                for number, found in enumerate(dict.fromkeys(re.findall(r"T_[0-9a-f]{5}(?=[\s_\"])", html))):
-                    out["data"]["text/html"] = html = html.replace(found, f"T_{number:05d}")
+                ids = {found: next(tables) for found in dict.fromkeys(re.findall(_TABLE_ID, html))}
+                if ids:
+                    named = re.sub(_TABLE_ID, lambda found, ids=ids: f"T_{ids[found.group()]:05d}", html)
+                    out["data"]["text/html"] = named
                 if "text/plain" in out.get("data", {}):
                     plain = re.sub(r" at 0x[0-9a-f]+", "", out["data"]["text/plain"])
                     out["data"]["text/plain"] = plain

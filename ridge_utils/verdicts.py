@@ -24,6 +24,8 @@ Verdict = Literal["reproduced", "partly", "not reproduced", "artefact of the est
 #: The verdicts on what was measured, the best for the paper first.
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "partly", "not reproduced", "artefact of the estimator")
 NOT_JUDGED: Verdict = "not judged"
+#: Of several states that have different verdicts.
+MIXED = "mixed"
 
 #: Family-wise error rate of a claim's tests.
 LEVEL = 0.05
@@ -181,7 +183,7 @@ def overall(verdicts: pd.DataFrame) -> pd.DataFrame:
     for case, own in verdicts.groupby(["claim", *_CASE], sort=False):
         counts = {verdict: int((own["verdict"] == verdict).sum()) for verdict in VERDICTS}
         found = [verdict for verdict, count in counts.items() if count]
-        rows.append((*case, *counts.values(), found[0] if len(found) == 1 else "partly" if found else NOT_JUDGED))
+        rows.append((*case, *counts.values(), found[0] if len(found) == 1 else MIXED if found else NOT_JUDGED))
     return pd.DataFrame(rows, columns=["claim", *_CASE, *VERDICTS, "verdict"])
 
 

@@ -291,11 +291,11 @@ def test_an_audit_stands_in_where_a_notebook_has_no_table():
     assert (row["verdict"], row["files"]) == ("not reproduced", "e.csv, audit/x.csv")
 
 
-def test_states_that_differ_are_partly_together():
+def test_states_that_differ_are_mixed():
     parts = [*falls(), effect("ridge_fall", 0.1, UNSURE, step=5)]
     stored = {
         "estimator_audit": {"e.csv": (pd.concat(parts), ORIGIN)},
         "decodability": {"d.csv": (pd.concat(PROBE), ORIGIN)},
     }
     total = verdicts.overall(verdicts.judge(stored)).query("claim == 'C1'").iloc[0]
-    assert (total["reproduced"], total["not reproduced"], total["verdict"]) == (1, 1, "partly")
+    assert (total["reproduced"], total["not reproduced"], total["verdict"]) == (1, 1, "mixed")

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch, Rectangle
 from pandas.io.formats.style import Styler
 
 from ridge_utils import paper, verdicts
-from ridge_utils.verdicts import NOT_JUDGED, VERDICTS
+from ridge_utils.verdicts import MIXED, NOT_JUDGED, VERDICTS
 
 #: Safe for colour-blind readers, and every cell says its verdict in words.
 _COLOURS = {
@@ -19,6 +19,7 @@ _COLOURS = {
     "partly": "#f0e442",
     "not reproduced": "#e69f00",
     "artefact of the estimator": "#cc79a7",
+    MIXED: "#d9d9d9",
     NOT_JUDGED: "#ffffff",
 }
 _SHORT = {
@@ -74,7 +75,7 @@ def summary_figure(judged: pd.DataFrame) -> Figure:
     ax.tick_params(length=0)
     for side in ax.spines.values():
         side.set_visible(False)
-    shown = [verdict for verdict in VERDICTS if verdict in set(total["verdict"])]
+    shown = [verdict for verdict in (*VERDICTS, MIXED) if verdict in set(total["verdict"])]
     ax.legend(
         handles=[Patch(facecolor=_COLOURS[verdict], label=verdict) for verdict in shown],
         loc="lower center",
@@ -107,8 +108,7 @@ def summary_table(judged: pd.DataFrame) -> Styler:
         rows.append(
             {
                 "claim": total["claim"],
-                "model": total["model"],
-                "task": f"{total['task']} ({_DATA[total['source']]})",
+                "model, task": f"{total['model']}, {total['task']} ({_DATA[total['source']]})",
                 "verdict": total["verdict"],
                 "states": states,
                 "effect, last state": last["effect"],
@@ -116,7 +116,7 @@ def summary_table(judged: pd.DataFrame) -> Styler:
                 "figure": _link(total["claim"]),
             }
         )
-    caption = "Verdicts. Where the states of one model and task differ, the verdict on them together is partly."
+    caption = "Verdicts. Where the states of one model and task have different ones, they are mixed."
     return _styled(pd.DataFrame(rows), caption)
 
 
@@ -130,8 +130,7 @@ def claim_table(judged: pd.DataFrame, claim: str) -> Styler:
     own = judged[(judged["claim"] == claim) & (judged["effect"] != "")]
     shown = pd.DataFrame(
         {
-            "model": own["model"],
-            "task": own["task"] + " (" + own["source"].map(_DATA) + ")",
+            "model, task": own["model"] + ", " + own["task"] + " (" + own["source"].map(_DATA) + ")",
             "state": own["when"],
             "verdict": own["verdict"],
             "effect": own["effect"],
@@ -192,7 +191,7 @@ def headline(judged: pd.DataFrame) -> str:
     total = verdicts.overall(judged)
     total = total[total["verdict"] != NOT_JUDGED]
     counts = total["verdict"].value_counts()
-    words = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS)
+    words = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in (*VERDICTS, MIXED))
     models = list(dict.fromkeys(total["model"]))
     tasks = list(dict.fromkeys(total["task"]))
     never = [
