@@ -241,7 +241,7 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 def _link(claim: str) -> str:
     page, name = _FIGURES[claim]
-    return f'<a href="{page}.html#{name}">{page}</a>'
+    return f'<a href="{page}.html#{name}">figure</a>'
 
 
 def _command(file: str) -> str:
