@@ -69,9 +69,11 @@ def test_scales_are_never_negative(llama, examples, held_out):
 
 def test_the_model_is_left_as_it_was(llama, examples, held_out):
     before = models.fingerprint(llama.model)
+    # Counted, not required to be none: transformers leaves its own on a block once states have been asked for.
+    hooks = [len(block._forward_hooks) for block in llama.blocks]
     first = fit(llama, examples, held_out, SETTINGS, progress=False)
     assert models.fingerprint(llama.model) == before
-    assert not any(block._forward_hooks for block in llama.blocks)
+    assert [len(block._forward_hooks) for block in llama.blocks] == hooks
     assert not llama.model.training
     again = fit(llama, examples, held_out, SETTINGS, progress=False)
     assert torch.equal(first.scales, again.scales)
