@@ -10,7 +10,7 @@ of its spectrum plays the part of Shannon's [SanchezGiraldoRP14]_.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, get_args
 
@@ -30,6 +30,8 @@ _ORDER_ONE = 1e-8
 
 #: Rows nearer to each other than this, beside the longest row, are the same: rounding leaves 1e-8 between equal ones.
 _SAME = 1e-6
+
+_EVERY = slice(None)
 
 
 def gram_matrix(
@@ -60,35 +62,8 @@ def gram_matrix(
         InputError: unknown kernel, non-positive bandwidth, fewer than 2 samples, a NaN or infinite entry, a zero row
             where rows are to be normalised, or nothing but zero rows under the linear kernel.
     """
-    if kernel not in get_args(Kernel):
-        raise InputError(f"Unknown kernel {kernel!r}; choose one of {', '.join(get_args(Kernel))}.")
-    _check_bandwidth(bandwidth)
-    if kernel == "polynomial" and degree < 1:
-        raise InputError(f"degree must be at least 1, but is {degree}.")
-    x = _samples(x)
-    if normalize:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        if bool((norm == 0).any()):
-            where = tuple((norm.squeeze(-1) == 0).nonzero()[0].tolist())
-            raise InputError(
-                f"The sample at index {_index(where)} of a tensor of shape {tuple(x.shape)} is the zero vector, which "
-                "has no direction: remove it, or pass normalize=False."
-            )
-        x = x / norm
-    inner = x @ x.mT
-    if kernel == "linear":
-        if bool((inner.diagonal(dim1=-2, dim2=-1).sum(-1) == 0).any()):
-            raise InputError(f"All samples of shape {tuple(x.shape)} are zero, so the linear kernel has no trace.")
-        return _unit_trace(inner)
-    distance = _squared_distances(inner)
-    scale = _median_distance(inner)[..., None, None] if bandwidth == "median" else bandwidth
-    if kernel == "polynomial":
-        gram = (1 + inner / scale**2) ** degree
-    elif kernel == "gaussian":
-        gram = torch.exp(-distance / (2 * scale**2))
-    else:
-        gram = torch.exp(-distance.sqrt() / scale)
-    return _unit_trace(gram)
+    _check_kernel(kernel, bandwidth, degree)
+    return _gram(_inner_products(x, normalize), kernel, bandwidth, degree)
 
 
 def median_bandwidth(x: Tensor) -> Tensor:
@@ -214,34 +189,48 @@ def predictive_information(
     alpha: float = 1.0,
     normalize: bool = True,
     degree: int = 2,
+    samples: Sequence[Tensor] | None = None,
 ) -> Tensor:
     r"""Predictive information :math:`I(Z_l; Y)` of every layer, in nats (paper, Section 3).
 
-    The layers are taken one by one, so memory stays at a few N x N matrices; :math:`H(G_Y)` is computed once.
+    The layers are taken one by one, so memory stays at a few N x N matrices; :math:`H(G_Y)` is computed once. Bands
+    over subsamples are best had with ``samples``: the inner products of the vectors, the costly part of a Gram matrix,
+    are then computed once for all of them.
 
     Args:
         hidden: hidden states at the last prompt token, shape (layers, N, d).
         targets: input-embedding rows of the target tokens, shape (N, e).
         kernel, bandwidth, normalize, degree: see :func:`gram_matrix`.
         alpha: order, see :func:`entropy`.
+        samples: indices of examples, each of shape (n,), n from 2 to N; one profile is estimated from each of them.
 
     Returns:
-        Shape (layers,), float64.
+        Shape (layers,), float64; with samples, shape (samples, layers).
 
     Raises:
-        InputError: the shapes do not fit, or as :func:`gram_matrix` and :func:`entropy`; a bad state is reported with
-            its layer.
+        InputError: the shapes do not fit, a sample that is not of 2 or more indices below N, or as :func:`gram_matrix`
+            and :func:`entropy`; a bad state is reported with its layer.
     """
     _check_profile(hidden, targets)
+    _check_kernel(kernel, bandwidth, degree)
+    _check_samples(samples or [], len(targets))
     with _workers(hidden.device) as each:
-        gram_y = gram_matrix(targets, kernel, bandwidth, normalize, degree)
-        entropy_y = entropy(gram_y, alpha)
+        products_y = _inner_products(targets, normalize)
+        chosen = [_EVERY] if samples is None else [sample.to(products_y.device) for sample in samples]
+        # Of the Gram matrices of Y only one at a time is held: there may be a hundred samples.
+        entropies_y = [entropy(_gram(products_y, kernel, bandwidth, degree, sample), alpha) for sample in chosen]
 
         def information(layer: int) -> Tensor:
-            gram_z = _layer_gram(hidden, layer, kernel, bandwidth, normalize, degree)
-            return entropy(gram_z, alpha) + entropy_y - joint_entropy(gram_z, gram_y, alpha)
+            products_z = _layer_products(hidden, layer, normalize)
+            found = []
+            for sample, entropy_y in zip(chosen, entropies_y, strict=True):
+                gram_z = _gram(products_z, kernel, bandwidth, degree, sample)
+                gram_y = _gram(products_y, kernel, bandwidth, degree, sample)
+                found.append(entropy(gram_z, alpha) + entropy_y - joint_entropy(gram_z, gram_y, alpha))
+            return torch.stack(found)
 
-        return torch.stack(each(information, len(hidden)))
+        profiles = torch.stack(each(information, len(hidden)), dim=1)
+        return profiles[0] if samples is None else profiles
 
 
 def permutation_null(
@@ -283,7 +272,7 @@ def permutation_null(
         entropy_y = entropy(gram_y, alpha)
 
         def null(layer: int) -> Tensor:
-            gram_z = _layer_gram(hidden, layer, kernel, bandwidth, normalize, degree)
+            gram_z = _gram(_layer_products(hidden, layer, normalize), kernel, bandwidth, degree)
             joint = [joint_entropy(gram_z, gram_y[order][:, order], alpha) for order in orders]
             return entropy(gram_z, alpha) + entropy_y - torch.stack(joint)
 
@@ -294,13 +283,14 @@ def excess_information(
     hidden: Tensor,
     targets: Tensor,
     n_shuffles: int = 200,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
     *,
     kernel: Kernel = "gaussian",
     bandwidth: Bandwidth = 1.0,
     alpha: float = 1.0,
     normalize: bool = True,
     degree: int = 2,
+    samples: Sequence[Tensor] | None = None,
 ) -> Tensor:
     r"""Predictive information of every layer less the mean of its permutation null.
 
@@ -309,27 +299,46 @@ def excess_information(
     :math:`\frac{1}{S} \sum_s H(G_Z \circ \Pi_s G_Y \Pi_s^\top) - H(G_Z \circ G_Y)`.
 
     Args:
-        hidden, targets, n_shuffles, seed: as :func:`permutation_null`.
+        hidden, targets, n_shuffles: as :func:`permutation_null`.
+        seed: of the shuffles; with samples, one for each.
         kernel, bandwidth, normalize, degree: see :func:`gram_matrix`.
         alpha: order, see :func:`entropy`.
+        samples: as :func:`predictive_information`.
 
     Returns:
-        Shape (layers,), float64, in nats; around 0 where states say nothing about the targets.
+        Shape (layers,), float64, in nats; around 0 where states say nothing about the targets. With samples, shape
+        (samples, layers).
 
     Raises:
-        InputError: as :func:`permutation_null`.
+        InputError: as :func:`permutation_null` and :func:`predictive_information`, or another number of seeds than of
+            samples.
     """
     _check_profile(hidden, targets)
-    orders = _shuffles(len(targets), n_shuffles, seed, hidden.device)
+    _check_kernel(kernel, bandwidth, degree)
+    _check_samples(samples or [], len(targets))
+    seeds = [seed] if isinstance(seed, int) else list(seed)
+    if len(seeds) != (1 if samples is None else len(samples)):
+        raise InputError(
+            f"Each sample needs a seed, but there are {len(samples or [])} samples and {len(seeds)} seeds."
+        )
     with _workers(hidden.device) as each:
-        gram_y = gram_matrix(targets, kernel, bandwidth, normalize, degree)
+        products_y = _inner_products(targets, normalize)
+        chosen = [_EVERY] if samples is None else [sample.to(products_y.device) for sample in samples]
+        sizes = [len(targets)] if samples is None else [len(sample) for sample in chosen]
+        shuffles = [_shuffles(n, n_shuffles, own, products_y.device) for n, own in zip(sizes, seeds, strict=True)]
 
         def excess(layer: int) -> Tensor:
-            gram_z = _layer_gram(hidden, layer, kernel, bandwidth, normalize, degree)
-            shuffled = [joint_entropy(gram_z, gram_y[order][:, order], alpha) for order in orders]
-            return torch.stack(shuffled).mean() - joint_entropy(gram_z, gram_y, alpha)
+            products_z = _layer_products(hidden, layer, normalize)
+            found = []
+            for sample, orders in zip(chosen, shuffles, strict=True):
+                gram_z = _gram(products_z, kernel, bandwidth, degree, sample)
+                gram_y = _gram(products_y, kernel, bandwidth, degree, sample)
+                shuffled = [joint_entropy(gram_z, gram_y[order][:, order], alpha) for order in orders]
+                found.append(torch.stack(shuffled).mean() - joint_entropy(gram_z, gram_y, alpha))
+            return torch.stack(found)
 
-        return torch.stack(each(excess, len(hidden)))
+        profiles = torch.stack(each(excess, len(hidden)), dim=1)
+        return profiles[0] if samples is None else profiles
 
 
 def incremental_information(
@@ -341,6 +350,7 @@ def incremental_information(
     alpha: float = 1.0,
     normalize: bool = True,
     degree: int = 2,
+    samples: Sequence[Tensor] | None = None,
 ) -> Tensor:
     r"""Incremental information gain :math:`I(\Delta Z_l; Y)` of every block, in nats (paper, Section 3).
 
@@ -349,15 +359,23 @@ def incremental_information(
         targets: input-embedding rows of the target tokens, shape (N, e).
         kernel, bandwidth, normalize, degree: see :func:`gram_matrix`.
         alpha: order, see :func:`entropy`.
+        samples: as :func:`predictive_information`.
 
     Returns:
-        Shape (blocks,), float64; entry 0 belongs to the first block.
+        Shape (blocks,), float64; entry 0 belongs to the first block. With samples, shape (samples, blocks).
 
     Raises:
         InputError: as :func:`predictive_information`.
     """
     return predictive_information(
-        updates, targets, kernel=kernel, bandwidth=bandwidth, alpha=alpha, normalize=normalize, degree=degree
+        updates,
+        targets,
+        kernel=kernel,
+        bandwidth=bandwidth,
+        alpha=alpha,
+        normalize=normalize,
+        degree=degree,
+        samples=samples,
     )
 
 
@@ -416,7 +434,11 @@ def _shuffles(n: int, count: int, seed: int, device: torch.device) -> list[Tenso
     return [torch.randperm(n, generator=generator).to(device) for _ in range(count)]
 
 
-def _check_bandwidth(bandwidth: Bandwidth) -> None:
+def _check_kernel(kernel: Kernel, bandwidth: Bandwidth, degree: int) -> None:
+    if kernel not in get_args(Kernel):
+        raise InputError(f"Unknown kernel {kernel!r}; choose one of {', '.join(get_args(Kernel))}.")
+    if kernel == "polynomial" and degree < 1:
+        raise InputError(f"degree must be at least 1, but is {degree}.")
     if bandwidth == "median":
         return
     if isinstance(bandwidth, str):
@@ -427,13 +449,52 @@ def _check_bandwidth(bandwidth: Bandwidth) -> None:
         raise InputError(f"bandwidth must lie between 1e-100 and 1e100, but is {bandwidth}: its square is no number.")
 
 
-def _layer_gram(
-    hidden: Tensor, layer: int, kernel: Kernel, bandwidth: Bandwidth, normalize: bool, degree: int
-) -> Tensor:
+def _check_samples(samples: Sequence[Tensor], n: int) -> None:
+    for number, sample in enumerate(samples):
+        if sample.ndim != 1 or len(sample) < 2 or bool(((sample < 0) | (sample >= n)).any()):
+            raise InputError(
+                f"Each of the samples must be 2 or more indices from 0 to {n - 1}, but number {number} is "
+                f"{sample.tolist()}."
+            )
+
+
+def _inner_products(x: Tensor, normalize: bool) -> Tensor:
+    """Inner products of the rows of ``x``, scaled to length 1 first where that is wanted; shape (..., N, N)."""
+    x = _samples(x)
+    if normalize:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        if bool((norm == 0).any()):
+            where = tuple((norm.squeeze(-1) == 0).nonzero()[0].tolist())
+            raise InputError(
+                f"The sample at index {_index(where)} of a tensor of shape {tuple(x.shape)} is the zero vector, which "
+                "has no direction: remove it, or pass normalize=False."
+            )
+        x = x / norm
+    return x @ x.mT
+
+
+def _layer_products(hidden: Tensor, layer: int, normalize: bool) -> Tensor:
     try:
-        return gram_matrix(hidden[layer], kernel, bandwidth, normalize, degree)
+        return _inner_products(hidden[layer], normalize)
     except InputError as error:
         raise InputError(f"Layer {layer}: {error}") from error
+
+
+def _gram(inner: Tensor, kernel: Kernel, bandwidth: Bandwidth, degree: int, sample: Tensor | slice = _EVERY) -> Tensor:
+    """Gram matrix of trace 1 of the rows named in ``sample``, from the inner products of all rows."""
+    inner = inner[..., sample, :][..., sample]
+    if kernel == "linear":
+        if bool((inner.diagonal(dim1=-2, dim2=-1).sum(-1) == 0).any()):
+            raise InputError(f"All {inner.shape[-1]} samples are zero, so the linear kernel has no trace.")
+        return _unit_trace(inner)
+    scale = _median_distance(inner)[..., None, None] if bandwidth == "median" else bandwidth
+    if kernel == "polynomial":
+        gram = (1 + inner / scale**2) ** degree
+    elif kernel == "gaussian":
+        gram = torch.exp(_squared_distances(inner) / (-2 * scale**2))
+    else:
+        gram = torch.exp(_squared_distances(inner).sqrt() / -scale)
+    return _unit_trace(gram)
 
 
 def _squared_distances(inner: Tensor) -> Tensor:

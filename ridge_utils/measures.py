@@ -60,18 +60,18 @@ def information_profile(
     tables = []
     for split, pool in pools.items():
         sites = results.sites(len(pool.hidden) - 1)
-        for seed in sampling_seeds:
-            sample = pool.select(statistics.subsample(len(pool), n_samples, seed))
-            values = information.predictive_information(
-                sample.updates if incremental else sample.states,
-                sample.targets,
-                kernel=kernel,
-                bandwidth=bandwidth,
-                alpha=alpha,
-            )
-            where = sites[1:-1] if incremental else sites
+        profiles = information.predictive_information(
+            pool.updates if incremental else pool.states,
+            pool.targets,
+            kernel=kernel,
+            bandwidth=bandwidth,
+            alpha=alpha,
+            samples=[statistics.subsample(len(pool), n_samples, seed) for seed in sampling_seeds],
+        )
+        where = sites[1:-1] if incremental else sites
+        for seed, values in zip(sampling_seeds, profiles.tolist(), strict=True):
             row = {**context, "split": split, "sample_seed": seed, "n": n_samples}
-            tables.append(results.measurements(values.tolist(), where, quantity, **row))
+            tables.append(results.measurements(values, where, quantity, **row))
     return pd.concat(tables, ignore_index=True)
 
 

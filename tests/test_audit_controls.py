@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ridge_utils import inference, information, models, results
+from ridge_utils import geometry, inference, information, models, results, statistics
 from ridge_utils.audit import controls, controls_page
 from ridge_utils.errors import InputError
 from ridge_utils.representations import Representations
@@ -79,7 +79,7 @@ def test_the_fall_is_measured_on_the_examples_that_did_not_choose():
     chosen = information.predictive_information(states[:, choosing], targets[choosing]).argmax()
     measured = information.predictive_information(states[:, measuring], targets[measuring])
     expected = (measured[chosen] - measured[-1]).item()
-    assert controls.cross_fitted_fall(states, targets, "", 7) == pytest.approx(expected, abs=1e-12)
+    assert controls.cross_fitted_falls(states, targets, "", [3, 7])[1] == pytest.approx(expected, abs=1e-12)
 
 
 def test_where_the_last_block_is_largest_there_is_no_fall():
@@ -90,7 +90,7 @@ def test_where_the_last_block_is_largest_there_is_no_fall():
 
 def test_the_papers_control_is_the_papers_estimate():
     pool = TRUE_RIDGE
-    found = controls.PAPER.profile(pool.states, pool.targets)
+    found = controls.PAPER.profiles(pool.states, pool.targets, [torch.arange(N)])[0]
     torch.testing.assert_close(found, information.predictive_information(pool.states, pool.targets))
 
 
@@ -99,13 +99,29 @@ def test_every_control_reads_the_target_and_not_a_layer_where_all_states_are_the
     pool = TRUE_RIDGE
     hidden = pool.hidden.clone()
     hidden[0] = 100 * hidden[0, :1]
-    found = control.profile(hidden, pool.targets)
+    every = [torch.arange(N)]
+    found = control.profiles(hidden, pool.targets, every)[0]
     assert found[0].item() == pytest.approx(0, abs=1e-9)
     assert found[3] > 0
     assert len({c.variant for c in controls.CONTROLS}) == len(controls.CONTROLS)
-    assert not torch.allclose(found, controls.PAPER.profile(hidden, pool.targets))
+    assert not torch.allclose(found, controls.PAPER.profiles(hidden, pool.targets, every)[0])
     if not control.variant.startswith("bandwidth_0.0"):  # narrower than the noise: every state is one of its own
-        assert control.excess(hidden, pool.targets, 5, 0)[3] > 0
+        assert control.excesses(hidden, pool.targets, 5, [0], every)[0, 3] > 0
+
+
+@pytest.mark.parametrize("control", (controls.PAPER, *controls.CONTROLS), ids=lambda control: control.variant)
+def test_several_samples_are_those_of_one_at_a_time(control):
+    pool = TRUE_RIDGE
+    halves = [statistics.subsample(N, N // 2, seed) for seed in range(2)]
+    found = control.profiles(pool.states, pool.targets, halves)
+    excesses = control.excesses(pool.states, pool.targets, 3, [5, 6], halves)
+    for number, half in enumerate(halves):
+        z, y = geometry.unit_length(control.states(pool.states[:, half])), control.targets(pool.targets[half])
+        z, y, options = z.double(), geometry.unit_length(y), {"normalize": False, **control.options}
+        alone = information.predictive_information(z, y, **options)
+        torch.testing.assert_close(found[number], alone, atol=1e-12, rtol=0)
+        alone -= information.permutation_null(z, y, 3, 5 + number, **options).mean(0)
+        torch.testing.assert_close(excesses[number], alone, atol=1e-12, rtol=0)
 
 
 FEW = [c for c in controls.CONTROLS if c.variant in ("centred", "bandwidth_0.5", "laplacian", "linear")]

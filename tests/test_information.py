@@ -188,6 +188,22 @@ def test_profile_is_layer_by_layer_and_float64_whatever_comes_in():
     torch.testing.assert_close(information.incremental_information(hidden, targets, bandwidth=0.8), profile)
 
 
+@pytest.mark.parametrize("bandwidth", [0.7, "median"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_samples_of_any_size_have_the_profiles_of_their_rows_alone(kernel, bandwidth):
+    hidden, targets = random_samples(3, 40, 6), random_samples(40, 5, seed=1)
+    samples = [torch.randperm(40)[:17], torch.arange(40), torch.tensor([3, 1])]
+    options = {"kernel": kernel, "bandwidth": bandwidth, "alpha": 1.5}
+    found = information.predictive_information(hidden, targets, samples=samples, **options)
+    excess = information.excess_information(hidden, targets, 4, [7, 8, 9], samples=samples, **options)
+    assert found.shape == excess.shape == (3, 3)
+    for number, sample in enumerate(samples):
+        alone = information.predictive_information(hidden[:, sample], targets[sample], **options)
+        torch.testing.assert_close(found[number], alone, atol=1e-12, rtol=0)
+        alone = information.excess_information(hidden[:, sample], targets[sample], 4, 7 + number, **options)
+        torch.testing.assert_close(excess[number], alone, atol=1e-12, rtol=0)
+
+
 def test_gram_matrix_has_unit_trace_is_symmetric_and_positive():
     for kernel in KERNELS:
         gram = information.gram_matrix(random_samples(30, 3), kernel)
@@ -347,7 +363,10 @@ def test_the_number_of_threads_changes_no_number_and_is_given_back():
         (lambda: information.ridge_layer(torch.tensor([0.0, math.nan])), "NaN"),
         (lambda: information.ridge_layer(torch.tensor([])), r"shape \(0,\)"),
         (lambda: information.gram_matrix(X, bandwidth="mean"), "a number or \"median\", but is 'mean'"),
-        (lambda: information.gram_matrix(0 * X, "linear", normalize=False), r"shape \(5, 3\) are zero"),
+        (lambda: information.gram_matrix(0 * X, "linear", normalize=False), "All 5 samples are zero"),
+        (lambda: information.predictive_information(X[None], X, samples=[torch.tensor([0, 5])]), "0 to 4, but .* 0 is"),
+        (lambda: information.predictive_information(X[None], X, samples=[torch.tensor([0])]), "2 or more indices"),
+        (lambda: information.excess_information(X[None], X, 1, samples=[torch.arange(3)] * 2), "2 samples and 1 seeds"),
         (lambda: information.median_bandwidth(X[:1]), r"At least 2 samples .* \(1, 3\)"),
         (lambda: information.permutation_null(X[None], X, 0), "n_shuffles must be at least 1, but is 0"),
         (lambda: information.excess_information(X[None], X, -1), "n_shuffles must be at least 1, but is -1"),

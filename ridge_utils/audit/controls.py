@@ -43,40 +43,60 @@ class Control:
     #: kernel, bandwidth and alpha, where they are not the paper's
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def profile(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Information of every layer under this control, in nats.
+    def profiles(self, states: Tensor, targets: Tensor, samples: Sequence[Tensor]) -> Tensor:
+        """Information of every layer under this control, estimated from each of several samples, in nats.
 
-        A state that the transformation makes zero has no direction; it lies at distance 1 from those of length 1.
+        States and targets are transformed within each sample. A state that the transformation makes zero has no
+        direction; it lies at distance 1 from those of length 1.
 
         Args:
             states: shape (layers, N, d).
             targets: shape (N, e).
+            samples: indices of examples.
 
         Returns:
-            Shape (layers,), float64.
+            Shape (samples, layers), float64.
 
         Raises:
             InputError: as :func:`ridge_utils.information.predictive_information`.
         """
-        return information.predictive_information(*self._transformed(states, targets), normalize=False, **self.options)
+        measure = partial(information.predictive_information, normalize=False, **self.options)
+        if self._leaves_vectors:
+            return measure(*self._transformed(states, targets), samples=samples)
+        return torch.stack([measure(*self._transformed(states[:, s], targets[s])) for s in samples])
 
-    def excess(self, states: Tensor, targets: Tensor, n_shuffles: int, seed: int) -> Tensor:
+    def excesses(
+        self, states: Tensor, targets: Tensor, n_shuffles: int, seeds: Sequence[int], samples: Sequence[Tensor]
+    ) -> Tensor:
         """The same less the mean over shuffles of the targets.
 
         Args:
             states: shape (layers, N, d).
             targets: shape (N, e).
             n_shuffles: number of shuffles.
-            seed: of the shuffles.
+            seeds: of the shuffles, one for each sample.
+            samples: indices of examples.
 
         Returns:
-            Shape (layers,), float64, in nats.
+            Shape (samples, layers), float64, in nats.
 
         Raises:
             InputError: as :func:`ridge_utils.information.excess_information`.
         """
-        z, y = self._transformed(states, targets)
-        return information.excess_information(z, y, n_shuffles, seed, normalize=False, **self.options)
+        measure = partial(information.excess_information, normalize=False, **self.options)
+        if self._leaves_vectors:
+            return measure(*self._transformed(states, targets), n_shuffles, seeds, samples=samples)
+        return torch.stack(
+            [
+                measure(*self._transformed(states[:, s], targets[s]), n_shuffles, seed)
+                for s, seed in zip(samples, seeds, strict=True)
+            ]
+        )
+
+    @property
+    def _leaves_vectors(self) -> bool:
+        """Whether a vector is the same in every sample, so that all samples can share its inner products."""
+        return self.states is self.targets is torch.Tensor.double
 
     def _transformed(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return geometry.unit_length(self.states(states)), geometry.unit_length(self.targets(targets))
@@ -294,22 +314,16 @@ def sweep(
     for split, pool in pools.items():
         sites = results.sites(len(pool.hidden) - 1)
         draws = [statistics.subsample(len(pool), n_samples, seed) for seed in sampling_seeds]
-        drawn = [pool.select(draw).states.double() for draw in draws]
+        states = pool.states
         row = {**context, "split": split, "sample_seed": None, "n": n_samples}
         chosen = [(control, pool.targets) for control in controls]
         if output_targets is not None:
             chosen.append((OUTPUT, output_targets[split]))
         for control, targets in chosen:
             row |= {"variant": control.variant}
-            samples = [(states, targets[draw]) for states, draw in zip(drawn, draws, strict=True)]
-            values = torch.stack([control.profile(*sample) for sample in samples])
+            values = control.profiles(states, targets, draws)
             ends = [int(information.ridge_layer(values[:, :-1].mean(0))), -2]
-            excess = torch.stack(
-                [
-                    control.excess(z[ends], y, SHUFFLES_PER_CONTROL, seed)
-                    for (z, y), seed in zip(samples, sampling_seeds, strict=True)
-                ]
-            )
+            excess = control.excesses(states[ends], targets, SHUFFLES_PER_CONTROL, sampling_seeds, draws)
             tables += _profile_rows(values, sites, "predictive_information", **row)
             tables += _fall_rows(values, excess, len(pool), sites, **row)
         for size in sorted({size for size in sizes if size < len(pool)} | {len(pool)}):
@@ -358,41 +372,45 @@ def ridge_falls(
         site = (len(pool.hidden) - 1, "block")
         row = {**context, "split": split, "sample_seed": None, "n": len(pool)}
         for variant in variants:
-            falls = [cross_fitted_fall(pool.hidden, pool.targets, variant, seed) for seed in range(n_halves)]
+            falls = cross_fitted_falls(pool.hidden, pool.targets, variant, range(n_halves))
             effect = inference.half_sample_effect(falls)
             tables.append(inference.effect_rows(effect, site, "ridge_fall", **row, variant=variant))
     return pd.concat(tables, ignore_index=True)
 
 
-def cross_fitted_fall(states: Tensor, targets: Tensor, variant: str, seed: int) -> float:
+def cross_fitted_falls(states: Tensor, targets: Tensor, variant: str, seeds: Sequence[int]) -> list[float]:
     """The fall to the last layer on one half of the examples, from the layer that is largest on the other half.
 
     Args:
         states: shape (layers, N, d), the last block's last.
         targets: shape (N, e).
         variant: of :data:`FALLS`.
-        seed: of the draw of the half that chooses, and of the shuffles of ``excess``.
+        seeds: one draw each of the half that chooses, and of the shuffles of ``excess``.
 
     Returns:
-        The fall in nats, 0 where the last layer is chosen.
+        The falls in nats, 0 where the last layer is chosen.
 
     Raises:
         InputError: as the estimator.
     """
-    choosing = statistics.subsample(len(targets), len(targets) // 2, seed)
-    measuring = torch.ones(len(targets), dtype=torch.bool)
-    measuring[choosing] = False
 
-    def profile(chosen: Tensor, examples: Tensor) -> Tensor:
+    def profiles(layers: Tensor, halves: Sequence[Tensor], own: Sequence[int]) -> Tensor:
         if variant == "excess":
-            return PAPER.excess(chosen[:, examples], targets[examples], SHUFFLES_PER_HALF, seed)
-        return _BY_VARIANT[variant].profile(chosen[:, examples], targets[examples])
+            return PAPER.excesses(layers, targets, SHUFFLES_PER_HALF, own, halves)
+        return _BY_VARIANT[variant].profiles(layers, targets, halves)
 
-    ridge = int(information.ridge_layer(profile(states, choosing)))
-    if ridge == len(states) - 1:
-        return 0.0
-    at_ridge, at_last = profile(states[[ridge, -1]], measuring).tolist()
-    return at_ridge - at_last
+    choosing = [statistics.subsample(len(targets), len(targets) // 2, seed) for seed in seeds]
+    ridges = information.ridge_layer(profiles(states, choosing, seeds)).tolist()
+    falls = []
+    for seed, half, ridge in zip(seeds, choosing, ridges, strict=True):
+        if ridge == len(states) - 1:
+            falls.append(0.0)
+            continue
+        measuring = torch.ones(len(targets), dtype=torch.bool)
+        measuring[half] = False
+        at_ridge, at_last = profiles(states[[ridge, -1]], [measuring.nonzero()[:, 0]], [seed])[0].tolist()
+        falls.append(at_ridge - at_last)
+    return falls
 
 
 def output_targets(loaded: LoadedModel, pools: Mapping[str, Representations]) -> dict[str, Tensor] | None:
