@@ -18,13 +18,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import nbformat
 import yaml
 
-from ridge_utils import cache, profiles
+from ridge_utils import _jsonschema, cache, profiles  # noqa: F401
 from ridge_utils.errors import InputError, StorageError
+
+if TYPE_CHECKING:
+    import nbformat
 
 #: The folder of the notebooks, in a checkout of the project.
 NOTEBOOKS = profiles.FOLDER.parent
@@ -217,6 +219,7 @@ def refresh(notebook: str, measure: bool = True) -> None:
         notebook: its name.
         measure: measure the stored table anew; otherwise only the page is made again, and compared with it.
     """
+    import nbformat
     import papermill
 
     source = _path(notebook)
@@ -247,7 +250,7 @@ def _draw_main_figure(root: Path) -> None:
     figure.savefig(root / "book" / "images" / "predictive_information.png", dpi=150, metadata=source)
 
 
-def stable(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+def stable(notebook: "nbformat.NotebookNode") -> "nbformat.NotebookNode":
     """An executed notebook without what differs from run to run though its numbers do not."""
     notebook.metadata.pop("papermill", None)
     notebook.metadata["language_info"] = {"name": "python"}
@@ -454,6 +457,8 @@ def _path(notebook: str) -> Path:
 
 
 def _title(notebook: str) -> str:
+    import nbformat
+
     for cell in nbformat.read(_path(notebook), as_version=4).cells:
         if cell.cell_type == "markdown" and cell.source.startswith("# "):
             return cell.source.partition("\n")[0].removeprefix("# ")
