@@ -484,29 +484,14 @@ def _profiles(
     def compute() -> Profiles:
         every = [*pools.values(), Representations.join(list(pools.values()))]
         whole = torch.stack([information.predictive_information(pool.hidden, pool.targets) for pool in every])
-        return Profiles(whole, torch.stack([_profiles_of_halves(pool) for pool in pools.values()]))
+        halves = [
+            information.predictive_information(pool.hidden, pool.targets, samples=_halves(len(pool)))
+            for pool in pools.values()
+        ]
+        return Profiles(whole, torch.stack(halves))
 
     rows = [example for some in examples.values() for example in some]
     return remember(Profiles, loaded, rows, compute, halves=HALVES, split=[len(some) for some in examples.values()])
-
-
-def _profiles_of_halves(pool: Representations) -> Tensor:
-    """Predictive information of each half, shape (halves, blocks + 1)."""
-    halves = torch.stack(_halves(len(pool)))
-    rows, columns = halves.unsqueeze(-1), halves.unsqueeze(-2)
-
-    def grams(states: Tensor) -> Tensor:
-        # Every example has the same weight in a Gram matrix, so a half's is a part of the whole one's.
-        return information.gram_matrix(states)[rows, columns] * (len(pool) / halves.shape[1])
-
-    gram_y = grams(pool.targets)
-    entropy_y = information.entropy(gram_y)
-
-    def profile(states: Tensor) -> Tensor:
-        gram_z = grams(states)
-        return information.entropy(gram_z) + entropy_y - information.joint_entropy(gram_z, gram_y)
-
-    return torch.stack([profile(states) for states in pool.hidden], dim=1)
 
 
 def _trained(
