@@ -18,7 +18,7 @@ import pandas as pd
 import yaml
 
 from ridge_utils import claims, paper, plotting, reports, reproducibility, results, statistics, study, verdicts
-from ridge_utils.audit import verdict_page
+from ridge_utils.audit import questions, verdict_page
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "_build" / "source"
@@ -108,7 +108,8 @@ def substitutions() -> dict[str, Any]:
     differences, _ = results.read(results.FOLDER / reproducibility.DIFFERENCES / f"{STORED}.csv")
     summary = statistics.ridge_summary(table)
     parameters = origin["parameters"]
-    judged = verdicts.judge(verdicts.stored())
+    tables = verdicts.stored()
+    judged = verdicts.judge(tables)
     return {
         "model": origin["model"]["name"],
         "task": parameters["task"].replace("_", " "),
@@ -125,6 +126,7 @@ def substitutions() -> dict[str, Any]:
         "verdicts": verdict_table(),
         "audit_headline": verdict_page.headline(judged),
         "audit_verdicts": verdict_page.counts_table(judged),
+        **questions.answers(judged, tables),
     }
 
 
