@@ -7,7 +7,12 @@ token) and ``generation`` (over decoding steps) → ``information``, ``sequences
 ``residual_scaling`` (numbers per layer) → ``measures`` (tables) → ``statistics`` and ``results`` → ``plotting`` and
 ``reports``. ``training`` fine-tunes a model before it is measured, ``study`` puts a notebook's model, task and
 fine-tunings together, ``profiles`` are named parameter sets, ``store`` and ``cache`` keep what took long, ``paper``
-holds the numbers that the paper reports, and ``reproducibility`` says how far ours may move on another machine.
+holds the numbers that the paper reports, ``claims`` puts ours beside them, and ``reproducibility`` says how far ours may
+move on another machine.
+
+The audit adds ``geometry``, ``estimators``, ``probes``, ``lens``, ``interventions``, ``memorisation`` and
+``joint_scaling`` (numbers per layer), ``inference`` (effects with their errors) and ``verdicts`` (the rules of the
+protocol); what its pages measure and show is in the package ``audit``. ``words`` writes numbers and words for all pages.
 """
 
 import importlib
@@ -18,14 +23,23 @@ __version__ = "0.1.0"
 __all__ = [
     "attention",
     "cache",
+    "claims",
     "early_exit",
     "errors",
+    "estimators",
     "generation",
+    "geometry",
+    "inference",
     "information",
+    "interventions",
+    "joint_scaling",
+    "lens",
     "measures",
+    "memorisation",
     "models",
     "paper",
     "plotting",
+    "probes",
     "profiles",
     "reports",
     "representations",
@@ -38,6 +52,8 @@ __all__ = [
     "study",
     "tasks",
     "training",
+    "verdicts",
+    "words",
 ]
 
 

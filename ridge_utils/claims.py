@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pandas.io.formats.style import Styler
 
-from ridge_utils import paper
+from ridge_utils import paper, words
 from ridge_utils.errors import InputError
 from ridge_utils.reports import SIGNAL, decoding_summary, depth_summary, overfitting_summary, scaling_summary
 from ridge_utils.statistics import by_third, ridge_summary
@@ -514,7 +514,7 @@ def claim_table(frame: pd.DataFrame, claim: str) -> Styler:
     rows = frame[(frame["claim"] == claim) & (frame["ours"] != "")]
     shown = rows[["model", "task", "when", "ours", "agrees", "why"]].rename(columns={"why": "why not, if known"})
     caption = f"{claim}, what we find; information in nats, ± is the band of the rule"
-    style = shown.style.hide(axis="index").set_caption(caption).set_table_attributes('class="sentences"')
+    style = words.styled(shown, caption).set_table_attributes('class="sentences"')
     return style.map(_coloured, subset=["agrees"])
 
 
@@ -664,7 +664,7 @@ def _symptoms(
         agrees = "yes"
     elif moves["id"] > 0 and len(missing) == 1:
         agrees = "partly"
-    why = f"{_sentence(', '.join(missing))[:-1]} beyond the noise." if missing else ""
+    why = f"{words.sentence(', '.join(missing))[:-1]} beyond the noise." if missing else ""
     return Verdict(when, "; ".join(parts), agrees, why)
 
 
@@ -717,7 +717,3 @@ def _percent(fraction: float) -> str:
 def _with_band(mean: float, half_width: float, digits: int = 3, sign: bool = False) -> str:
     # + 0.0, or a rounded -0.0001 would read -0.000.
     return f"{round(mean, digits) + 0.0:{'+' if sign else ''}.{digits}f} ± {half_width:.{digits}f}"
-
-
-def _sentence(words: str) -> str:
-    return f"{words[0].upper()}{words[1:]}."

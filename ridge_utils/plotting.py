@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
+from ridge_utils import words
 from ridge_utils.statistics import band
 
 #: Colour-blind-safe hues of the three samples, used in every figure.
@@ -424,7 +425,7 @@ def ridge_table(summary: pd.DataFrame) -> Styler:
             "fall to the final norm": with_band(summary["to_final_norm"], summary["to_final_norm_half_width"]),
         }
     )
-    return shown.style.hide(axis="index").set_caption("Ridge layer and falls, in nats; ± is 2σ over all seeds")
+    return words.styled(shown, "Ridge layer and falls, in nats; ± is 2σ over all seeds")
 
 
 def table_1(beside: pd.DataFrame, model: str, step: int) -> Styler:
@@ -446,4 +447,4 @@ def table_1(beside: pd.DataFrame, model: str, step: int) -> Styler:
             values = beside[prefix + column]
             columns[name, f"{label} %"] = ["" if pd.isna(value) else f"{100 * value:.1f}" for value in values]
     caption = "I(Z; Y) in nats, ID and OOD together; early-exit accuracy in percent; empty: not known"
-    return pd.DataFrame(columns).style.hide(axis="index").set_caption(caption)
+    return words.styled(pd.DataFrame(columns), caption)

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from ridge_utils import words
 from ridge_utils.audit.effects import across_seeds, effect_table, gathered, sides
 from ridge_utils.plotting import ridge_names, with_band
 from ridge_utils.statistics import by_third, ridge_summary
@@ -48,7 +49,7 @@ def reference_ridges(tables: Mapping[str, pd.DataFrame]) -> Styler:
             "fall to the last block": with_band(rows["to_last_block"], rows["to_last_block_half_width"]),
         }
     )
-    return _styled(shown, "Ridge layer and falls, ID and OOD examples together, in nats; ± is 2σ over all seeds")
+    return words.styled(shown, "Ridge layer and falls, ID and OOD examples together, in nats; ± is 2σ over all seeds")
 
 
 def ridge_counts(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -66,7 +67,7 @@ def ridge_counts(tables: Mapping[str, pd.DataFrame]) -> str:
     for name, table in tables.items():
         rows = _together(ridge_summary(table))
         has = (rows["ridge_layer"] < rows["blocks"]) & rows["to_last_block_beyond_band"]
-        layers = ", ".join(f"{row.ridge_layer} ({_when(row.step)})" for row in rows[has].itertuples())
+        layers = ", ".join(f"{row.ridge_layer} ({words.when(row.step)})" for row in rows[has].itertuples())
         found = f"a ridge at {has.sum()} of {len(rows)} checkpoints, at layer {layers}" if has.any() else "no ridge"
         of = "" if has.any() else f" at any of {len(rows)} checkpoints"
         lines.append(f"- {name}: {found}{of}.")
@@ -87,8 +88,8 @@ def gain_headline(table: pd.DataFrame, model: str) -> str:
     for row in rows.itertuples():
         third = str(thirds.loc[row.step].idxmax())
         places.append(
-            f"{_when(row.step)}, block {row.ridge_layer} of {row.blocks} gains most ({row.at_ridge:.3f} nats), the "
-            f"last block {row.at_last_block:.3f}, and the {third} third of the blocks has the largest mean"
+            f"{words.when(row.step)}, block {row.ridge_layer} of {row.blocks} gains most ({row.at_ridge:.3f} nats), "
+            f"the last block {row.at_last_block:.3f}, and the {third} third of the blocks has the largest mean"
         )
     return f"In {model}, {'; '.join(places)}."
 
@@ -109,7 +110,7 @@ def thirds_table(thirds: pd.DataFrame, summary: pd.DataFrame) -> Styler:
     shown["largest block"] = ridge_names(rows)
     shown["its gain"] = [f"{v:.4f}" for v in rows["at_ridge"]]
     shown["last block's gain"] = [f"{v:.4f}" for v in rows["at_last_block"]]
-    return _styled(pd.DataFrame(shown), "Mean incremental information gain per block, in nats; ± is 2σ over seeds")
+    return words.styled(pd.DataFrame(shown), "Mean incremental information gain per block, in nats; ± is 2σ over seeds")
 
 
 def additivity(table: pd.DataFrame) -> str:
@@ -125,8 +126,10 @@ def additivity(table: pd.DataFrame) -> str:
         gains = group[group["quantity"] == "incremental_information"]
         total = gains.groupby("layer")["value"].mean().sum()
         end = group[(group["quantity"] == "predictive_information") & (group["layer"] == last)]["value"].mean()
-        parts.append(f"{_when(step)}, the gains add up to {total:.2f} nats where the last block's state has {end:.3f}")
-    return f"**What we find.** {_sentence('; '.join(parts))}"
+        parts.append(
+            f"{words.when(step)}, the gains add up to {total:.2f} nats where the last block's state has {end:.3f}"
+        )
+    return f"**What we find.** {words.sentence('; '.join(parts))}"
 
 
 def depth_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -164,10 +167,10 @@ def depth_headline(summary: pd.DataFrame) -> str:
         rows = rows.sort_values("blocks")
         peaks = [str(row.blocks) for row in rows.itertuples() if row.has_peak]
         flat = [str(row.blocks) for row in rows.itertuples() if not row.has_peak]
-        has = f"a peak before the last block at {_listed(peaks)} blocks" if peaks else "no peak at any depth"
-        without = f", none at {_listed(flat)}" if flat and peaks else ""
+        has = f"a peak before the last block at {words.listed(peaks)} blocks" if peaks else "no peak at any depth"
+        without = f", none at {words.listed(flat)}" if flat and peaks else ""
         sentences.append(f"{when}, there is {has}{without}")
-    return _sentence("; ".join(sentences))
+    return words.sentence("; ".join(sentences))
 
 
 def depth_summary_table(summary: pd.DataFrame) -> Styler:
@@ -192,7 +195,7 @@ def depth_summary_table(summary: pd.DataFrame) -> Styler:
             "peak": ["yes" if peak else "no" for peak in rows["has_peak"]],
         }
     )
-    return _styled(shown, "Models cut to their first blocks, ID and OOD together, in nats; ± is 2σ over seeds")
+    return words.styled(shown, "Models cut to their first blocks, ID and OOD together, in nats; ± is 2σ over seeds")
 
 
 def overfitting_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -227,8 +230,8 @@ def overfitting_headline(table: pd.DataFrame) -> str:
     rows = overfitting_summary(table)
     best, end = rows[rows["is_optimum"]].iloc[0], rows.iloc[-1]
     first = (
-        f"The ID loss is lowest {_when(best['step'])} ({best['loss_id']:.2f} nats; training {best['loss_train']:.2f}) "
-        f"and {end['loss_id']:.2f} {_when(end['step'])} (training {end['loss_train']:.3f})"
+        f"The ID loss is lowest {words.when(best['step'])} ({best['loss_id']:.2f} nats; training "
+        f"{best['loss_train']:.2f}) and {end['loss_id']:.2f} {words.when(end['step'])} (training {end['loss_train']:.3f})"
     )
     if best["step"] == end["step"]:
         return f"{first}: the run never passes its optimum, so it cannot speak to the claim."
@@ -265,7 +268,7 @@ def overfitting_table(table: pd.DataFrame) -> Styler:
         names = rows.rename(columns={f"ridge_layer_{split}": "ridge_layer"})
         shown[f"ridge layer, {split.upper()}"] = ridge_names(names[["ridge_layer", "blocks"]])
         shown[f"I at the last block, {split.upper()}"] = [f"{v:.3f}" for v in rows[f"at_last_block_{split}"]]
-    return _styled(pd.DataFrame(shown), "Loss of the first target token and predictive information, in nats")
+    return words.styled(pd.DataFrame(shown), "Loss of the first target token and predictive information, in nats")
 
 
 def scaling_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -372,7 +375,7 @@ def scaling_table(table: pd.DataFrame) -> Styler:
                 line[f"{split.upper()} {quantity}{unit}"] = f"{mean:.{digits}f}{spread}"
         lines.append(line)
     caption = "Accuracy and loss (nats) of the first target token on examples not fitted on; ± is 1σ over fits"
-    return _styled(pd.DataFrame(lines), caption)
+    return words.styled(pd.DataFrame(lines), caption)
 
 
 def scaling_tests(tables: Mapping[str, pd.DataFrame]) -> tuple[str, Styler]:
@@ -409,7 +412,7 @@ def attention_headline(table: pd.DataFrame) -> str:
             f"{last['first_token_attention']:.3f}; uniform attention would give the signal "
             f"{last['chance_attention']:.3f}"
         )
-    return _sentence(f"{_when(step)}, {'; '.join(parts)}")
+    return words.sentence(f"{words.when(step)}, {'; '.join(parts)}")
 
 
 def attention_table(table: pd.DataFrame, summary: pd.DataFrame) -> Styler:
@@ -436,7 +439,7 @@ def attention_table(table: pd.DataFrame, summary: pd.DataFrame) -> Styler:
         ("chance_attention", "signal if uniform"),
     ):
         shown[name] = [f"{last[(row.split, row.step, quantity)]:.3f}" for row in rows.itertuples()]
-    return _styled(pd.DataFrame(shown), "Attention of the last prompt token, mean over heads and examples")
+    return words.styled(pd.DataFrame(shown), "Attention of the last prompt token, mean over heads and examples")
 
 
 def attention_tests(tables: Mapping[str, pd.DataFrame]) -> tuple[str, Styler]:
@@ -528,7 +531,7 @@ def decoding_table(summary: pd.DataFrame) -> Styler:
             "rank correlation with the final profile": summary["rank_correlation"].map("{:.2f}".format),
         }
     )
-    return _styled(shown, "Sequence information in nats, blocks only (embedding and final norm left out)")
+    return words.styled(shown, "Sequence information in nats, blocks only (embedding and final norm left out)")
 
 
 def _tests(
@@ -541,28 +544,12 @@ def _tests(
     if len(tables) == 1:
         del columns["run"]
     said = sides(found, {quantity: sign for quantity, (_, sign) in quantities.items()})
-    return said, effect_table(found.assign(step=found["step"].map(_when)), columns, caption)
+    return said, effect_table(found.assign(step=found["step"].map(words.when)), columns, caption)
 
 
 def _together(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[summary["split"] == "all"].sort_values("step")
 
 
-def _when(step: int) -> str:
-    return f"after {int(step)} fine-tuning step{'s' if step > 1 else ''}" if step else "untouched"
-
-
 def _names(splits: "pd.Series[str]") -> list[str]:
     return ["both" if split == "all" else split.upper() for split in splits]
-
-
-def _listed(items: list[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def _styled(shown: pd.DataFrame, caption: str) -> Styler:
-    return shown.style.hide(axis="index").set_caption(caption)

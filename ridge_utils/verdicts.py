@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ridge_utils import inference, results
+from ridge_utils import inference, results, words
 from ridge_utils.inference import Effect
 
 Verdict = Literal["reproduced", "partly", "not reproduced", "artefact of the estimator", "not judged"]
@@ -220,16 +220,16 @@ def _decide_peak(evidence: Evidence, holds: set[str], _against: set[str]) -> tup
             "The fall is that of the permutation null: the excess over it does not fall.",
         )
     if others and not kept:
-        return "artefact of the estimator", f"None of {_listed(others)} shows the fall."
+        return "artefact of the estimator", f"None of {words.listed(others)} shows the fall."
     needed = {"excess", *CONTROLS, "probe"}
     if needed <= holds:
         return "reproduced", "Every control and the probe show the fall."
     missing = [name for name in ("excess", *CONTROLS, "probe") if name not in holds]
     measured = [name for name in missing if name in evidence.effects]
-    said = [f"{_listed(measured)} {'does' if len(measured) == 1 else 'do'} not show the fall"] if measured else []
+    said = [f"{words.listed(measured)} {'does' if len(measured) == 1 else 'do'} not show the fall"] if measured else []
     absent = [name for name in missing if name not in evidence.effects]
-    said += [f"{_listed(absent)} not measured"] if absent else []
-    return "partly", _sentence("; ".join(said))
+    said += [f"{words.listed(absent)} not measured"] if absent else []
+    return "partly", words.sentence("; ".join(said))
 
 
 def _gather_generalisation(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
@@ -270,7 +270,7 @@ def _decide_generalisation(evidence: Evidence, holds: set[str], _against: set[st
     missing = ([] if narrow else ["the interval is too wide to say that the layers coincide"]) + (
         [] if "fall of I" in holds else ["I does not fall after the ridge layer beyond its error"]
     )
-    return "partly", _sentence("; ".join(missing))
+    return "partly", words.sentence("; ".join(missing))
 
 
 def _gather_memorisation(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
@@ -321,7 +321,7 @@ def _gather_gain(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
 def _decide_gain(evidence: Evidence, holds: set[str], against: set[str]) -> tuple[Verdict, str]:
     if against:
         more = " and ".join(f"the {name.split()[-2]} third" for name in evidence.effects if name in against)
-        return "not reproduced", _sentence(f"{more} gains more than the middle one")
+        return "not reproduced", words.sentence(f"{more} gains more than the middle one")
     missing = [name for name in evidence.effects if name not in holds]
     return _of(*(name in holds for name in evidence.effects)), _not_positive(missing)
 
@@ -378,7 +378,7 @@ def _decide_decoding(evidence: Evidence, holds: set[str], _against: set[str]) ->
     missing = ([] if holds else ["the level does not grow beyond its error"]) + (
         [] if stays else [f"the order of the layers may change (lowest end {evidence.facts['lowest']:.2f})"]
     )
-    return _of(bool(holds), stays), _sentence("; ".join(missing))
+    return _of(bool(holds), stays), words.sentence("; ".join(missing))
 
 
 def _gather_depth(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
@@ -397,7 +397,9 @@ def _decide_depth(evidence: Evidence, holds: set[str], _against: set[str]) -> tu
     found = [name in holds for name in evidence.effects]
     names = [name for name, fall in zip(evidence.effects, found, strict=True) if fall]
     said = (
-        f"A fall beyond its error at {_listed(names)}." if names else "No number of blocks has a fall beyond its error."
+        f"A fall beyond its error at {words.listed(names)}."
+        if names
+        else "No number of blocks has a fall beyond its error."
     )
     if not found[0] and found[-1]:
         return ("reproduced" if found == sorted(found) else "partly"), said
@@ -570,18 +572,10 @@ def _of(*parts: bool) -> Verdict:
 
 
 def _not_positive(names: Iterable[str]) -> str:
-    return "".join(f"Not beyond its error: {_listed(list(names))}." if list(names) else "")
+    return "".join(f"Not beyond its error: {words.listed(list(names))}." if list(names) else "")
 
 
 def _state(step: int, steps: Sequence[int]) -> str:
     if not step:
         return "untouched"
     return f"step {step}, the last" if step == max(steps) else f"step {step}"
-
-
-def _listed(items: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]])) if items else ""
-
-
-def _sentence(words: str) -> str:
-    return f"{words[0].upper()}{words[1:]}." if words else ""

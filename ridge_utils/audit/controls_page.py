@@ -1,6 +1,6 @@
 """What the tables of the audit of the estimator say: sentences, small tables and figures, all of them computed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
-from ridge_utils import inference
+from ridge_utils import inference, words
 from ridge_utils.audit import effects
 from ridge_utils.audit.controls import CONTROLS, FALLS, FAMILIES, LABELS, OUTPUT
 from ridge_utils.plotting import COLOURS, NAMES, checkpoint_shades
@@ -104,7 +104,7 @@ def null_headline(table: pd.DataFrame, split: str = "all") -> str:
         ridge, last = int(found.idxmax()), int(found.index.max())
         above = int((found > rows["null_information_high"]).sum())
         parts.append(
-            f"- {_when(step)}: at layer {ridge}, its largest, I is {found[ridge]:.3f} nats and its null "
+            f"- {words.when(step)}: at layer {ridge}, its largest, I is {found[ridge]:.3f} nats and its null "
             f"{rows.loc[ridge, 'null_information']:.3f}, so **{_share(excess[ridge], found[ridge])} of it is left**; "
             f"at the last block {_share(excess[last], found[last])} of {found[last]:.3f} nats; summed over the layers "
             f"{_share(excess.sum(), found.sum())}. The excess is largest at layer {int(excess.idxmax())} "
@@ -129,8 +129,8 @@ def ceilings_headline(table: pd.DataFrame, split: str = "all") -> str:
         of_found, of_excess, of_null = (_determination(rows[name], entropy) for name in names[:3])
         last = int(entropy.index.max())
         parts.append(
-            f"- {_when(step)}: H(Y) is {target[step]:.3f} nats, and I at most {_share(found.max(), target[step])} of "
-            f"it. H(Z) lies between {abs(entropy.min()):.3f} and {entropy.max():.3f} nats, is largest at layer "
+            f"- {words.when(step)}: H(Y) is {target[step]:.3f} nats, and I at most {_share(found.max(), target[step])} "
+            f"of it. H(Z) lies between {abs(entropy.min()):.3f} and {entropy.max():.3f} nats, is largest at layer "
             f"{int(entropy.idxmax())} and {entropy[last]:.3f} at the last block. **Over the layers H(Z) alone gives "
             f"{of_found} of the variance of I** (squared correlation; rank correlation {_rank(found, entropy)}), "
             f"{of_null} of that of the null and {of_excess} of that of the excess."
@@ -154,7 +154,9 @@ def geometry_headline(table: pd.DataFrame, split: str = "ood") -> str:
             f"{_rank(rows[column], found)})"
             for column, name in _GEOMETRY.items()
         ]
-        parts.append(f"- {_when(step)}, at layer {ridge} (the largest I) and at the last block: {'; '.join(said)}.")
+        parts.append(
+            f"- {words.when(step)}, at layer {ridge} (the largest I) and at the last block: {'; '.join(said)}."
+        )
     return f"Geometry over the layers, {_examples(split)}:\n\n" + "\n".join(parts)
 
 
@@ -173,8 +175,8 @@ def control_headline(table: pd.DataFrame) -> str:
         has = f"a ridge {place}" if paper["survives"] else "no ridge beyond its error"
         null = others[others["survives_null"]]
         said = (
-            f"- {_when(step)}, {split.upper()}: the paper's estimator has {has}. {int(others['survives'].sum())} of "
-            f"{len(others)} controls have one, and **{len(null)} also above their own null**"
+            f"- {words.when(step)}, {split.upper()}: the paper's estimator has {has}. {int(others['survives'].sum())} "
+            f"of {len(others)} controls have one, and **{len(null)} also above their own null**"
         )
         if len(null):
             low, high = null["ridge_layer"].min(), null["ridge_layer"].max()
@@ -198,7 +200,7 @@ def saturation_headline(table: pd.DataFrame) -> str:
     for (split, step), own in found[~found["variant"].isin(_OWN)].groupby(["split", "step"]):
         none = ~(own["low"] > 0)
         named = _which(own["variant"].map(LABELS), none)
-        parts.append(f"- {_when(step)}, {split.upper()}: {int(none.sum())} of {len(own)} controls{named}.")
+        parts.append(f"- {words.when(step)}, {split.upper()}: {int(none.sum())} of {len(own)} controls{named}.")
     return (
         "Where a kernel tells all examples apart, or none, I is large or small whatever the pairs are. At the largest "
         "layer nothing is left above the null beyond its error under:\n\n" + "\n".join(parts)
@@ -227,7 +229,7 @@ def sample_headline(table: pd.DataFrame, split: str = "ood") -> str:
                 f"with {n} examples ({distinct[step, n]:.0f} distinct targets) {mean[ridge]:.3f} nats at layer "
                 f"{ridge}, its null {null[step, n, ridge]:.3f}"
             )
-        parts.append(f"- {_when(step)}: {'; '.join(said)}.")
+        parts.append(f"- {words.when(step)}: {'; '.join(said)}.")
     return f"By the number of examples N, {_examples(split)}, the largest I is\n\n" + "\n".join(parts)
 
 
@@ -242,7 +244,7 @@ def norm_headline(table: pd.DataFrame) -> str:
     for (split, step), own in found[found["split"] != "all"].groupby(["split", "step"]):
         paper, others = own[own["variant"] == ""].iloc[0], own[~own["variant"].isin(_OWN)]
         said = (
-            f"- {_when(step)}, {split.upper()}: {paper['estimate']:+.3f} nats ({paper['low']:.3f} to "
+            f"- {words.when(step)}, {split.upper()}: {paper['estimate']:+.3f} nats ({paper['low']:.3f} to "
             f"{paper['high']:.3f})"
         )
         if len(others):
@@ -269,7 +271,7 @@ def embedding_sentence(table: pd.DataFrame) -> str:
             "nothing to compare."
         )
     parts = [
-        f"- {_when(where[1])}, {where[0].upper()}: I is largest at layer {row['ridge_layer']} and falls by "
+        f"- {words.when(where[1])}, {where[0].upper()}: I is largest at layer {row['ridge_layer']} and falls by "
         f"{row['fall']:+.3f} nats ({row['low']:.3f} to {row['high']:.3f}) to the last block; with the input embedding "
         f"at layer {paper.loc[where, 'ridge_layer']}, by {paper.loc[where, 'fall']:+.3f}."
         for where, row in output.iterrows()
@@ -311,9 +313,9 @@ def fall_headline(table: pd.DataFrame) -> str:
         firm = own[(own["p"] <= effects.LEVEL) & (own["estimate"] > 0)]
         falls = "falls" if "" in firm.index else "does not fall beyond its error"
         others = firm.drop(index="", errors="ignore")["control"]
-        named = f": {_listed(others)}" if len(others) else ""
+        named = f": {words.listed(others)}" if len(others) else ""
         parts.append(
-            f"- {_when(step)}, {_examples(split)}: I {falls}, {effects.effect_text(own.loc[''])}; it falls under "
+            f"- {words.when(step)}, {_examples(split)}: I {falls}, {effects.effect_text(own.loc[''])}; it falls under "
             f"**{len(others)} of {len(own) - 1} controls**{named}."
         )
     return (
@@ -362,7 +364,7 @@ def control_map(tables: Mapping[str, pd.DataFrame], splits: Sequence[str] = ("id
             for place, variant in enumerate(names):
                 row = found.loc[(step, split, variant)]
                 ax.plot(row["ridge_layer"], place, **_mark(row["survives"], row["survives_null"]))
-            ax.set_title(f"{_when(step)}, {split.upper()}", fontsize=9)
+            ax.set_title(f"{words.when(step)}, {split.upper()}", fontsize=9)
             ax.set_xlabel("layer")
         axes[0].set_yticks(range(len(names)), [LABELS[variant] for variant in names], fontsize=8)
         part.colorbar(image, ax=axes.tolist(), label="I over its maximum", shrink=0.7)
@@ -395,7 +397,7 @@ def falls_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 rows = own[own["step"] == step]
                 heights = [FALLS.index(v) + 0.7 * ((place + 0.5) / len(steps) - 0.5) for v in rows["variant"]]
                 reach = [rows["estimate"] - rows["low"], rows["high"] - rows["estimate"]]
-                ax.errorbar(rows["estimate"], heights, xerr=reach, fmt="o", color=shade, ms=4, label=_when(step))
+                ax.errorbar(rows["estimate"], heights, xerr=reach, fmt="o", color=shade, ms=4, label=words.when(step))
             ax.axvline(0, color="#999999", lw=0.8)
             ax.set_yticks(range(len(FALLS)), [LABELS[v] for v in FALLS])
             ax.set_ylim(len(FALLS) - 0.5, -0.5)
@@ -426,7 +428,7 @@ def null_figure(table: pd.DataFrame, title: str) -> Figure:
             upper = _body(high, split, step)["mean"]
             ax.plot(upper.index.astype(int), upper, color="#999999", ls=":", label="its null, 95 % quantile")
             _curve(ax, profiles(table, "excess_information"), split, step, "#009e73", "excess: I less its null", "--")
-            ax.set_title(f"{_when(step)}, {NAMES[split]}", fontsize=9)
+            ax.set_title(f"{words.when(step)}, {NAMES[split]}", fontsize=9)
         row[0].set_ylabel("nats")
         row[0].legend(fontsize=7)
     for ax in axes[-1]:
@@ -454,7 +456,7 @@ def ceilings_figure(table: pd.DataFrame, title: str, split: str = "all") -> Figu
         _curve(above, profiles(table, "null_information"), split, step, "#999999", "null of I")
         above.set_yscale("symlog", linthresh=0.01)
         above.set_ylim(bottom=0, auto=True)
-        above.set_title(_when(step), fontsize=10)
+        above.set_title(words.when(step), fontsize=10)
         above.set_xlabel("layer (◆: after the final norm)")
         entropy, values = _body(entropies, split, step)["mean"], _body(found, split, step)["mean"]
         points = below.scatter(entropy, values, c=entropy.index.astype(int), cmap="viridis", s=14)
@@ -480,7 +482,7 @@ def geometry_figure(table: pd.DataFrame, title: str) -> Figure:
     for row, split in zip(axes, ("id", "ood"), strict=True):
         for ax, (quantity, name) in zip(row, _GEOMETRY.items(), strict=True):
             for step, shade in zip(steps, checkpoint_shades(split, len(steps)), strict=True):
-                _curve(ax, profiles(table, quantity), split, step, shade, _when(step))
+                _curve(ax, profiles(table, quantity), split, step, shade, words.when(step))
             ax.set_title(f"{name}, {split.upper()}", fontsize=10)
             if quantity == "state_norm":
                 ax.set_yscale("log")
@@ -541,7 +543,7 @@ def samples_figure(table: pd.DataFrame, title: str) -> Figure:
             own = found[(found["split"] == split) & (found["step"] == step)]
             top = own.loc[own.groupby("n")["mean"].idxmax()].merge(null, on=["split", "step", "n", "layer", "site"])
             sizes, reach = top["n"].astype(int), 2 * top["deviation"]
-            label = f"{split.upper()}, {_when(step)}"
+            label = f"{split.upper()}, {words.when(step)}"
             left.errorbar(sizes, top["mean"], yerr=reach, color=shade, marker="o", ms=4, label=label)
             left.plot(sizes, top["null"], color=shade, ls=":")
         # The targets are the same at every checkpoint.
@@ -613,10 +615,6 @@ def _share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.0f} %" if whole > 0 else "nothing"
 
 
-def _when(step: int) -> str:
-    return f"after {int(step)} steps" if step else "untouched"
-
-
 def _examples(split: str) -> str:
     return {"all": "ID and OOD examples together", "id": "ID examples", "ood": "OOD examples"}[split]
 
@@ -626,9 +624,4 @@ def _which(names: "pd.Series[str]", chosen: "pd.Series[bool]") -> str:
     if chosen.all() or not chosen.any():
         return ""
     fewer = chosen.sum() <= len(chosen) / 2
-    return f" ({'' if fewer else 'all but '}{_listed(names[chosen if fewer else ~chosen])})"
-
-
-def _listed(items: Iterable[str]) -> str:
-    found = list(items)
-    return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]}"
+    return f" ({'' if fewer else 'all but '}{words.listed(names[chosen if fewer else ~chosen])})"

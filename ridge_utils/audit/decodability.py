@@ -21,7 +21,7 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 from torch import Tensor
 
-from ridge_utils import estimators, inference, information, probes, results, statistics
+from ridge_utils import estimators, inference, information, probes, results, statistics, words
 from ridge_utils.audit import effects
 from ridge_utils.errors import InputError
 from ridge_utils.inference import CONFIDENCE, Effect, effect_rows, half_sample_effect, paired_effect
@@ -405,12 +405,12 @@ def validation_table(table: pd.DataFrame) -> Styler:
                 "mean error": f"{errors.mean():+.2f}" if nats else "",
                 "mean absolute error": f"{errors.abs().mean():.2f}" if nats else "",
                 "where there is nothing": f"{rows[rows['truth'] < _NOTHING]['estimate'].abs().max():.3f}",
-                "rank correlation with the truth": _number(_ranks(rows)),
-                "the lowest within a family": _number(_lowest_ranks(rows)),
+                "rank correlation with the truth": words.number(_ranks(rows), 2),
+                "the lowest within a family": words.number(_lowest_ranks(rows), 2),
             }
         )
     caption = "Measures on distributions with known information, in nats; nothing there: largest estimate in size"
-    return _styled(pd.DataFrame(lines), caption)
+    return words.styled(pd.DataFrame(lines), caption)
 
 
 def validation_headline(table: pd.DataFrame) -> str:
@@ -472,7 +472,7 @@ def profiles_figure(tables: Mapping[str, pd.DataFrame], ends: bool = False) -> F
             labels |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         nats.set_ylim(bottom=0, auto=True)
         shares.set_ylim(-0.1, 1.1)
-        part.suptitle(f"{title}, {_when(step)}", fontsize=10)
+        part.suptitle(f"{title}, {words.when(step)}", fontsize=10)
     figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
@@ -493,7 +493,7 @@ def agreement_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
             place = np.arange(len(names)) + 0.6 * ((number + 0.5) / len(steps) - 0.5)
             colour = str(0.65 * number / max(1, len(steps) - 1))
             bars = (own["estimate"] - own["low"], own["high"] - own["estimate"])
-            ax.errorbar(place, own["estimate"], yerr=bars, fmt="o", ms=4, color=colour, label=_when(step))
+            ax.errorbar(place, own["estimate"], yerr=bars, fmt="o", ms=4, color=colour, label=words.when(step))
         ax.axhline(0, color="#999999", lw=0.8)
         ax.set_xticks(range(len(names)), [MEASURES[name].label for name in names], rotation=15, fontsize=8)
         ax.set_ylim(-1.05, 1.05)
@@ -515,7 +515,7 @@ def falls(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     found = effects.across_seeds(effects.gathered(tables, {"v_information_fall": "fall"}))
     labels = {MEASURES[name].variant: MEASURES[name].label for name in PROBES}
-    return found.assign(checkpoint=found["step"].map(_when), probe=found["variant"].map(labels))
+    return found.assign(checkpoint=found["step"].map(words.when), probe=found["variant"].map(labels))
 
 
 def headline(table: pd.DataFrame) -> str:
@@ -546,8 +546,8 @@ def headline(table: pd.DataFrame) -> str:
                 f"nats), and from the ridge layer to the last block its reading {_moved(fall)}"
             )
         where = f"largest at layer {matrix.idxmax()} of {blocks}" if matrix.idxmax() < blocks else "highest at the end"
-        parts.insert(0, f"{_when(step)}, predictive information is {where}")
-        sentences.append("- " + _sentence("; ".join(parts)))
+        parts.insert(0, f"{words.when(step)}, predictive information is {where}")
+        sentences.append("- " + words.sentence("; ".join(parts)))
     return "\n".join(sentences)
 
 
@@ -597,9 +597,9 @@ def agreement_headline(table: pd.DataFrame) -> str:
         else:
             over = "a profile has no shape to compare, and "
         sentences.append(
-            _sentence(
-                f"{_when(step)}, {over}of {len(falling)} other measures {which} fall from their largest layer to the "
-                "last block beyond the interval"
+            words.sentence(
+                f"{words.when(step)}, {over}of {len(falling)} other measures {which} fall from their largest layer to "
+                "the last block beyond the interval"
             )
         )
     return " ".join(sentences)
@@ -643,7 +643,7 @@ def agreement_table(table: pd.DataFrame) -> Styler:
         now = table[(table["step"] == step) & (table["split"] == "all")]
         for name, measure in MEASURES.items():
             profile, key = _profile(now, name), (step, name)
-            line = {"checkpoint": _when(step), "measure": measure.label}
+            line = {"checkpoint": words.when(step), "measure": measure.label}
             if not len(profile):
                 lines.append(line | {"largest at layer": "not applicable"})
                 continue
@@ -662,7 +662,7 @@ def agreement_table(table: pd.DataFrame) -> Styler:
                 line[title] = _interval(effect.loc[key]) if key in effect.index else ""
             lines.append(line)
     caption = "Measures over depth, ID and OOD together; intervals cover 95 %, over random halves of the examples"
-    return _styled(pd.DataFrame(lines).fillna(""), caption)
+    return words.styled(pd.DataFrame(lines).fillna(""), caption)
 
 
 #: Less true information than this, in nats, is called nothing.
@@ -682,10 +682,6 @@ def _ranks(rows: pd.DataFrame) -> float:
 
 def _lowest_ranks(rows: pd.DataFrame) -> float:
     return float(np.min([_ranks(own) for _, own in rows.groupby("family")]))
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
 
 
 def _rows(now: pd.DataFrame, name: str, suffix: str = "") -> pd.DataFrame:
@@ -738,15 +734,3 @@ def _moved(fall: "pd.Series[float]") -> str:
 def _interval(effect: "pd.Series[float]") -> str:
     estimate, low, high = (round(effect[name], 2) + 0.0 for name in ("estimate", "low", "high"))
     return f"{estimate:.2f} ({low:.2f} to {high:.2f})"
-
-
-def _when(step: int) -> str:
-    return f"after {int(step)} fine-tuning step{'s' if step > 1 else ''}" if step else "untouched"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def _styled(shown: pd.DataFrame, caption: str) -> Styler:
-    return shown.style.hide(axis="index").set_caption(caption)

@@ -14,7 +14,7 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 from torch import Tensor
 
-from ridge_utils import early_exit, inference, information, lens, results, statistics, study, tasks
+from ridge_utils import early_exit, inference, information, lens, results, statistics, study, tasks, words
 from ridge_utils.audit import effects
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
@@ -261,16 +261,19 @@ def headline(table: pd.DataFrame) -> str:
     for step in sorted(found.index.unique("step")):
         place = spans.loc["ood", "", step]
         if not place["at_best"] > 0:
-            lines.append(f"- {_when(step)}, no early exit is ever right on OOD examples: nothing to compare.")
+            lines.append(
+                f"- {words.capital(words.when(step))}, no early exit is ever right on OOD examples: nothing to compare."
+            )
             continue
         apart, gain = (found.loc[(step, quantity)] for quantity in COMPARED)
         inside = apart["low"] <= 0 <= apart["high"]
         lines.append(
-            f"- {_when(step)}, the best exit is at layer {place['best_layer']} of {place['blocks']} "
-            f"({_percent(place['at_best'])}), the ridge at layer {place['ridge_layer']} ({_percent(place['at_ridge'])} "
-            f"there): {_signed(apart['estimate'], 1)} layers apart on average over halves, {_ends(apart, 1)}, which "
-            f"{'holds' if inside else 'leaves out'} 0. Accuracy at the last block is {_percent(place['at_last'])}, "
-            f"{_signed(100 * gain['estimate'], 1)} points from that at the ridge, {_ends(gain, 1, 100)}."
+            f"- {words.capital(words.when(step))}, the best exit is at layer {place['best_layer']} of "
+            f"{place['blocks']} ({_percent(place['at_best'])}), the ridge at layer {place['ridge_layer']} "
+            f"({_percent(place['at_ridge'])} there): {words.number(apart['estimate'], 1, '+')} layers apart on average "
+            f"over halves, {_ends(apart, 1)}, which {'holds' if inside else 'leaves out'} 0. Accuracy at "
+            f"the last block is {_percent(place['at_last'])}, "
+            f"{words.number(100 * gain['estimate'], 1, '+')} points from that at the ridge, {_ends(gain, 1, 100)}."
             + (" The ridge layer is the last block: there is no ridge before it." if place["no_ridge"] else "")
         )
     return "\n".join(lines)
@@ -299,10 +302,10 @@ def variants_headline(table: pd.DataFrame) -> str:
         lines.append(
             f"- **{EXITS[variant]}:** best at layer {place['best_layer']} of {place['blocks']} "
             f"({_percent(place['at_best'])}), {_beats(own, constant)}; from the ridge layer to the best one "
-            f"{_signed(apart['estimate'], 1)} layers, {_ends(apart, 1)}."
+            f"{words.number(apart['estimate'], 1, '+')} layers, {_ends(apart, 1)}."
         )
     says = f"a constant answer is right on {_percent(constant)} of them at best"
-    return f"{_when(step)}, on OOD examples ({says}):\n\n" + "\n".join(lines)
+    return f"{words.capital(words.when(step))}, on OOD examples ({says}):\n\n" + "\n".join(lines)
 
 
 def training_headline(table: pd.DataFrame) -> str:
@@ -316,7 +319,7 @@ def training_headline(table: pd.DataFrame) -> str:
         wide = rows.pivot_table(index="layer", columns=["quantity", "variant"], values="value")
         lens_, head = wide["exit_divergence"], wide["exit_loss"]
         parts.append(
-            f"{_when(step).lower()}, a translator brings the divergence from the model's own "
+            f"{words.when(step)}, a translator brings the divergence from the model's own "
             f"prediction from {lens_[''].median():.2f} to {lens_['tuned_lens'].median():.2f} nats, and a head the "
             f"cross-entropy of the target from {head[''].median():.2f} to {head['trained_head'].median():.2f} nats"
         )
@@ -341,10 +344,10 @@ def table_1(table: pd.DataFrame, step: int) -> Styler:
                 out[name, label] = own.groupby("layer")["value"].mean().map(lambda v: f"{100 * v:.1f}")
     shown = pd.DataFrame(out).fillna("")
     shown.insert(0, ("", "layer"), shown.index.astype(str))
-    caption = (
-        f"{_when(step)}: I(Z; Y) in nats, ID and OOD together; early-exit accuracy in percent; empty: not measured"
+    caption = words.capital(
+        f"{words.when(step)}: I(Z; Y) in nats, ID and OOD together; early-exit accuracy in percent; empty: not measured"
     )
-    return shown.style.hide(axis="index").set_caption(caption)
+    return words.styled(shown, caption)
 
 
 def comparison_table(found: pd.DataFrame, quantity: str) -> Styler:
@@ -382,7 +385,7 @@ def exits_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
         tables: tables of measurements, by the title of their rows; training seeds are averaged.
     """
     rows = [
-        (f"{title}, {_when(step).lower()}", own)
+        (f"{title}, {words.when(step)}", own)
         for title, table in tables.items()
         for step, own in table.groupby("step", sort=True)
     ]
@@ -445,7 +448,7 @@ def comparison_figure(found: pd.DataFrame) -> Figure:
             )
         ax.axvline(0, color="#999999", lw=0.8)
         ax.set_xlabel(heading)
-    texts = [", ".join(filter(None, [run, _when(step), name])) for run, step, name in labels]
+    texts = [", ".join(filter(None, [run, words.when(step), name])) for run, step, name in labels]
     axes[0].set_yticks(range(len(labels)), texts, fontsize=8)
     axes[0].invert_yaxis()
     axes[1].legend(fontsize=8)
@@ -470,7 +473,7 @@ def training_figure(table: pd.DataFrame) -> Figure:
             for name, line in (("", "--"), (variant, "-")):
                 own = rows[(rows["quantity"] == quantity) & (rows["step"] == step) & (rows["variant"] == name)]
                 mean = own.groupby("layer")["value"].mean()
-                ax.plot(mean.index.astype(int), mean, color=shade, ls=line, label=f"{_when(step)}: {EXITS[name]}")
+                ax.plot(mean.index.astype(int), mean, color=shade, ls=line, label=f"{words.when(step)}: {EXITS[name]}")
         ax.set_xlabel("layer (0: embedding)")
         ax.set_ylabel(label)
         ax.set_ylim(bottom=0)
@@ -583,19 +586,10 @@ def _span(layers: "pd.Series[int]") -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _when(step: int) -> str:
-    return f"After {int(step)} fine-tuning step{'s' if step > 1 else ''}" if step else "Untouched"
-
-
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _signed(value: float, digits: int) -> str:
-    # + 0.0, or a rounded -0.0001 would read -0.000.
-    return f"{round(float(value), digits) + 0.0:+.{digits}f}"
-
-
 def _ends(effect: "pd.Series[float]", digits: int, scale: float = 1) -> str:
-    low, high = (_signed(scale * effect[end], digits) for end in ("low", "high"))
+    low, high = (words.number(scale * effect[end], digits, "+") for end in ("low", "high"))
     return f"{100 * inference.CONFIDENCE:.0f} % interval {low} to {high}"

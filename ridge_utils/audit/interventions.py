@@ -27,6 +27,7 @@ from ridge_utils import (
     results,
     study,
     training,
+    words,
 )
 from ridge_utils.audit.effects import LEVEL, across_seeds, effect_table, effect_text, p_text
 from ridge_utils.errors import InputError
@@ -553,7 +554,7 @@ def block_table(table: pd.DataFrame, variant: str = "skip") -> Styler:
         "cover 95 %, p is after Holm's correction over the blocks, effect sizes are Cohen's d_z (paired) and d (OOD "
         "less ID)"
     )
-    return pd.DataFrame(shown).style.hide(axis="index").set_caption(caption)
+    return words.styled(pd.DataFrame(shown), caption)
 
 
 def ablation_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from pandas.io.formats.style import Styler
 from scipy import stats
 
-from ridge_utils import geometry, inference, information, results, statistics
+from ridge_utils import geometry, inference, information, results, statistics, words
 from ridge_utils.errors import InputError
 from ridge_utils.models import random_shape
 from ridge_utils.plotting import checkpoint_shades, curve, ridge_names
@@ -305,16 +305,16 @@ def summary_table(summary: pd.DataFrame, caption: str) -> Styler:
             "model and task": summary["run"],
             "state": [_state(row.kind, row.step) for row in summary.itertuples()],
             "ridge layer": ridge_names(summary),
-            "I at the ridge": summary["at_ridge"].map(_number),
-            "at the last block": summary["at_last_block"].map(_number),
+            "I at the ridge": summary["at_ridge"].map(lambda value: words.number(value, 3)),
+            "at the last block": summary["at_last_block"].map(lambda value: words.number(value, 3)),
             "fall (interval)": [_fall_text(row) for row in summary.itertuples()],
-            "the null's fall": [_number(value) for value in summary["null_fall"]],
+            "the null's fall": [words.number(value, 3) for value in summary["null_fall"]],
             "ID accuracy (commonest target)": [_percents(r.accuracy_id, r.majority_id) for r in summary.itertuples()],
             "OOD accuracy": [_percents(r.accuracy_ood, r.majority_ood) for r in summary.itertuples()],
             "learned": [_learned_text(row) for row in summary.itertuples()],
         }
     )
-    return shown.style.hide(axis="index").set_caption(caption)
+    return words.styled(shown, caption)
 
 
 def learned_sentence(summary: pd.DataFrame) -> str:
@@ -713,12 +713,10 @@ def _shape(row: "pd.Series[Any]") -> str:
 def _fall_text(row: Any) -> str:
     if row.ridge_layer == row.blocks:
         return "none"
-    interval = "" if math.isnan(row.fall_low) else f" ({_number(row.fall_low)} to {_number(row.fall_high)})"
-    return f"{_number(row.fall)}{interval}"
-
-
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{round(value, 3) + 0.0:.3f}"
+    interval = (
+        "" if math.isnan(row.fall_low) else f" ({words.number(row.fall_low, 3)} to {words.number(row.fall_high, 3)})"
+    )
+    return f"{words.number(row.fall, 3)}{interval}"
 
 
 def _percents(accuracy: float, majority: float) -> str:

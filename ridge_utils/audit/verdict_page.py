@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from pandas.io.formats.style import Styler
 
-from ridge_utils import paper, verdicts
+from ridge_utils import paper, verdicts, words
 from ridge_utils.verdicts import MIXED, NOT_JUDGED, VERDICTS
 
 #: Safe for colour-blind readers, and every cell says its verdict in words.
@@ -253,5 +253,5 @@ def _command(file: str) -> str:
 
 
 def _styled(shown: pd.DataFrame, caption: str) -> Styler:
-    style = shown.style.hide(axis="index").set_caption(caption).set_table_attributes('class="sentences"')
+    style = words.styled(shown, caption).set_table_attributes('class="sentences"')
     return style.map(lambda verdict: f"background-color: {_COLOURS[verdict]}; color: black", subset=["verdict"])
