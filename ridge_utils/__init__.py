@@ -7,12 +7,13 @@ token) and ``generation`` (over decoding steps) → ``information``, ``sequences
 ``residual_scaling`` (numbers per layer) → ``measures`` (tables) → ``statistics`` and ``results`` → ``plotting`` and
 ``reports``. ``training`` fine-tunes a model before it is measured, ``study`` puts a notebook's model, task and
 fine-tunings together, ``profiles`` are named parameter sets, ``store`` and ``cache`` keep what took long, ``paper``
-holds the numbers that the paper reports, ``claims`` puts ours beside them, and ``reproducibility`` says how far ours may
-move on another machine.
+holds the numbers that the paper reports, ``claims`` puts ours beside them, and ``reproducibility`` says how far ours
+may move on another machine.
 
 The audit adds ``geometry``, ``estimators``, ``probes``, ``lens``, ``interventions``, ``memorisation`` and
 ``joint_scaling`` (numbers per layer), ``inference`` (effects with their errors) and ``verdicts`` (the rules of the
-protocol); what its pages measure and show is in the package ``audit``. ``words`` writes numbers and words for all pages.
+protocol); what its pages measure and show is in the package ``audit``. ``words`` writes numbers and words for all of
+them.
 """
 
 import importlib

@@ -231,7 +231,8 @@ def overfitting_headline(table: pd.DataFrame) -> str:
     best, end = rows[rows["is_optimum"]].iloc[0], rows.iloc[-1]
     first = (
         f"The ID loss is lowest {words.when(best['step'])} ({best['loss_id']:.2f} nats; training "
-        f"{best['loss_train']:.2f}) and {end['loss_id']:.2f} {words.when(end['step'])} (training {end['loss_train']:.3f})"
+        f"{best['loss_train']:.2f}) and {end['loss_id']:.2f} {words.when(end['step'])} (training "
+        f"{end['loss_train']:.3f})"
     )
     if best["step"] == end["step"]:
         return f"{first}: the run never passes its optimum, so it cannot speak to the claim."
