@@ -1,0 +1,149 @@
+"""Stochastic Lanczos quadrature against the eigendecomposition, closed forms, and its own promise of an error."""
+
+import math
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ridge_utils import information, quadrature
+from ridge_utils.errors import InputError
+from ridge_utils.quadrature import Gram, Settings
+
+N, D = 300, 40
+LABELS = torch.arange(N) % 12
+SMALL = Settings(rank=24, probes=8, steps=40)
+
+
+def random_samples(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def anisotropic(seed=0):
+    """States that all point the same way, know the target, and have a spectrum that decays."""
+    noise = random_samples(N, D, seed=seed) * torch.linspace(1.5, 0.01, D)
+    return 3 * random_samples(D, seed=1) + noise + 0.3 * TARGETS
+
+
+TARGETS = random_samples(12, D, seed=2)[LABELS]
+KINDS = {
+    "anisotropic": anisotropic(),
+    "isotropic": random_samples(N, D, seed=3),
+    "low rank": random_samples(N, 4, seed=4) @ random_samples(4, D, seed=5),
+    "clusters": TARGETS,
+    "equal": TARGETS[:1].expand(N, D),
+}
+
+
+@pytest.mark.parametrize("bandwidth", [0.2, 1.0, 4.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_entropy_is_that_of_the_eigenvalues_within_its_error(kind, bandwidth):
+    x = KINDS[kind]
+    exact = information.entropy(information.gram_matrix(x, bandwidth=bandwidth)).item()
+    found = quadrature.entropy(Gram([x], bandwidth), SMALL)
+    assert abs(found.value.item() - exact) <= 2 * found.error.item() + 2e-5
+    assert found.error.item() <= max(0.01 * exact, 2e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_information_is_that_of_the_eigenvalues_within_its_error(kind):
+    hidden = torch.stack([KINDS[kind], KINDS["isotropic"]])
+    exact = information.predictive_information(hidden, TARGETS)
+    found = quadrature.predictive_information(hidden, TARGETS, settings=SMALL)
+    assert found.value.shape == found.error.shape == (2,)
+    assert ((found.value - exact).abs() <= 2 * found.error + 2e-5).all()
+    assert (found.error <= 0.02).all()
+
+
+def test_the_error_holds_as_often_as_it_says():
+    x = anisotropic()
+    exact = information.entropy(information.gram_matrix(x)).item()
+    inside = 0
+    for seed in range(100):
+        found = quadrature.entropy(Gram([x]), Settings(rank=10, probes=6, steps=30, seed=seed))
+        inside += abs(found.value.item() - exact) <= found.error.item()
+    # A chance of 95 % gives fewer than 88 of 100 once in 500 times.
+    assert inside >= 88
+
+
+def test_the_error_is_no_idle_precaution():
+    x = KINDS["isotropic"]
+    exact = information.entropy(information.gram_matrix(x)).item()
+    found = [quadrature.entropy(Gram([x]), Settings(2, 4, 30, seed)) for seed in range(20)]
+    off = torch.stack([(one.value - exact).abs() for one in found])
+    assert torch.stack([one.error for one in found]).mean() < 10 * off.mean()
+
+
+def test_the_two_quadratures_lie_on_either_side_of_the_quadratic_form():
+    x = KINDS["isotropic"]
+    values, vectors = torch.linalg.eigh(information.gram_matrix(x))
+    probe = random_samples(N, 3, seed=7)
+    exact = ((vectors.T @ probe.double()).square() * -torch.xlogy(values, values)[:, None]).sum(0)
+    for steps in (3, 6, 12):
+        forms = quadrature._quadratic_forms(Gram([x]), probe, Settings(probes=2, steps=steps))
+        assert (forms.low <= exact + 1e-5).all()
+        assert (exact <= forms.high + 1e-5).all()
+    assert (forms.gap < 0.01 * exact).all()
+
+
+def test_clusters_far_apart_have_the_entropy_of_their_sizes():
+    rows = torch.eye(4)[torch.tensor([0] * 40 + [1] * 30 + [2] * 20 + [3] * 10)]
+    shares = (0.4, 0.3, 0.2, 0.1)
+    found = quadrature.entropy(Gram([rows], bandwidth=0.05))
+    assert found.value.item() == pytest.approx(-sum(p * math.log(p) for p in shares), abs=1e-5)
+
+
+def test_a_product_is_that_of_the_matrix_and_keeping_it_changes_nothing():
+    x, vectors = KINDS["anisotropic"], random_samples(N, 5, seed=8)
+    gram = information.gram_matrix(x) * information.gram_matrix(TARGETS) * N
+    for memory in (0, 2**30):
+        product = Gram([x, TARGETS], memory=memory)
+        torch.testing.assert_close((product @ vectors).double(), gram @ vectors.double(), atol=1e-6, rtol=0)
+        assert product.square_trace == pytest.approx(gram.square().sum().item(), rel=1e-6)
+
+
+def test_the_seed_decides():
+    first, again, other = (quadrature.entropy(Gram([KINDS["isotropic"]]), Settings(8, 4, 20, s)) for s in (0, 0, 1))
+    assert torch.equal(first.value, again.value)
+    assert not torch.equal(first.value, other.value)
+
+
+class Largest(TorchDispatchMode):
+    """The most bytes of a tensor that is made within this context."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+        out = call(*args, **(kwargs or {}))
+        for one in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(one, torch.Tensor):
+                self.bytes = max(self.bytes, one.nbytes)
+        return out
+
+
+@pytest.mark.parametrize(("memory", "entries"), [(0, 64), (2**30, N)])
+def test_no_matrix_is_made_in_float64_and_none_at_all_where_memory_is_short(monkeypatch, memory, entries):
+    monkeypatch.setattr(quadrature, "_BLOCK", 64 * N)
+    with Largest() as largest:
+        quadrature.predictive_information(KINDS["isotropic"][None], TARGETS, settings=SMALL, memory=memory)
+    assert largest.bytes <= max(4 * entries * N, 8 * (24 + 8) * 40 * 40 * 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: Gram([torch.ones(5, 3), torch.ones(4, 3)]), r"\(5, 3\) and \(4, 3\)"),
+        (lambda: Gram([torch.ones(1, 3)]), r"N of 2 or more, but have shapes \(1, 3\)"),
+        (lambda: Gram([torch.ones(5, 3)], bandwidth=0), "bandwidth must be greater than 0, but is 0"),
+        (lambda: Gram([torch.zeros(5, 3)]), "Sample 0 is the zero vector"),
+        (lambda: Gram([torch.full((5, 3), math.nan)]), r"\(5, 3\) holds a NaN"),
+        (lambda: quadrature.entropy(Gram([torch.eye(5)]), Settings(probes=1)), "probes and steps must be at least 2"),
+        (lambda: quadrature.predictive_information(torch.eye(5), torch.eye(5)), r"\(layers, N, d\)"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(call, words):
+    with pytest.raises(InputError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
