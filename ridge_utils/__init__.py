@@ -6,9 +6,9 @@ The modules stand in the order in which data flows through them:
 token) and ``generation`` (over decoding steps) → ``information`` (``quadrature`` for large numbers of samples),
 ``sequences``, ``early_exit``, ``attention`` and ``residual_scaling`` (numbers per layer) → ``measures`` (tables) →
 ``statistics`` and ``results`` → ``plotting`` and ``reports``. ``training`` fine-tunes a model before it is measured,
-``study`` puts a notebook's model, task and fine-tunings together, ``profiles`` are named parameter sets, ``store`` and
-``cache`` keep what took long, ``paper`` holds the numbers that the paper reports, ``claims`` puts ours beside them, and
-``reproducibility`` says how far ours may move on another machine.
+``study`` puts a notebook's model, task and fine-tunings together, ``profiles`` are named parameter sets, ``sweep``
+makes many runs of them, ``store`` and ``cache`` keep what took long, ``paper`` holds the numbers that the paper
+reports, ``claims`` puts ours beside them, and ``reproducibility`` says how far ours may move on another machine.
 
 The audit adds ``geometry``, ``estimators``, ``probes``, ``lens``, ``interventions``, ``memorisation`` and
 ``joint_scaling`` (numbers per layer), ``inference`` (effects with their errors) and ``verdicts`` (the rules of the
@@ -52,6 +52,7 @@ __all__ = [
     "statistics",
     "store",
     "study",
+    "sweep",
     "tasks",
     "training",
     "verdicts",

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ from ridge_utils.errors import InputError, StorageError
 
 if TYPE_CHECKING:
     import nbformat
+
+    from ridge_utils import sweep
 
 #: The folder of the notebooks, in a checkout of the project.
 NOTEBOOKS = profiles.FOLDER.parent
@@ -303,6 +305,15 @@ def _parser() -> argparse.ArgumentParser:
         "--data-dir", metavar="FOLDER", help="folder of the real data sets (default: the environment's RIDGE_DATA)"
     )
     command.set_defaults(call=_reference)
+    _add_workers(command, 0)
+    command = commands.add_parser("sweep", help="run every combination of a grid's notebooks, models, tasks and seeds")
+    command.add_argument("grid", metavar="GRID", type=Path, help="a YAML file")
+    command.add_argument(
+        "-o", dest="folder", metavar="FOLDER", type=Path, help="folder of the results (default: runs/NAME of the grid)"
+    )
+    command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
+    _add_workers(command, 1)
+    command.set_defaults(call=_sweep)
     command = commands.add_parser("list", help="name the notebooks")
     command.set_defaults(call=_list)
     command = commands.add_parser("params", help="show a notebook's parameters with type, default and help")
@@ -315,6 +326,19 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("setup", help="put the embedded model into the cache")
     command.set_defaults(call=_setup)
     return parser
+
+
+def _add_workers(command: argparse.ArgumentParser, default: int) -> None:
+    command.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        default=default,
+        help=f"Dask workers on this machine, each with a run; 0: none, one run after the other (default: {default})",
+    )
+    command.add_argument(
+        "--scheduler", metavar="ADDRESS", default="", help="of a Dask scheduler whose workers are used instead"
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -336,19 +360,36 @@ def _run_one(notebook: str, values: Mapping[str, Any], output: Path) -> int:
     print(f"{notebook}: running, into {output}", file=sys.stderr)
     try:
         seconds = run(notebook, values, output)
-    except DeadKernelError as error:
-        raise StorageError(
-            f"The process that ran {notebook} was ended by the system, most likely for lack of memory: choose a "
-            "smaller model, dtype=bfloat16 or a smaller batch_size."
-        ) from error
-    except papermill.PapermillExecutionError as error:
-        if error.ename in ("InputError", "StorageError"):
-            raise InputError(error.evalue) from error
-        print(f"error: {notebook} failed in cell {error.cell_index + 1}; see {output}", file=sys.stderr)
-        print(f"{error.ename}: {error.evalue}", file=sys.stderr)
-        return 1
+    except (DeadKernelError, papermill.PapermillExecutionError) as error:
+        bad_input = getattr(error, "ename", "") in ("InputError", "StorageError")
+        print(f"error: {failure(notebook, error)}" + ("" if bad_input else f"; see {output}"), file=sys.stderr)
+        return 2 if bad_input else 1
     print(f"{notebook}: done in {seconds:.0f} s; see {output}", file=sys.stderr)
     return 0
+
+
+def failure(notebook: str, error: Exception) -> str:
+    """What ended the execution of a notebook, in one sentence.
+
+    Args:
+        notebook: its name.
+        error: what :func:`run` raised.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    if isinstance(error, DeadKernelError):
+        return (
+            f"The process that ran {notebook} was ended by the system, most likely for lack of memory: choose a "
+            "smaller model, dtype=bfloat16 or a smaller batch_size."
+        )
+    if isinstance(error, papermill.PapermillExecutionError):
+        if error.ename in ("InputError", "StorageError"):
+            return error.evalue
+        return f"{notebook} failed in cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
+    if isinstance(error, (InputError, StorageError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 def _data_dir(profile: profiles.Profile, folder: str) -> str:
@@ -361,21 +402,8 @@ def _data_dir(profile: profiles.Profile, folder: str) -> str:
     return str(Path(folder).expanduser().resolve())
 
 
-def _stored(path: Path, parameters: Mapping[str, Any]) -> bool:
-    """Whether a whole results file was made with these parameters; one that is damaged is made again."""
-    from ridge_utils import results
-
-    if not path.exists():
-        return False
-    try:
-        return results.same_parameters(parameters, results.read(path)[1])
-    except StorageError as error:
-        print(f"{error} It counts as left.", file=sys.stderr)
-        return False
-
-
 def _reference(options: argparse.Namespace) -> int:
-    from ridge_utils import results
+    from ridge_utils import results, sweep
 
     chosen = [profiles.load(name) for name in options.names] or profiles.references()
     for profile in chosen:
@@ -385,38 +413,59 @@ def _reference(options: argparse.Namespace) -> int:
                 f"run it with `ridge run NOTEBOOK --profile {profile.name}`."
             )
     data_dir = options.data_dir or os.environ.get("RIDGE_DATA", "")
-    root = results.FOLDER / "reference"
-    jobs = []
+    runs = []
     for profile in chosen:
         for notebook in profile.notebooks:
             values = profile_values(notebook, profile)
+            table = results.FOLDER / "reference" / profile.name / f"{notebook}.csv"
+            output = Path("runs").absolute() / "reference" / profile.name / f"{notebook}.ipynb"
             if profile.real_data:
                 values["data_dir"] = "given"
-            path = root / profile.name / f"{notebook}.csv"
-            done = _stored(path, {**defaults(notebook), **values})
-            jobs.append((profile, notebook, values, path, done))
-    for profile, notebook, _, _, done in jobs:
-        print(f"{'done' if done else 'left':5} {profile.name:28} {notebook}")
-    left = [job for job in jobs if not job[-1]]
-    print(f"{len(jobs) - len(left)} of {len(jobs)} reference runs are done.")
-    if options.only_list:
+            run = sweep.Run(f"{profile.name}/{notebook}", notebook, values, table, output)
+            if profile.real_data and not options.only_list and not sweep.is_done(run):
+                # Refused before the first of many hours.
+                run = replace(run, parameters={**values, "data_dir": _data_dir(profile, data_dir)})
+            runs.append(run)
+    return _work(runs, "reference runs", options)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from ridge_utils import sweep
+
+    folder = options.folder or Path("runs") / options.grid.stem
+    grid = sweep.load(options.grid, folder)
+    status = _work(grid.runs, "runs", options, grid.resources)
+    table = sweep.combine(grid.runs, folder / "table.csv", grid=grid.title)
+    if len(table):
+        print(f"All measurements of the runs that are done: {folder / 'table.csv'}.")
+    return status
+
+
+def _work(
+    runs: Sequence["sweep.Run"], what: str, options: argparse.Namespace, resources: Mapping[str, float] | None = None
+) -> int:
+    """Execute runs and print a line for each."""
+    from ridge_utils import sweep
+
+    done = [sweep.is_done(run) for run in runs]
+    for run, stored in zip(runs, done, strict=True):
+        print(f"{'done' if stored else 'left':5} {run.name}")
+    print(f"{sum(done)} of {len(runs)} {what} are done.", flush=True)
+    if options.only_list or all(done):
         return 0
-    # Refused before the first of many hours.
-    folders = {profile.name: _data_dir(profile, data_dir) for profile, *_ in left if profile.real_data}
-    failed = []
-    for number, (profile, notebook, values, path, _) in enumerate(left, 1):
-        if profile.real_data:
-            values["data_dir"] = folders[profile.name]
-        print(f"== {number} of {len(left)}: {profile.name}, {notebook} ==", file=sys.stderr)
-        output = Path("runs") / "reference" / profile.name / f"{notebook}.ipynb"
-        extra = {"compare": False, "save_table": str(path)}
-        try:
-            status = _run_one(notebook, {**values, **extra}, output)
-        except (InputError, StorageError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 2
-        if status:
-            failed.append(f"{profile.name}/{notebook}")
+    left = [run for run, stored in zip(runs, done, strict=True) if not stored]
+    outcomes: list[sweep.Outcome] = []
+    for outcome in sweep.work(left, workers=options.workers, scheduler=options.scheduler, resources=resources):
+        outcomes.append(outcome)
+        seconds = sweep.time_left(outcomes, len(left) - len(outcomes), options.workers)
+        rest = f"; about {datetime.timedelta(seconds=round(seconds))} left" if seconds else ""
+        print(
+            f"[{len(outcomes)}/{len(left)}] {outcome.status:6} {outcome.seconds:6.0f} s  {outcome.run.name}{rest}",
+            flush=True,
+        )
+        if outcome.status == "failed":
+            print(f"    {outcome.reason}; see {outcome.run.error}", file=sys.stderr)
+    failed = [outcome.run.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
         print(f"error: {len(failed)} of {len(left)} runs failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -241,7 +241,10 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(variant=table["variant"].fillna("") if "variant" in table else "")
     integers = {column: "Int64" for column in _INTEGERS}
     texts = {column: "str" for column in ("model", "task", "source", "split", "site", "quantity", "variant")}
-    return table.astype({**integers, **texts, "value": np.float64})[[*COLUMNS]]
+    return table.astype({**integers, **texts, "value": np.float64})[
+        # A table of several runs says in columns of its own which row is whose.
+        [*(column for column in table if column not in COLUMNS), *COLUMNS]
+    ]
 
 
 def _commit() -> str | None:

@@ -1,0 +1,331 @@
+"""Many runs: notebooks x models x tasks x seeds, on the workers of Dask.
+
+A grid is a YAML file::
+
+    title: The paper's models on two tasks
+    notebooks:                     # each with parameters of its own, or none
+      predictive_information: {}
+      attention: {n_samples: 100}
+    models: [gpt2, gpt2-medium]
+    tasks: [clutrr, ecqa]
+    seeds: [0, 1, 2]               # training seeds, one run each
+    parameters: {steps: 200}       # for every notebook that declares them
+    overrides:                     # for the runs of one model or task
+      gpt2-medium: {batch_size: 8}
+    resources: {GPU: 1}            # what a run needs of a Dask worker that offers it
+    expected: {hardware: one A100, time: 30 hours}
+
+Every run has its folder, with the executed notebook, its table and its provenance; of one that failed the traceback is
+kept. What is done is known by its table, so that a sweep that was killed goes on where it was, and several sweeps can
+share a folder or a cache. The workers are processes of this machine, or those of any scheduler that Dask can reach:
+Dask's own projects start them on Slurm, Kubernetes or over SSH. They need this package, the project's checkout and the
+grid's folder under the same paths.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import filelock
+import pandas as pd
+import yaml
+
+from ridge_utils import cache, cli, profiles, results
+from ridge_utils.errors import InputError, StorageError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_FIELDS = {
+    "title": str,
+    "notebooks": dict,
+    "models": list,
+    "tasks": list,
+    "seeds": list,
+    "parameters": dict,
+    "overrides": dict,
+    "resources": dict,
+    "expected": dict,
+}
+#: Which parameter each list of a grid sets.
+_AXES = {"models": "model", "tasks": "task", "seeds": "training_seeds"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One notebook with its parameters, and where its results go."""
+
+    #: unique within a sweep; also the name of its folder
+    name: str
+    #: the notebook's name
+    notebook: str
+    #: its parameters
+    parameters: Mapping[str, Any]
+    #: CSV file of its table; its provenance, the executed notebook and a traceback go beside it
+    table: Path
+    #: the executed notebook
+    output: Path
+
+    @property
+    def error(self) -> Path:
+        """The file with the traceback, if it failed."""
+        return self.output.with_suffix(".error.txt")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run."""
+
+    #: which
+    run: Run
+    #: ``done`` just now, ``stored`` before, or ``failed``
+    status: Literal["done", "stored", "failed"]
+    #: how long it took
+    seconds: float = 0.0
+    #: of a run that failed, why
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Runs that belong together."""
+
+    #: the file's name without its ending
+    name: str
+    #: what it is, for the reader
+    title: str
+    #: the runs
+    runs: list[Run]
+    #: what each run needs of a worker
+    resources: dict[str, float] = field(default_factory=dict)
+
+
+def load(path: Path, folder: Path) -> Grid:
+    """Read a grid and make its runs, with every parameter checked for name and type.
+
+    Args:
+        path: the YAML file.
+        folder: where the runs' folders go.
+
+    Raises:
+        InputError: there is no such file, it is not a grid, or a parameter is not one of its notebook's.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"The grid {path} cannot be read: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict) or "notebooks" not in content:
+        raise InputError(f"The grid {path} must be a mapping with at least notebooks.")
+    if unknown := sorted(map(str, set(content) - set(_FIELDS))):
+        raise InputError(f"The grid {path} has the unknown field {unknown[0]!r}; the fields are {', '.join(_FIELDS)}.")
+    for key, value in content.items():
+        kind = _FIELDS[key]
+        if not isinstance(value, kind) or (kind is list and len({json.dumps(one) for one in value}) != len(value)):
+            what = "a list of different values" if kind is list else f"a {kind.__name__}"
+            raise InputError(f"In the grid {path}, {key!r} must be {what}, but is {value!r}.")
+    axes = {key: content[key] for key in _AXES if content.get(key)}
+    shared = content.get("parameters", {})
+    if twice := sorted(set(shared) & {_AXES[key] for key in axes}):
+        raise InputError(f"In the grid {path}, {twice[0]!r} is set by a list and among the parameters: keep one.")
+    runs: dict[str, Run] = {}
+    overrides = content.get("overrides", {})
+    names = {str(value) for key, values in axes.items() if key != "seeds" for value in values}
+    if unknown := sorted(set(map(str, overrides)) - names):
+        raise InputError(f"In the grid {path}, 'overrides' names {unknown[0]!r}, which is none of its models or tasks.")
+    notebooks = {notebook: own or {} for notebook, own in content["notebooks"].items()}
+    for notebook in notebooks:
+        # A notebook that trains nothing has no seeds: it is run once.
+        known = cli.parameters(notebook)
+        own = {key: values for key, values in axes.items() if _AXES[key] in known}
+        for chosen in itertools.product(*own.values()):
+            point = dict(zip(own, chosen, strict=True))
+            varied = {_AXES[key]: [value] if key == "seeds" else value for key, value in point.items()}
+            profile = profiles.Profile(path.stem, "", notebooks, {**shared, **varied})
+            values = cli.profile_values(notebook, profile)
+            for value in point.values():
+                only = {name: one for name, one in overrides.get(value, {}).items() if name in known}
+                values |= cli.profile_values(notebook, replace(profile, parameters={}, notebooks={notebook: only}))
+            name = _name(notebook, point)
+            place = folder.absolute() / name
+            if name in runs:
+                raise InputError(
+                    f"Two runs of the grid {path} would share the folder {name!r}: rename a model or task."
+                )
+            runs[name] = Run(name, notebook, values, place / "table.csv", place / "notebook.ipynb")
+    if not runs:
+        raise InputError(f"The grid {path} has no runs: name at least one notebook.")
+    return Grid(path.stem, content.get("title", path.stem), list(runs.values()), dict(content.get("resources", {})))
+
+
+def is_done(run: Run) -> bool:
+    """Whether a run's table is there, whole, and made with its parameters."""
+    if not run.table.exists():
+        return False
+    try:
+        return results.same_parameters({**cli.defaults(run.notebook), **run.parameters}, results.read(run.table)[1])
+    except StorageError:
+        return False
+
+
+def execute(run: Run, quiet: bool = True) -> Outcome:
+    """Execute a run, unless it is done; what goes wrong is written beside it and told, not raised.
+
+    Two processes never execute the same run at once: the second waits, and finds it done.
+
+    Args:
+        run: what to execute.
+        quiet: do not show the notebook's progress.
+    """
+    started = time.monotonic()
+    try:
+        with cache.storage_errors(run.output.parent):
+            run.output.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(run.output.with_suffix(".lock")):
+            if is_done(run):
+                return Outcome(run, "stored")
+            extra = {"save_table": str(run.table), "compare": False}
+            known = cli.parameters(run.notebook)
+            cli.run(
+                run.notebook, {**run.parameters, **{k: v for k, v in extra.items() if k in known}}, run.output, quiet
+            )
+            run.error.unlink(missing_ok=True)
+    except Exception as error:  # whatever it is, the other runs go on
+        text = _ANSI.sub("", "".join(traceback.format_exception(error)))
+        cache.write_text(run.error, text)
+        return Outcome(run, "failed", time.monotonic() - started, cli.failure(run.notebook, error))
+    return Outcome(run, "done", time.monotonic() - started)
+
+
+def work(
+    runs: Sequence[Run],
+    *,
+    workers: int = 0,
+    scheduler: str = "",
+    resources: Mapping[str, float] | None = None,
+    call: Callable[[Run, bool], Outcome] = execute,
+) -> Iterator[Outcome]:
+    """Execute runs on Dask's workers and tell of each when it ends.
+
+    A worker that is killed takes its run with it; the run is begun again on another, three times before it counts as
+    failed.
+
+    Args:
+        runs: what to execute; those that are done are told of first and not executed.
+        workers: processes of this machine, among which its cores are shared; 0 for none: the runs are executed in this
+            process one after the other, and show their progress.
+        scheduler: address of a Dask scheduler to use in place of this machine.
+        resources: what each run needs of a worker.
+        call: what executes a run, :func:`execute`.
+
+    Raises:
+        InputError: Dask is not installed, a negative number of workers, or a scheduler that does not answer.
+    """
+    left = []
+    for run in runs:
+        if is_done(run):
+            yield Outcome(run, "stored")
+        else:
+            left.append(run)
+    if workers == 0 and not scheduler:
+        yield from (call(run, False) for run in left)
+        return
+    if not left:
+        return
+    with _client(workers, scheduler, resources) as client:
+        from distributed import as_completed
+
+        quiet = bool(scheduler) or workers > 1
+        # A key of its own each time: a scheduler that others use as well would give back what it has under the same.
+        stamp = time.time_ns()
+        futures = {
+            client.submit(call, run, quiet, key=f"{run.name}-{stamp}", pure=False, resources=resources or None): run
+            for run in left
+        }
+        for future in as_completed(list(futures)):
+            run = futures.pop(future)
+            error = future.exception()
+            if error is not None:
+                text = "".join(traceback.format_exception(error))
+                cache.write_text(run.error, text)
+                yield Outcome(run, "failed", 0.0, f"its worker was lost: {' '.join(str(error).split())}")
+            else:
+                yield future.result()
+            future.release()
+
+
+def combine(runs: Sequence[Run], path: Path, **more: Any) -> pd.DataFrame:
+    """One tidy table of the runs that are done, with their names in the columns ``run`` and ``notebook``.
+
+    Args:
+        runs: which.
+        path: CSV file to write, its provenance beside it, which holds that of every run.
+        more: what else the provenance should say.
+
+    Returns:
+        The table, empty where no run is done.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    found = [(run, *results.read(run.table)) for run in runs if is_done(run)]
+    if not found:
+        return pd.DataFrame()
+    table = pd.concat([own.assign(run=run.name, notebook=run.notebook) for run, own, _ in found], ignore_index=True)
+    names = ["run", "notebook"]
+    table = table[[*names, *(column for column in table if column not in names)]]
+    results.write(table, path, {**more, "runs": {run.name: origin for run, _, origin in found}})
+    return table
+
+
+def time_left(outcomes: Sequence[Outcome], left: int, workers: int) -> float | None:
+    """Seconds until the last of ``left`` runs, if they take as long as those that were done; None if none was."""
+    took = [outcome.seconds for outcome in outcomes if outcome.status == "done"]
+    return sum(took) / len(took) * left / max(1, workers) if took else None
+
+
+@contextlib.contextmanager
+def _client(workers: int, scheduler: str, resources: Mapping[str, float] | None) -> "Iterator[Client]":
+    try:
+        import distributed
+    except ImportError:
+        raise InputError("A sweep needs Dask: pip install 'ridge-utils[sweep]', or make setup.") from None
+    if scheduler:
+        try:
+            client = distributed.Client(scheduler, timeout=10)
+        except (OSError, ValueError) as error:
+            message = " ".join(str(error).split())
+            raise InputError(f"The Dask scheduler {scheduler!r} does not answer: {message}.") from error
+        with client:
+            yield client
+        return
+    if workers < 0:
+        raise InputError(f"workers must be 0 or more, but is {workers}.")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with (
+        distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=0,  # the memory is the notebook's, in a process of its own that Dask does not see
+            resources=dict(resources or {}),
+            env={"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"},
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+def _name(notebook: str, point: Mapping[str, Any]) -> str:
+    """A folder's name that says which run it is."""
+    parts = [notebook, *(f"seed-{value}" if key == "seeds" else Path(str(value)).name for key, value in point.items())]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "--".join(parts)).strip("-")

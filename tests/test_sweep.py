@@ -1,0 +1,256 @@
+"""Sweeps: grids read and checked, runs on real worker processes, and what happens when one of them dies."""
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import yaml
+
+from ridge_utils import cli, results, sweep
+from ridge_utils.errors import InputError
+from ridge_utils.sweep import Outcome
+
+INFORMATION = "predictive_information"
+
+
+def table(**more):
+    context = {"model": "m", "task": "t", "source": "synthetic", "split": "id", "step": 0, "train_seed": None}
+    return results.measurements(
+        [1.0, 2.0], [(0, "embedding"), (1, "block")], "q", sample_seed=0, n=4, **{**context, **more}
+    )
+
+
+def finish(run, quiet=True):
+    """Executes nothing, and leaves behind what a run leaves."""
+    parameters = {**cli.defaults(run.notebook), **run.parameters}
+    results.write(table(model=parameters["model"]), run.table, {"parameters": parameters})
+    return Outcome(run, "done", 1.0)
+
+
+def told(run, _quiet):
+    """Tells which process it ran in."""
+    return replace(finish(run), reason=str(os.getpid()))
+
+
+def dies_once(run, quiet):
+    """Its process is killed the first time."""
+    mark = run.table.parent / "mark"
+    if not mark.exists():
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return finish(run)
+
+
+def dies_always(run, quiet):
+    """Where its name says so, its process is killed each time."""
+    if "bad" in run.name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return finish(run)
+
+
+@pytest.fixture
+def grid(tmp_path):
+    def write(**content):
+        path = tmp_path / "grid.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False))
+        return sweep.load(path, tmp_path / "out")
+
+    return write
+
+
+@pytest.fixture
+def runs(grid):
+    return grid(notebooks={INFORMATION: {}}, models=["a", "b", "c"], parameters={"steps": 0}).runs
+
+
+# Grids.
+
+
+def test_a_grid_is_every_combination(grid):
+    found = grid(
+        title="both",
+        notebooks={INFORMATION: {"n_samples": 30}, "multi_token": None},
+        models=["gpt2", "Qwen/Qwen2.5-0.5B"],
+        tasks=["clutrr"],
+        seeds=[0, 1],
+        parameters={"steps": 7},
+        resources={"GPU": 1},
+    )
+    assert (found.title, found.resources, len(found.runs)) == ("both", {"GPU": 1}, 6)
+    first = found.runs[1]
+    assert first.name == "predictive_information--gpt2--clutrr--seed-1"
+    wanted = {"model": "gpt2", "task": "clutrr", "training_seeds": [1], "steps": 7, "n_samples": 30}
+    assert first.parameters == wanted
+    assert found.runs[4].name == "multi_token--gpt2--clutrr", "it trains nothing, so it has no seeds"
+    assert found.runs[4].parameters == {"model": "gpt2", "task": "clutrr"}
+    assert len({run.table for run in found.runs}) == 6
+
+
+def test_overrides_belong_to_the_runs_of_one_model_or_task(grid):
+    found = grid(
+        notebooks={INFORMATION: {"n_samples": 30}, "multi_token": {}},
+        models=["gpt2", "big"],
+        overrides={"big": {"n_samples": 40, "learning_rate": 1}},
+    ).runs
+    assert [run.parameters["n_samples"] for run in found[:2]] == [30, 40]
+    assert found[1].parameters["learning_rate"] == 1.0
+    assert found[3].parameters == {"model": "big", "n_samples": 40}, "multi_token has no learning rate"
+
+
+@pytest.mark.parametrize("path", sorted((cli.NOTEBOOKS / "grids").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_committed_grids_fit_their_notebooks(path, tmp_path):
+    assert len(sweep.load(path, tmp_path).runs) > 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"models": ["gpt2"]}, "a mapping with at least notebooks"),
+        ({"notebooks": {}}, "has no runs"),
+        ({"notebooks": {INFORMATION: {}}, "colour": 1}, "unknown field 'colour'"),
+        ({"notebooks": {INFORMATION: {}}, "models": "gpt2"}, "'models' must be a list of different values"),
+        ({"notebooks": {INFORMATION: {}}, "seeds": [1, 1]}, "'seeds' must be a list of different values"),
+        ({"notebooks": {INFORMATION: {"stepz": 3}}}, "sets 'stepz', which"),
+        ({"notebooks": {INFORMATION: {}}, "parameters": {"steps": "many"}}, "steps"),
+        ({"notebooks": {"nothing": {}}}, "no notebook 'nothing'"),
+        ({"notebooks": {INFORMATION: {}}, "models": ["a"], "parameters": {"model": "b"}}, "'model' is set by a list"),
+        ({"notebooks": {INFORMATION: {}}, "models": ["a"], "overrides": {"b": {}}}, "names 'b', which is none of"),
+        ({"notebooks": {INFORMATION: {}}, "models": ["x/a", "y/a"]}, "would share the folder"),
+    ],
+)
+def test_a_bad_grid_is_one_clear_sentence(grid, content, words):
+    with pytest.raises(InputError, match=words) as caught:
+        grid(**content)
+    assert "\n" not in str(caught.value)
+
+
+# One run.
+
+
+def test_what_is_done_is_known_by_its_table_and_parameters(runs):
+    run = runs[0]
+    assert not sweep.is_done(run)
+    finish(run)
+    assert sweep.is_done(run)
+    assert not sweep.is_done(replace(run, parameters={**run.parameters, "n_samples": 9}))
+    run.table.write_text("broken")
+    assert not sweep.is_done(run)
+
+
+def test_a_failed_run_leaves_its_traceback_and_a_later_success_removes_it(runs, monkeypatch):
+    run = runs[0]
+    monkeypatch.setattr(cli, "run", lambda *_, **__: 1 / 0)
+    outcome = sweep.execute(run)
+    assert (outcome.status, outcome.reason) == ("failed", "ZeroDivisionError: division by zero")
+    assert "Traceback" in run.error.read_text()
+    monkeypatch.setattr(cli, "run", lambda *_, **__: finish(run))
+    assert sweep.execute(run).status == "done"
+    assert not run.error.exists()
+    monkeypatch.setattr(cli, "run", lambda *_, **__: 1 / 0)
+    assert sweep.execute(run).status == "stored"
+
+
+def test_two_sweeps_at_once_execute_a_run_once(runs, monkeypatch):
+    calls = []
+
+    def slow(*_, **__):
+        calls.append(1)
+        time.sleep(0.3)
+        finish(runs[0])
+
+    monkeypatch.setattr(cli, "run", slow)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(sweep.execute(runs[0]).status)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == ["done", "stored"]
+    assert len(calls) == 1
+
+
+# Many runs.
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_done_is_told_of_first_and_not_executed(runs, workers):
+    finish(runs[1])
+    outcomes = list(sweep.work(runs, workers=workers, call=told))
+    assert [outcomes[0].run.name, outcomes[0].status] == [runs[1].name, "stored"]
+    assert sorted(outcome.run.name for outcome in outcomes[1:]) == [runs[0].name, runs[2].name]
+    elsewhere = {outcome.reason for outcome in outcomes[1:]} != {str(os.getpid())}
+    assert elsewhere == (workers > 0)
+    assert all(map(sweep.is_done, runs))
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_run_begun_again(runs):
+    outcomes = list(sweep.work(runs[:2], workers=1, call=dies_once))
+    assert [outcome.status for outcome in outcomes] == ["done", "done"]
+
+
+def test_a_run_that_kills_every_worker_is_given_up_and_the_others_go_on(grid):
+    runs = grid(notebooks={INFORMATION: {}}, models=["bad", "good"]).runs
+    outcomes = {outcome.run.name: outcome for outcome in sweep.work(runs, workers=1, call=dies_always)}
+    assert outcomes[runs[0].name].status == "failed"
+    assert "worker was lost" in outcomes[runs[0].name].reason
+    assert "KilledWorker" in runs[0].error.read_text()
+    assert outcomes[runs[1].name].status == "done"
+
+
+def test_a_scheduler_that_runs_already_is_used(runs):
+    import distributed
+
+    with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+        outcomes = list(sweep.work(runs, scheduler=cluster.scheduler_address, call=finish))
+    assert [outcome.status for outcome in outcomes] == ["done"] * 3
+    with pytest.raises(InputError, match=r"scheduler 'tcp://127\.0\.0\.1:1' does not answer"):
+        list(sweep.work([replace(runs[0], parameters={"steps": 1})], scheduler="tcp://127.0.0.1:1", call=finish))
+
+
+def test_one_table_holds_all_runs_that_are_done_with_their_provenance(runs, tmp_path):
+    assert sweep.combine(runs, tmp_path / "table.csv").empty
+    finish(runs[0])
+    finish(runs[2])
+    made = sweep.combine(runs, tmp_path / "table.csv", grid="mine")
+    read, origin = results.read(tmp_path / "table.csv")
+    assert list(read)[:2] == ["run", "notebook"]
+    pd.testing.assert_frame_equal(made.drop(columns="variant"), read.drop(columns="variant"), check_dtype=False)
+    assert read.groupby("run")["model"].unique().map(list).tolist() == [["a"], ["c"]]
+    assert origin["grid"] == "mine"
+    assert list(origin["runs"]) == [runs[0].name, runs[2].name]
+    assert (
+        origin["runs"][runs[0].name]["sha256"] == json.loads(runs[0].table.with_suffix(".json").read_text())["sha256"]
+    )
+
+
+def test_the_time_that_is_left(runs):
+    outcomes = [Outcome(runs[0], "stored"), Outcome(runs[1], "failed", 5.0), Outcome(runs[2], "done", 60.0)]
+    assert sweep.time_left(outcomes[:2], 4, 2) is None
+    assert sweep.time_left(outcomes, 4, 2) == 120
+
+
+def test_ridge_sweep_from_grid_to_table(tmp_path, monkeypatch, capfd):
+    """The real thing: two notebooks in two processes, one of which cannot succeed."""
+    monkeypatch.chdir(tmp_path)
+    small = {"steps": 0, "n_samples": 8, "sampling_seeds": [0], "batch_size": 8}
+    content = {"notebooks": {INFORMATION: small}, "models": ["random:gpt2", "no/such-folder"]}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
+    assert cli.main(["sweep", "tiny.yaml", "--list"]) == 0
+    assert "0 of 2 runs are done." in capfd.readouterr().out
+    assert cli.main(["sweep", "tiny.yaml", "--workers", "2"]) == 1
+    out, err = capfd.readouterr()
+    assert "[2/2]" in out
+    assert "1 of 2 runs failed: predictive_information--such-folder" in err
+    folder = tmp_path / "runs" / "tiny"
+    assert "Traceback" in (folder / f"{INFORMATION}--such-folder" / "notebook.error.txt").read_text()
+    read, origin = results.read(folder / "table.csv")
+    assert set(read["run"]) == {f"{INFORMATION}--random-gpt2"}
+    assert origin["runs"][f"{INFORMATION}--random-gpt2"]["parameters"]["n_samples"] == 8
+    assert cli.main(["sweep", "tiny.yaml", "--list"]) == 0
+    assert "1 of 2 runs are done." in capfd.readouterr().out
