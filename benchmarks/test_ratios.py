@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ridge_utils import information, models, tasks
+from ridge_utils import information, models, quadrature, tasks
 from ridge_utils.representations import collect, encode, pad
 
 LAYERS, WIDTH = 31, 576  # the embedded model's
@@ -49,6 +49,32 @@ def test_profile_against_its_eigenproblems(n: int) -> None:
         f"predictive_information, N = {n}, {LAYERS} layers / its eigenvalues alone",
         lambda: information.predictive_information(hidden, targets),
         lambda: [torch.linalg.eigvalsh(gram) for gram in grams],
+    )
+
+
+def test_samples_against_one_at_a_time() -> None:
+    """Samples of one pool share its inner products, the costly part of a Gram matrix."""
+    hidden, targets = torch.randn(8, 500, WIDTH), torch.randn(500, WIDTH)
+    samples = [torch.randperm(500)[:200] for _ in range(20)]
+    ratio(
+        "predictive_information, 20 samples of 200 of 500, 8 layers / one at a time",
+        lambda: information.predictive_information(hidden, targets, samples=samples),
+        lambda: [information.predictive_information(hidden[:, s], targets[s]) for s in samples],
+        rounds=3,
+    )
+
+
+def test_quadrature_against_the_eigenvalues() -> None:
+    """The entropy of states that point one way and have a spectrum that decays, as hidden states have."""
+    x = 3 * torch.randn(WIDTH) + torch.randn(4000, WIDTH) * torch.linspace(1, 0.01, WIDTH)
+    exact = information.entropy(information.gram_matrix(x)).item()
+    found = quadrature.entropy(quadrature.Gram([x]))
+    assert abs(found.value.item() - exact) < 0.01 * exact
+    ratio(
+        "quadrature.entropy, N = 4000 / all eigenvalues",
+        lambda: quadrature.entropy(quadrature.Gram([x])),
+        lambda: information.entropy(information.gram_matrix(x)),
+        rounds=1,
     )
 
 

@@ -24,6 +24,8 @@ Verdict = Literal["reproduced", "partly", "not reproduced", "artefact of the est
 #: The verdicts on what was measured, the best for the paper first.
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "partly", "not reproduced", "artefact of the estimator")
 NOT_JUDGED: Verdict = "not judged"
+#: Why a claim is not judged on a model and task that has no table for it; any other reason is one of its rule.
+NOT_MEASURED = "Not measured."
 #: Of several states that have different verdicts.
 MIXED = "mixed"
 
@@ -165,7 +167,7 @@ def judge(tables: Mapping[str, Mapping[str, Stored]]) -> pd.DataFrame:
                 rows.append((claim, *case, evidence.when, verdict, *numbers, why, rule.pages[0], files[case]))
             if not every:
                 numbers = ("", math.nan, math.nan, math.nan, math.nan, "")
-                rows.append((claim, *case, "", NOT_JUDGED, *numbers, "Not measured.", rule.pages[0], ""))
+                rows.append((claim, *case, "", NOT_JUDGED, *numbers, NOT_MEASURED, rule.pages[0], ""))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -260,6 +262,8 @@ def _decide_generalisation(evidence: Evidence, holds: set[str], _against: set[st
     apart = evidence.effects["best layer less ridge layer"]
     if not evidence.facts["best"] > 0:
         return NOT_JUDGED, "The early exit of no layer is ever right."
+    if "fall of I" in evidence.effects and "fall of I" not in holds:
+        return NOT_JUDGED, "I does not fall after its largest layer beyond its error, so there is no ridge."
     if apart.low > 0 or apart.high < 0:
         return "not reproduced", "The interval of the difference of the two layers leaves out 0."
     if "accuracy at the end" in holds:
@@ -268,7 +272,7 @@ def _decide_generalisation(evidence: Evidence, holds: set[str], _against: set[st
     if narrow and "fall of I" in holds:
         return "reproduced", "The two layers coincide, and I falls after them."
     missing = ([] if narrow else ["the interval is too wide to say that the layers coincide"]) + (
-        [] if "fall of I" in holds else ["I does not fall after the ridge layer beyond its error"]
+        [] if "fall of I" in holds else ["whether I falls after the ridge layer was not measured"]
     )
     return "partly", words.sentence("; ".join(missing))
 

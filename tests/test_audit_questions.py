@@ -41,17 +41,18 @@ def test_an_answer_repeats_the_number_that_the_table_holds(answers):
 def test_verdicts_are_counted_by_model_and_task():
     judged = pd.DataFrame(
         [
-            ("C1", "m", "a", "partly"),
-            ("C1", "m", "a", "reproduced"),
-            ("C1", "m", "a", "partly"),
-            ("C1", "m", "b", verdicts.NOT_JUDGED),
-            ("C1", "n", "b", "not reproduced"),
-            ("C2", "m", "a", "reproduced"),
+            ("C1", "m", "a", "partly", "No."),
+            ("C1", "m", "a", "reproduced", ""),
+            ("C1", "m", "a", "partly", "No."),
+            ("C1", "m", "b", verdicts.NOT_JUDGED, verdicts.NOT_MEASURED),
+            ("C1", "n", "b", verdicts.NOT_JUDGED, "There is no ridge."),
+            ("C2", "m", "a", "reproduced", ""),
         ],
-        columns=["claim", "model", "task", "verdict"],
+        columns=["claim", "model", "task", "verdict", "why"],
     )
     assert questions.tally(judged, "C1") == (
-        "Claim C1: m on a, of 3 states: reproduced in 1, partly in 2; n on b, of 1 state: not reproduced in 1."
+        "Claim C1: m on a, of 3 states: reproduced in 1, partly in 2; n on b, of 1 state: not judged in 1 (There is no "
+        "ridge)."
     )
     assert questions.tally(judged, "C3") == ""
 

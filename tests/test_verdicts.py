@@ -115,13 +115,16 @@ def layers(estimate, half_width):
         (3.0, 1.0, UNSURE, SURE, "not reproduced"),
         (0.0, 0.5, SURE, SURE, "not reproduced"),
         (0.0, 5.0, UNSURE, SURE, "partly"),
-        (0.0, 0.5, UNSURE, UNSURE, "partly"),
+        (0.0, 0.5, UNSURE, UNSURE, "not judged"),
+        (3.0, 1.0, UNSURE, UNSURE, "not judged"),
+        (0.0, 0.5, UNSURE, None, "partly"),
+        (3.0, 1.0, UNSURE, None, "not reproduced"),
     ],
 )
 def test_the_best_exit_must_coincide_with_a_ridge(difference, half_width, gain_p, fall_p, expected):
     exits = [*layers(difference, half_width), effect("exit_accuracy_gain", 0.2, gain_p, split="ood")]
-    audit = [effect("ridge_fall", 0.1, fall_p, split="ood")]
-    assert verdict("C2", early_exit=exits, estimator_audit=audit) == expected
+    tables = {} if fall_p is None else {"estimator_audit": [effect("ridge_fall", 0.1, fall_p, split="ood")]}
+    assert verdict("C2", early_exit=exits, **tables) == expected
 
 
 def test_an_exit_that_is_never_right_is_not_judged():

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ridge_utils import reports, study
 from ridge_utils.audit import controls_page, decodability, early_exits, interventions, origins
-from ridge_utils.verdicts import NOT_JUDGED, VERDICTS, Stored
+from ridge_utils.verdicts import NOT_JUDGED, NOT_MEASURED, VERDICTS, Stored
 
 
 def answers(judged: pd.DataFrame, tables: Mapping[str, Mapping[str, Stored]]) -> dict[str, str]:
@@ -65,12 +65,15 @@ def tally(judged: pd.DataFrame, claim: str) -> str:
         judged: what :func:`ridge_utils.verdicts.judge` gave.
         claim: C1 to C9.
     """
-    own = judged[(judged["claim"] == claim) & (judged["verdict"] != NOT_JUDGED)]
+    own = judged[(judged["claim"] == claim) & (judged["why"] != NOT_MEASURED)]
     parts = []
     for (model, task), rows in own.groupby(["model", "task"], sort=False):
-        counts = rows["verdict"].value_counts()
-        words = ", ".join(f"{verdict} in {counts[verdict]}" for verdict in VERDICTS if verdict in counts)
-        parts.append(f"{model} on {task}, of {len(rows)} state{'s' if len(rows) > 1 else ''}: {words}")
+        said = [
+            f"{verdict} in {len(found)}" + (f" ({found['why'].iloc[0].rstrip('.')})" if verdict == NOT_JUDGED else "")
+            for verdict in (*VERDICTS, NOT_JUDGED)
+            if len(found := rows[rows["verdict"] == verdict])
+        ]
+        parts.append(f"{model} on {task}, of {len(rows)} state{'s' if len(rows) > 1 else ''}: {', '.join(said)}")
     return f"Claim {claim}: {'; '.join(parts)}." if parts else ""
 
 

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch, Rectangle
 from pandas.io.formats.style import Styler
 
 from ridge_utils import paper, verdicts, words
-from ridge_utils.verdicts import MIXED, NOT_JUDGED, VERDICTS
+from ridge_utils.verdicts import MIXED, NOT_JUDGED, NOT_MEASURED, VERDICTS
 
 #: Safe for colour-blind readers, and every cell says its verdict in words.
 _COLOURS = {
@@ -150,13 +150,13 @@ def claim_text(judged: pd.DataFrame, claim: str) -> str:
         claim: C1 to C9.
     """
     stated = paper.claims().set_index("id").loc[claim]
-    own = judged[(judged["claim"] == claim) & (judged["verdict"] != NOT_JUDGED)]
+    own = judged[(judged["claim"] == claim) & (judged["why"] != NOT_MEASURED)]
     parts = [f"**{stated['statement']}** The paper's evidence: {stated['evidence']}."]
     if own.empty:
         return f"{parts[0]} Nothing that is stored speaks to it."
     for (model, task, source), rows in own.groupby(["model", "task", "source"], sort=False):
         counts = rows["verdict"].value_counts()
-        words = ", ".join(f"{verdict} in {counts[verdict]}" for verdict in VERDICTS if verdict in counts)
+        words = ", ".join(f"{verdict} in {counts[verdict]}" for verdict in (*VERDICTS, NOT_JUDGED) if verdict in counts)
         where = (
             f"*{model}, {task} ({_DATA[source]} data):* of {len(rows)} state{'s' if len(rows) > 1 else ''}, {words}."
         )
