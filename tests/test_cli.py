@@ -22,6 +22,18 @@ def test_list_and_params(capsys):
     assert all(name in said for name in cli.notebooks())
 
 
+def test_the_command_starts_without_what_takes_long_to_import():
+    slow = ["torch", "transformers", "distributed", "rfc3987_syntax"]
+    code = (
+        f"import sys; from ridge_utils import cli; cli.main(['list']); print([m for m in {slow} if m in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "[]"
+    # What was left out for jsonschema's sake can be imported all the same.
+    code = "from ridge_utils import cli; import jsonschema, rfc3987_syntax"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize(
     ("assignment", "expected"),
     [
