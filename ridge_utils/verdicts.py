@@ -389,12 +389,23 @@ def _gather_depth(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
     table = tables.get("truncation")
     if table is None:
         return []
-    rows = table[(table["quantity"] == "predictive_information") & (table["split"] == "all") & (table["step"] > 0)]
-    rows = rows[rows["sample_seed"].notna()]
+    rows = _trained_profiles(table)
     effects = {}
     for blocks, own in sorted(rows.groupby(rows["model"].map(_depths(rows))), key=lambda pair: pair[0]):
         effects[f"{blocks} blocks"] = _over_seeds(own[own["step"] == own["step"].max()], _fall)
+    whole = _trained_profiles(tables["predictive_information"]) if "predictive_information" in tables else None
+    if whole is not None and len(whole):
+        # The model that was not cut is the deepest of all, at the checkpoint that was trained for about as long.
+        step = min(whole["step"].unique(), key=lambda step: abs(step - rows["step"].max()))
+        name = f"{int(whole['layer'].max())} blocks, uncut (step {step})"
+        effects[name] = _over_seeds(whole[whole["step"] == step], _fall)
     return [Evidence("fine-tuned", effects)] if len(effects) > 1 else []
+
+
+def _trained_profiles(table: pd.DataFrame) -> pd.DataFrame:
+    """Profiles of fine-tuned models on ID and OOD examples together, one for each sampling seed."""
+    rows = table[(table["quantity"] == "predictive_information") & (table["split"] == "all") & (table["step"] > 0)]
+    return rows[rows["sample_seed"].notna()]
 
 
 def _decide_depth(evidence: Evidence, holds: set[str], _against: set[str]) -> tuple[Verdict, str]:
@@ -466,7 +477,7 @@ RULES: dict[str, Rule] = {
     "C4": Rule(("incremental_information",), _gather_gain, _decide_gain),
     "C5": Rule(("residual_scaling", "interventions"), _gather_scaling, _decide_scaling),
     "C6": Rule(("multi_token",), _gather_decoding, _decide_decoding),
-    "C7": Rule(("truncation",), _gather_depth, _decide_depth),
+    "C7": Rule(("truncation", "predictive_information"), _gather_depth, _decide_depth),
     "C8": Rule(("overfitting",), _gather_overfitting, _decide_overfitting),
     "C9": Rule(("attention",), _gather_attention, _decide_attention),
 }

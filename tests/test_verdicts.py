@@ -240,6 +240,12 @@ def cuts(*with_ridge):
 )
 def test_a_ridge_needs_depth(ridges, expected):
     assert verdict("C7", truncation=cuts(*enumerate(ridges, 4))) == expected
+    # The model that was not cut counts as the deepest.
+    *shallower, deepest = enumerate(ridges, 4)
+    whole = [table.assign(model="planted", step=7) for table in cuts(deepest)]
+    rising = [table.assign(model="planted", step=100) for table in cuts((deepest[0], not deepest[1]))]
+    if len(shallower) > 1:
+        assert verdict("C7", truncation=cuts(*shallower), predictive_information=whole + rising) == expected
 
 
 def _overfitting(before, after, losses=(2.0, 1.0, 1.5)):
