@@ -9,7 +9,7 @@ before the measurements.
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -326,8 +326,7 @@ def _decide_gain(evidence: Evidence, holds: set[str], against: set[str]) -> tupl
     if against:
         more = " and ".join(f"the {name.split()[-2]} third" for name in evidence.effects if name in against)
         return "not reproduced", words.sentence(f"{more} gains more than the middle one")
-    missing = [name for name in evidence.effects if name not in holds]
-    return _of(*(name in holds for name in evidence.effects)), _not_positive(missing)
+    return _of(*(name in holds for name in evidence.effects)), _missed(evidence, holds, against)
 
 
 def _gather_scaling(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
@@ -345,21 +344,20 @@ def _gather_scaling(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
     return [Evidence(_state(step, steps), found[step], unit="as named") for step in steps]
 
 
-def _decide_scaling(evidence: Evidence, holds: set[str], _against: set[str]) -> tuple[Verdict, str]:
+def _decide_scaling(evidence: Evidence, holds: set[str], against: set[str]) -> tuple[Verdict, str]:
     if set(evidence.effects) <= {"fall of the last scale under OOD"}:
         return NOT_JUDGED, "Only the scales themselves were measured."
-    missing = [name for name in evidence.effects if name not in holds]
-    return _of(*(name in holds for name in evidence.effects)), _not_positive(missing)
+    return _of(*(name in holds for name in evidence.effects)), _missed(evidence, holds, against)
 
 
 def _gather_decoding(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
     table = tables.get("multi_token")
     if table is None:
         return []
-    words = {"all": "all pairs of steps", "aligned": "the same steps only"}
+    labels = {"all": "all pairs of steps", "aligned": "the same steps only"}
     out = []
     for text in ("generated", "reference"):
-        for pairs in words:
+        for pairs in labels:
             rows = table[table["quantity"] == f"sequence_information_{pairs}_{text}"]
             rows = rows[rows["site"] == "block"]
             if rows["decoding_step"].nunique() < 2:
@@ -373,7 +371,7 @@ def _gather_decoding(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
             for time in times[:-1]:
                 alike = wide[time].corrwith(wide[times[-1]], axis=1, method="spearman")
                 lowest = min(lowest, _subsampled(alike, shares).low if alike.notna().all() else -1.0)
-            out.append(Evidence(f"untouched, {text} text, {words[pairs]}", effects, {"lowest": lowest}))
+            out.append(Evidence(f"untouched, {text} text, {labels[pairs]}", effects, {"lowest": lowest}))
     return out
 
 
@@ -464,9 +462,8 @@ def _gather_attention(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
     return out
 
 
-def _decide_attention(evidence: Evidence, holds: set[str], _against: set[str]) -> tuple[Verdict, str]:
-    missing = [name for name in evidence.effects if name not in holds]
-    return _of(*(name in holds for name in evidence.effects)), _not_positive(missing)
+def _decide_attention(evidence: Evidence, holds: set[str], against: set[str]) -> tuple[Verdict, str]:
+    return _of(*(name in holds for name in evidence.effects)), _missed(evidence, holds, against)
 
 
 #: How each claim is judged.
@@ -586,8 +583,12 @@ def _of(*parts: bool) -> Verdict:
     return "reproduced" if all(parts) else "partly" if any(parts) else "not reproduced"
 
 
-def _not_positive(names: Iterable[str]) -> str:
-    return "".join(f"Not beyond its error: {words.listed(list(names))}." if list(names) else "")
+def _missed(evidence: Evidence, holds: set[str], against: set[str]) -> str:
+    """Which effects do not hold, those that are beyond their error on the other side by themselves."""
+    others = [name for name in evidence.effects if name in against]
+    unsure = [name for name in evidence.effects if name not in holds | against]
+    said = {"Beyond its error on the other side": others, "Not beyond its error": unsure}
+    return " ".join(f"{what}: {words.listed(names)}." for what, names in said.items() if names)
 
 
 def _state(step: int, steps: Sequence[int]) -> str:

@@ -186,6 +186,10 @@ def test_scaling_asks_for_three_things():
     assert verdict("C5", residual_scaling=[wrong, gain], interventions=[cut]) == "partly"
     none = effect("scaled_accuracy_gain", 0.1, UNSURE, split="ood")
     assert verdict("C5", residual_scaling=[wrong, none]) == "not reproduced"
+    [why] = judged("C5", residual_scaling=[wrong, none])["why"]
+    assert why == (
+        "Beyond its error on the other side: fall of the last scale under OOD. Not beyond its error: gain of OOD accuracy."
+    )
     assert verdict("C5", residual_scaling=[shift]) == "not judged"
 
 
