@@ -431,27 +431,34 @@ def exits(ax: Axes, rows: pd.DataFrame) -> None:
 
 
 def comparison_figure(found: pd.DataFrame) -> Figure:
-    """The effects :data:`COMPARED` with their intervals, one under another, ID and OOD in their colours.
+    """The effects :data:`COMPARED` with their intervals, one under another, ID and OOD in their colours, runs apart.
 
     Args:
         found: what :func:`comparisons` gave.
     """
-    labels = list(dict.fromkeys(zip(found["run"], found["step"], found["exit"], strict=True)))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 1.2 + 0.42 * len(labels)), sharey=True)
-    for ax, (quantity, heading) in zip(axes, COMPARED.items(), strict=True):
-        for split, shift in (("id", -0.13), ("ood", 0.13)):
-            own = found[(found["quantity"] == quantity) & (found["split"] == split)]
-            height = [labels.index(key) + shift for key in zip(own["run"], own["step"], own["exit"], strict=True)]
-            reach = np.array([own["estimate"] - own["low"], own["high"] - own["estimate"]]).clip(min=0)
-            ax.errorbar(
-                own["estimate"], height, xerr=reach, fmt="o", markersize=4, color=COLOURS[split], label=NAMES[split]
-            )
-        ax.axvline(0, color="#999999", lw=0.8)
-        ax.set_xlabel(heading)
-    texts = [", ".join(filter(None, [run, words.when(step), name])) for run, step, name in labels]
-    axes[0].set_yticks(range(len(labels)), texts, fontsize=8)
-    axes[0].invert_yaxis()
-    axes[1].legend(fontsize=8)
+    runs = {run: own for run, own in found.groupby("run", sort=False)}
+    labels = {run: list(dict.fromkeys(zip(own["step"], own["exit"], strict=True))) for run, own in runs.items()}
+    heights = [1.2 + 0.34 * len(keys) for keys in labels.values()]
+    figure = plt.figure(figsize=(11, sum(heights)))
+    parts = figure.subfigures(len(runs), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, (run, every) in zip(parts, runs.items(), strict=True):
+        axes = part.subplots(1, 2, sharey=True)
+        for ax, (quantity, heading) in zip(axes, COMPARED.items(), strict=True):
+            for split, shift in (("id", -0.13), ("ood", 0.13)):
+                own = every[(every["quantity"] == quantity) & (every["split"] == split)]
+                height = [labels[run].index(key) + shift for key in zip(own["step"], own["exit"], strict=True)]
+                reach = np.array([own["estimate"] - own["low"], own["high"] - own["estimate"]]).clip(min=0)
+                ax.errorbar(
+                    own["estimate"], height, xerr=reach, fmt="o", markersize=4, color=COLOURS[split], label=NAMES[split]
+                )
+            ax.axvline(0, color="#999999", lw=0.8)
+            ax.set_xlabel(heading, fontsize=9)
+        texts = [", ".join(filter(None, [words.when(step), name])) for step, name in labels[run]]
+        axes[0].set_yticks(range(len(texts)), texts, fontsize=8)
+        axes[0].invert_yaxis()
+        if run:
+            part.suptitle(run, fontsize=10)
+    axes[1].legend(fontsize=8, loc="best")
     return figure
 
 

@@ -50,18 +50,24 @@ def summary_figure(judged: pd.DataFrame) -> Figure:
     Args:
         judged: what :func:`ridge_utils.verdicts.judge` gave.
     """
+    asked = judged[judged["why"] != NOT_MEASURED]
+    # A model that no claim was measured on has no column.
+    cases = list(dict.fromkeys(zip(asked["model"], asked["task"], asked["source"], strict=True)))
+    measured = set(zip(asked["claim"], asked["model"], asked["task"], asked["source"], strict=True))
     total = verdicts.overall(judged)
     claims = list(dict.fromkeys(total["claim"]))
-    cases = list(dict.fromkeys(zip(total["model"], total["task"], total["source"], strict=True)))
     figure, ax = plt.subplots(figsize=(max(6.0, 2.0 + 1.5 * len(cases)), 2.2 + 0.5 * len(claims)))
     for row in total.itertuples(index=False):
+        if (row.model, row.task, row.source) not in cases:
+            continue
         x, y = cases.index((row.model, row.task, row.source)), claims.index(row.claim)
         # Their names have blanks, so the counts are read by place.
         counts = dict(zip(VERDICTS, row[4 : 4 + len(VERDICTS)], strict=True))
-        words = "\n".join(f"{count} {_SHORT[verdict]}" for verdict, count in counts.items() if count) or "–"
+        nothing = NOT_JUDGED if (row.claim, row.model, row.task, row.source) in measured else "–"
+        text = "\n".join(f"{count} {_SHORT[verdict]}" for verdict, count in counts.items() if count) or nothing
         colour = _COLOURS[row.verdict]
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=2))
-        ax.text(x, y, words, ha="center", va="center", size=7, color="black")
+        ax.text(x, y, text, ha="center", va="center", size=7, color="black")
     ax.set_xlim(-0.5, len(cases) - 0.5)
     ax.set_ylim(len(claims) - 0.5, -0.5)
     ax.set_yticks(range(len(claims)), claims)
