@@ -245,21 +245,31 @@ def work(
 
         quiet = bool(scheduler) or workers > 1
         # A key of its own each time: a scheduler that others use as well would give back what it has under the same.
-        stamp = time.time_ns()
-        futures = {
-            client.submit(call, run, quiet, key=f"{run.name}-{stamp}", pure=False, resources=resources or None): run
-            for run in left
-        }
-        for future in as_completed(list(futures)):
-            run = futures.pop(future)
+        stamp, waiting = time.time_ns(), list(left)
+        flying: dict[Any, Run] = {}
+        ended = as_completed()
+
+        def submit() -> None:
+            # No more than there is room for: what waits at a worker that is killed would be blamed for it as well.
+            while waiting and len(flying) < max(1, sum(client.nthreads().values())):
+                run = waiting.pop(0)
+                key = f"{run.name}-{stamp}"
+                future = client.submit(call, run, quiet, key=key, pure=False, resources=resources or None)
+                flying[future] = run
+                ended.add(future)
+
+        submit()
+        for future in ended:
+            run = flying.pop(future)
             error = future.exception()
-            if error is not None:
-                text = "".join(traceback.format_exception(error))
-                cache.write_text(run.error, text)
-                yield Outcome(run, "failed", 0.0, f"its worker was lost: {' '.join(str(error).split())}")
+            if error is None:
+                outcome = future.result()
             else:
-                yield future.result()
+                cache.write_text(run.error, "".join(traceback.format_exception(error)))
+                outcome = Outcome(run, "failed", 0.0, f"its worker was lost: {' '.join(str(error).split())}")
             future.release()
+            submit()
+            yield outcome
 
 
 def combine(runs: Sequence[Run], path: Path, **more: Any) -> pd.DataFrame:

@@ -223,7 +223,7 @@ def test_sentences_report_the_numbers_of_the_table(table):
     falls = controls_page.fall_headline(table)
     assert "untouched, ID and OOD examples together: I falls, +" in falls
     assert "**4 of 4 controls**" in falls
-    assert "after 5 steps, ID and OOD examples together: I falls, +" in falls
+    assert "after 5 fine-tuning steps, ID and OOD examples together: I falls, +" in falls
     assert "**0 of 4 controls**" in falls
 
 

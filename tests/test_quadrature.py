@@ -104,8 +104,9 @@ def test_a_product_is_that_of_the_matrix_and_keeping_it_changes_nothing():
 
 def test_the_seed_decides():
     first, again, other = (quadrature.entropy(Gram([KINDS["isotropic"]]), Settings(8, 4, 20, s)) for s in (0, 0, 1))
-    assert torch.equal(first.value, again.value)
-    assert not torch.equal(first.value, other.value)
+    # Not bit for bit: a matrix product in float32 rounds by where its operands lie in memory.
+    assert again.value.item() == pytest.approx(first.value.item(), abs=1e-6)
+    assert other.value.item() != pytest.approx(first.value.item(), abs=1e-5)
 
 
 class Largest(TorchDispatchMode):
