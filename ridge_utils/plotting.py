@@ -143,35 +143,43 @@ def running_sum(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def depths(table: pd.DataFrame, title: str) -> Figure:
-    """Predictive information over layers of one model cut to several numbers of blocks (paper, Figure 3).
+def depths(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """Predictive information over layers of models cut to several numbers of blocks (paper, Figure 3).
 
     Args:
-        table: table of measurements of the models ``name[:k]`` and perhaps of the whole one.
-        title: what to write above.
+        tables: tables of measurements of the models ``name[:k]`` and perhaps of the whole one, by the title of their
+            rows: one for the untouched models and one for the fine-tuned ones.
     """
-    last = {model: group["step"].max() for model, group in table.groupby("model", sort=False)}
-    states = {
-        "untouched": table[table["step"] == 0],
-        "fine-tuned": table[(table["step"] > 0) & (table["step"] == table["model"].map(last))],
-    }
-    states = {when: chosen for when, chosen in states.items() if len(chosen)}
-    figure, axes = plt.subplots(len(states), 3, figsize=(11, 3.2 * len(states)), sharey="row", squeeze=False)
-    for row, (when, chosen) in zip(axes, states.items(), strict=True):
-        for ax, split in zip(row, NAMES, strict=True):
-            rows = chosen[(chosen["split"] == split) & (chosen["quantity"] == "predictive_information")]
-            names = sorted(rows["model"].unique(), key=lambda model: rows[rows["model"] == model]["layer"].max())
-            for name, colour in zip(names, mpl.colormaps["viridis"](np.linspace(0, 0.9, len(names))), strict=True):
-                own = rows[rows["model"] == name]
-                curve(ax, own, colour, f"{own['layer'].max()} blocks")
-            ax.set_title(f"{when}, {NAMES[split]}", fontsize=10)
-            ax.set_ylim(bottom=0, auto=True)
-        row[0].set_ylabel(LABELS["predictive_information"])
-    for ax in axes[-1]:
-        ax.set_xlabel("layer (0: embedding; ◆: after the final norm)")
-    axes[0][0].legend(fontsize=8)
-    figure.suptitle(title)
+    runs = {}
+    for title, table in tables.items():
+        last = {model: group["step"].max() for model, group in table.groupby("model", sort=False)}
+        trained = table[(table["step"] > 0) & (table["step"] == table["model"].map(last))]
+        states = {"untouched": table[table["step"] == 0], "fine-tuned": trained}
+        runs[title] = {when: chosen for when, chosen in states.items() if len(chosen)}
+    heights = [3.2 * len(states) for states in runs.values()]
+    figure = plt.figure(figsize=(11, sum(heights)))
+    parts = figure.subfigures(len(runs), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, (title, states) in zip(parts, runs.items(), strict=True):
+        axes = part.subplots(len(states), 3, sharey="row", squeeze=False)
+        for row, (when, chosen) in zip(axes, states.items(), strict=True):
+            for ax, split in zip(row, NAMES, strict=True):
+                _cuts(ax, chosen[(chosen["split"] == split) & (chosen["quantity"] == "predictive_information")])
+                ax.set_title(f"{when}, {NAMES[split]}", fontsize=10)
+                ax.set_ylim(bottom=0, auto=True)
+            row[0].set_ylabel(LABELS["predictive_information"])
+        for ax in axes[-1]:
+            ax.set_xlabel("layer (0: embedding; ◆: after the final norm)")
+        axes[0][0].legend(fontsize=8)
+        part.suptitle(title)
     return figure
+
+
+def _cuts(ax: Axes, rows: pd.DataFrame) -> None:
+    """A curve for each number of blocks."""
+    names = sorted(rows["model"].unique(), key=lambda model: rows[rows["model"] == model]["layer"].max())
+    for name, colour in zip(names, mpl.colormaps["viridis"](np.linspace(0, 0.9, len(names))), strict=True):
+        own = rows[rows["model"] == name]
+        curve(ax, own, colour, f"{own['layer'].max()} blocks")
 
 
 def losses(ax: Axes, table: pd.DataFrame) -> None:
@@ -195,23 +203,25 @@ def losses(ax: Axes, table: pd.DataFrame) -> None:
     ax.legend(fontsize=8)
 
 
-def overfitting(table: pd.DataFrame, title: str) -> Figure:
-    """The paper's Figure 4: losses over training beside the profiles of ID and OOD examples.
+def overfitting(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """The paper's Figure 4: losses over training beside the profiles of ID and OOD examples, a row per run.
 
     Args:
-        table: table of measurements with ``loss`` and ``predictive_information``.
-        title: what to write above.
+        tables: tables of measurements with ``loss`` and ``predictive_information``, by the title of their row.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8))
-    losses(axes[0], table)
-    for ax, split in zip(axes[1:], ("id", "ood"), strict=True):
-        profile(ax, table, split, "predictive_information")
-    top = max(ax.get_ylim()[1] for ax in axes[1:])
-    for ax in axes[1:]:
-        ax.set_ylim(0, top)
-    axes[1].set_ylabel(LABELS["predictive_information"])
-    axes[1].legend(fontsize=8)
-    figure.suptitle(title)
+    figure = plt.figure(figsize=(11, 3.8 * len(tables)))
+    parts = figure.subfigures(len(tables), 1, squeeze=False)[:, 0]
+    for part, (title, table) in zip(parts, tables.items(), strict=True):
+        axes = part.subplots(1, 3)
+        losses(axes[0], table)
+        for ax, split in zip(axes[1:], ("id", "ood"), strict=True):
+            profile(ax, table, split, "predictive_information")
+        top = max(ax.get_ylim()[1] for ax in axes[1:])
+        for ax in axes[1:]:
+            ax.set_ylim(0, top)
+        axes[1].set_ylabel(LABELS["predictive_information"])
+        axes[1].legend(fontsize=8)
+        part.suptitle(title)
     return figure
 
 

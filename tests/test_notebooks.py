@@ -204,6 +204,15 @@ def test_first_captions_say_what_the_parameters_say(name):
         assert len(cli.defaults(name)["sampling_seeds"]) == 5
 
 
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_figure_with_a_name_is_one_image(path):
+    # Two would carry the same name, and the book could not be built.
+    for cell in nbformat.read(path, as_version=4).cells:
+        if "name" in cell.metadata.get("mystnb", {}).get("figure", {}):
+            images = [out for out in cell.outputs if "image/png" in out.get("data", {})]
+            assert len(images) <= 1, cell.source
+
+
 def test_the_api_page_has_every_module():
     text = (cli.NOTEBOOKS.parent / "book" / "api.md").read_text(encoding="utf-8")
     package = cli.NOTEBOOKS.parent / "ridge_utils"
