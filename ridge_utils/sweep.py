@@ -142,6 +142,9 @@ def load(path: Path, folder: Path) -> Grid:
     if unknown := sorted(set(map(str, overrides)) - names):
         raise InputError(f"In the grid {path}, 'overrides' names {unknown[0]!r}, which is none of its models or tasks.")
     notebooks = {notebook: own or {} for notebook, own in content["notebooks"].items()}
+    anywhere = {name for notebook in notebooks for name in cli.parameters(notebook)}
+    if unknown := sorted({name for own in overrides.values() for name in own} - anywhere):
+        raise InputError(f"The overrides of the grid {path} set {unknown[0]!r}, which none of its notebooks declares.")
     for notebook in notebooks:
         # A notebook that trains nothing has no seeds: it is run once.
         known = cli.parameters(notebook)
@@ -241,7 +244,7 @@ def work(
     if not left:
         return
     with _client(workers, scheduler, resources) as client:
-        from distributed import as_completed
+        from distributed import KilledWorker, as_completed
 
         quiet = bool(scheduler) or workers > 1
         # A key of its own each time: a scheduler that others use as well would give back what it has under the same.
@@ -266,7 +269,10 @@ def work(
                 outcome = future.result()
             else:
                 cache.write_text(run.error, "".join(traceback.format_exception(error)))
-                outcome = Outcome(run, "failed", 0.0, f"its worker was lost: {' '.join(str(error).split())}")
+                lost = isinstance(error, KilledWorker)
+                outcome = Outcome(
+                    run, "failed", 0.0, "its worker was lost" if lost else cli.failure(run.notebook, error)
+                )
             future.release()
             submit()
             yield outcome

@@ -121,6 +121,10 @@ def test_the_committed_grids_fit_their_notebooks(path, tmp_path):
         ({"notebooks": {"nothing": {}}}, "no notebook 'nothing'"),
         ({"notebooks": {INFORMATION: {}}, "models": ["a"], "parameters": {"model": "b"}}, "'model' is set by a list"),
         ({"notebooks": {INFORMATION: {}}, "models": ["a"], "overrides": {"b": {}}}, "names 'b', which is none of"),
+        (
+            {"notebooks": {INFORMATION: {}}, "models": ["a"], "overrides": {"a": {"stepz": 1}}},
+            "set 'stepz', which none of its notebooks declares",
+        ),
         ({"notebooks": {INFORMATION: {}}, "models": ["x/a", "y/a"]}, "would share the folder"),
     ],
 )
