@@ -77,8 +77,8 @@ lint: $(INSTALLED) ## format the code and mend what ruff can
 lab: $(MODEL) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
-bench: $(MODEL) ## print ratios: the estimator and the forward pass against their references
-	@$(BIN)/python -m pytest -q -s benchmarks
+bench: $(MODEL) ## print ratios: the estimator and the forward pass against their references (FULL=--full: all sizes)
+	@$(BIN)/python -m pytest -q -s benchmarks $(FULL)
 
 reference: $(MODEL) ## run the reference profiles that results/ lacks (hours; DATA=FOLDER of the real data sets)
 	$(BIN)/ridge reference $(if $(DATA),--data-dir $(DATA))

@@ -1,80 +1,212 @@
 """Ratios, each measured against a reference in the same run: `make bench` prints them.
 
-They are no tests of speed: nothing here fails because a machine is slow.
+They are no tests of speed: nothing here fails because a machine is slow. What is compared is checked to be the same.
 """
 
+import multiprocessing
+import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GPT2Config, Qwen2Config
 
-from ridge_utils import information, models, quadrature, tasks
+from ridge_utils import information, models, quadrature, results, tasks
 from ridge_utils.representations import collect, encode, pad
 
 LAYERS, WIDTH = 31, 576  # the embedded model's
-ROWS: list[tuple[str, float, float]] = []
+ROWS: list[dict[str, object]] = []
 
 
 @pytest.fixture(scope="module", autouse=True)
-def report() -> Iterator[None]:
+def report(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
-    print(f"\n\n{'measured against its reference':64} {'seconds':>9} {'reference':>9} {'ratio':>7}")
-    for name, ours, reference in ROWS:
-        print(f"{name:64} {ours:9.3f} {reference:9.3f} {ours / reference:7.2f}")
+    print(f"\n\n{'measured against its reference':78} {'seconds':>9} {'reference':>9} {'ratio':>7}")
+    for row in ROWS:
+        name = f"{row['what']}, N = {row['n']}, d = {row['d']} / {row['reference']}"
+        memory = "" if pd.isna(row["memory"]) else f", {row['memory'] / 2**20:.0f} MiB"
+        print(f"{name + memory:78} {row['seconds']:9.3f} {row['reference_seconds']:9.3f} {row['ratio']:7.2f}")
     print(f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}; medians of alternating runs")
+    if request.config.getoption("--full") and not request.session.testsfailed:
+        path = results.FOLDER / "benchmarks.csv"
+        results.write(pd.DataFrame(ROWS), path, results.provenance({"layers": LAYERS}))
+        print(f"written to {path}")
 
 
-def ratio(name: str, ours: Callable[[], object], reference: Callable[[], object], rounds: int = 5) -> None:
-    """Run the two in turn, so that both see the same machine, and keep the medians."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for call in (ours, reference):
-        call()
+def ratio(
+    what: str,
+    reference: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object] | None,
+    *,
+    n: int,
+    d: int = WIDTH,
+    rounds: int = 5,
+    memory: float = np.nan,
+) -> None:
+    """Run the two in turn, so that both see the same machine, and keep the medians.
+
+    Without ``theirs`` there is no reference: it would take too long, or more memory than there is.
+    """
+    calls = [call for call in (ours, theirs) if call is not None]
+    times: list[list[float]] = [[] for _ in calls]
+    if rounds > 1:
+        for call in calls:
+            call()
     for _ in range(rounds):
-        for call, kept in ((ours, times[0]), (reference, times[1])):
+        for call, kept in zip(calls, times, strict=True):
             started = time.perf_counter()
             call()
             kept.append(time.perf_counter() - started)
-    ROWS.append((name, statistics.median(times[0]), statistics.median(times[1])))
+    seconds, other = [*(statistics.median(kept) for kept in times), np.nan][:2]
+    ROWS.append(
+        {
+            "what": what,
+            "reference": reference,
+            "n": n,
+            "d": d,
+            "seconds": seconds,
+            "reference_seconds": other,
+            "ratio": seconds / other,
+            "memory": memory,
+        }
+    )
 
 
-@pytest.mark.parametrize("n", [200, 500])
+def peak_memory(function: Callable[..., object], *sizes: int) -> float:
+    """Bytes that a call takes beyond what its process held before, in a process of its own.
+
+    ``function(*sizes)`` prepares, and gives what is measured.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (function, *sizes))
+
+
+def _peak(function: Callable[..., Callable[[], object]], *sizes: int) -> float:
+    call = function(*sizes)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call()
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return kilobytes * (1 if sys.platform == "darwin" else 1024)
+
+
+def states(n: int, d: int = WIDTH, layers: int = LAYERS) -> tuple[Tensor, Tensor]:
+    """As hidden states are: all point one way, know one of 12 targets, and have a spectrum that decays."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randn(12, d, generator=generator)[torch.arange(n) % 12]
+    noise = torch.randn(layers, n, d, generator=generator) * torch.linspace(1, 0.02, d)
+    return 2 * torch.randn(d, generator=generator) + noise + 0.3 * targets, targets
+
+
+def profile(n: int, d: int = WIDTH, layers: int = LAYERS) -> Callable[[], Tensor]:
+    hidden, targets = states(n, d, layers)
+    information.predictive_information(hidden[:1, :10], targets[:10])  # what is loaded at the first call
+    return lambda: information.predictive_information(hidden, targets)
+
+
+def estimate(n: int, d: int = WIDTH) -> Callable[[], quadrature.Estimate]:
+    hidden, targets = states(n, d, layers=1)
+    quadrature.predictive_information(hidden[:, :100], targets[:100], method="lanczos")
+    return lambda: quadrature.predictive_information(hidden, targets, method="lanczos")
+
+
+def textbook(hidden: Tensor, targets: Tensor) -> np.ndarray:
+    """The estimator as its formulas read: an N x N x d tensor of differences, and eigenvalues one after the other."""
+
+    def gram(x: np.ndarray) -> np.ndarray:
+        u = x / np.linalg.norm(x, axis=1, keepdims=True)
+        return np.exp(-((u[:, None] - u[None]) ** 2).sum(-1) / 2)
+
+    def entropy(kernel: np.ndarray) -> float:
+        values = np.linalg.eigvalsh(kernel / np.trace(kernel)).clip(min=1e-300)
+        return float(-(values * np.log(values)).sum())
+
+    y = gram(targets.double().numpy())
+    grams = (gram(states.double().numpy()) for states in hidden)
+    return np.array([entropy(z) + entropy(y) - entropy(z * y) for z in grams])
+
+
+@pytest.mark.sizes("n", [200, 500], full=[1000])
 def test_profile_against_its_eigenproblems(n: int) -> None:
-    """The floor of the exact estimator is LAPACK: 2 L + 1 symmetric eigenproblems, values only."""
-    hidden, targets = torch.randn(LAYERS, n, WIDTH), torch.randn(n, WIDTH)
-    grams = [information.gram_matrix(hidden[0]) for _ in range(2 * LAYERS + 1)]
+    """The floor of the exact estimator is LAPACK: 2 L + 1 symmetric eigenproblems, values only.
+
+    The obvious way solves one after the other with all threads; the other floor solves as many at a time as there are
+    threads, as the estimator does.
+    """
+    hidden, _ = states(n)
+    gram = information.gram_matrix(hidden[0])
+    ours = profile(n)
+    what, count = f"profile of {LAYERS} layers", 2 * LAYERS + 1
+    rounds = 5 if n < 1000 else 3
+    memory = peak_memory(profile, n)
+    one_by_one = [gram.clone() for _ in range(count)]
     ratio(
-        f"predictive_information, N = {n}, {LAYERS} layers / its eigenvalues alone",
+        *(
+            what,
+            "its eigenvalues, one matrix after the other",
+            ours,
+            lambda: [torch.linalg.eigvalsh(g) for g in one_by_one],
+        ),
+        n=n,
+        rounds=rounds,
+        memory=memory,
+    )
+
+    def at_a_time() -> None:
+        with information._workers(gram.device) as each:
+            each(lambda index: torch.linalg.eigvalsh(one_by_one[index]), count)
+
+    ratio(what, "its eigenvalues, as many matrices at a time as threads", ours, at_a_time, n=n, rounds=rounds)
+
+
+@pytest.mark.sizes("n", [100], full=[200])
+def test_profile_against_the_textbook(n: int) -> None:
+    hidden, targets = states(n)
+    found = information.predictive_information(hidden, targets)
+    np.testing.assert_allclose(found.numpy(), textbook(hidden, targets), atol=1e-10)
+    ratio(
+        f"profile of {LAYERS} layers",
+        "textbook version, pairwise differences",
         lambda: information.predictive_information(hidden, targets),
-        lambda: [torch.linalg.eigvalsh(gram) for gram in grams],
+        lambda: textbook(hidden, targets),
+        n=n,
+        rounds=1,
+    )
+
+
+@pytest.mark.sizes("d", [], full=[64, 256, 1024, 2048, 4096])
+def test_profile_against_its_eigenproblems_by_width(d: int) -> None:
+    hidden, targets = states(500, d, layers=8)
+    gram = information.gram_matrix(hidden[0])
+    ratio(
+        "profile of 8 layers",
+        "its eigenvalues, one matrix after the other",
+        lambda: information.predictive_information(hidden, targets),
+        lambda: [torch.linalg.eigvalsh(gram) for _ in range(17)],
+        n=500,
+        d=d,
+        rounds=3,
+        memory=peak_memory(profile, 500, d, 8),
     )
 
 
 def test_samples_against_one_at_a_time() -> None:
-    """Samples of one pool share its inner products, the costly part of a Gram matrix."""
-    hidden, targets = torch.randn(8, 500, WIDTH), torch.randn(500, WIDTH)
+    """Samples of one pool share its inner products and kernel values."""
+    hidden, targets = states(500, layers=8)
     samples = [torch.randperm(500)[:200] for _ in range(20)]
     ratio(
-        "predictive_information, 20 samples of 200 of 500, 8 layers / one at a time",
+        "20 samples of 200 of 500, 8 layers",
+        "one sample at a time",
         lambda: information.predictive_information(hidden, targets, samples=samples),
         lambda: [information.predictive_information(hidden[:, s], targets[s]) for s in samples],
+        n=200,
         rounds=3,
-    )
-
-
-def test_quadrature_against_the_eigenvalues() -> None:
-    """The entropy of states that point one way and have a spectrum that decays, as hidden states have."""
-    x = 3 * torch.randn(WIDTH) + torch.randn(4000, WIDTH) * torch.linspace(1, 0.01, WIDTH)
-    exact = information.entropy(information.gram_matrix(x)).item()
-    found = quadrature.entropy(quadrature.Gram([x]))
-    assert abs(found.value.item() - exact) < 0.01 * exact
-    ratio(
-        "quadrature.entropy, N = 4000 / all eigenvalues",
-        lambda: quadrature.entropy(quadrature.Gram([x])),
-        lambda: information.entropy(information.gram_matrix(x)),
-        rounds=1,
     )
 
 
@@ -83,47 +215,117 @@ def test_permutation_null_against_its_eigenproblems() -> None:
 
     Below 1, threads pay; 200 shuffles of 31 layers, what the audit asks for, take ten times as long.
     """
-    hidden, targets = torch.randn(LAYERS, 200, WIDTH), torch.randn(200, WIDTH)
+    hidden, targets = states(200)
     shuffles = 20
     gram = information.gram_matrix(hidden[0])
     ratio(
-        f"permutation_null, N = 200, {LAYERS} layers, {shuffles} shuffles / its eigenvalues alone",
+        f"permutation null, {LAYERS} layers, {shuffles} shuffles",
+        "its eigenvalues, one matrix after the other",
         lambda: information.permutation_null(hidden, targets, shuffles),
         lambda: [torch.linalg.eigvalsh(gram) for _ in range(shuffles * LAYERS)],
+        n=200,
         rounds=3,
     )
 
 
-def test_gram_matrix_against_pairwise_differences() -> None:
-    """Against the textbook way, an N x N x d tensor of differences."""
-    x = torch.randn(200, WIDTH, dtype=torch.float64)
+@pytest.mark.sizes("n", [4000], full=[1000, 2000, 8000])
+def test_quadrature_against_the_eigenvalues(n: int) -> None:
+    """Information of one layer; H(Y) is part of both."""
+    hidden, targets = states(n, layers=1)
+    exact = information.predictive_information(hidden, targets).item()
+    found = quadrature.predictive_information(hidden, targets, method="lanczos")
+    assert abs(found.value.item() - exact) < max(0.01 * exact, 2 * found.error.item())
+    ratio(
+        "quadrature, one layer",
+        "its eigenvalues",
+        lambda: quadrature.predictive_information(hidden, targets, method="lanczos"),
+        lambda: information.predictive_information(hidden, targets),
+        n=n,
+        rounds=1,
+        memory=peak_memory(estimate, n),
+    )
 
-    def textbook() -> np.ndarray:
-        u = (x / x.norm(dim=1, keepdim=True)).numpy()
-        gram = np.exp(-((u[:, None] - u[None]) ** 2).sum(-1) / 2)
-        return gram / np.trace(gram)
 
-    np.testing.assert_allclose(information.gram_matrix(x).numpy(), textbook(), atol=1e-12)
-    ratio("gram_matrix, N = 200 / pairwise differences", lambda: information.gram_matrix(x), textbook)
+@pytest.mark.sizes("n", [10000], full=[20000, 50000])
+def test_quadrature_of_more_samples_than_eigenvalues_can_be_had_of(n: int) -> None:
+    hidden, targets = states(n, layers=1)
+    ratio(
+        "quadrature, one layer",
+        "none",
+        lambda: quadrature.predictive_information(hidden, targets, method="lanczos"),
+        None,
+        n=n,
+        rounds=1,
+        memory=peak_memory(estimate, n) if n > 10000 else np.nan,
+    )
 
 
-def test_collect_against_a_bare_forward_pass() -> None:
-    """Against the model's body alone on the same batches, all prompts of one length."""
-    loaded = models.load(models.EMBEDDED, device="cpu")
-    length = 39
-    drawn = tasks.load("synthetic_arithmetic", "id", 200)
-    examples = [example for example in drawn if len(encode(loaded, example)[0]) == length][:32]
-    ids, mask = pad([encode(loaded, example)[0] for example in examples], loaded)
+def shaped(name: str) -> models.LoadedModel:
+    """The embedded model, or random weights in the shape of another."""
+    if name == models.EMBEDDED:
+        return models.load(name, device="cpu")
+    shapes = {
+        "GPT-2 Medium": GPT2Config(n_embd=1024, n_layer=24, n_head=16),
+        "Qwen2.5-0.5B": Qwen2Config(
+            hidden_size=896,
+            num_hidden_layers=24,
+            num_attention_heads=14,
+            num_key_value_heads=2,
+            intermediate_size=4864,
+            vocab_size=151936,
+            tie_word_embeddings=True,
+        ),
+    }
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(shapes[name], dtype=torch.float32)
+    return models.assemble(name, model, models.byte_tokenizer())
+
+
+@pytest.mark.sizes("name", [models.EMBEDDED], full=["GPT-2 Medium", "Qwen2.5-0.5B"])
+def test_collect_against_a_bare_forward_pass(name: str) -> None:
+    """Against the model's body alone on the same batches; neither applies the head."""
+    loaded = shaped(name)
+    drawn = tasks.load("synthetic_arithmetic", "id", 32)
+    examples = sorted(drawn, key=lambda example: len(encode(loaded, example)[0]))
+    batches = [pad([encode(loaded, e)[0] for e in examples[start : start + 16]], loaded) for start in (0, 16)]
 
     def bare() -> None:
         with torch.inference_mode():
-            for start in range(0, len(ids), 16):
-                part = slice(start, start + 16)
-                loaded.model.base_model(input_ids=ids[part], attention_mask=mask[part], use_cache=False)
+            for ids, mask in batches:
+                loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
 
     ratio(
-        f"collect, {len(examples)} prompts of {length} tokens, 30 blocks / bare forward pass",
+        f"collect, {len(loaded.blocks)} blocks of {name}",
+        "bare forward pass of the same batches",
         lambda: collect(loaded, examples, 16, progress=False),
         bare,
+        n=len(examples),
+        d=loaded.width,
         rounds=3,
+    )
+
+
+@pytest.mark.sizes("n", [1000], full=[])
+def test_profile_against_the_forward_pass(n: int) -> None:
+    """What a user waits for: the estimator's part beside the model's, which is timed on 32 prompts."""
+    loaded = models.load(models.EMBEDDED, device="cpu")
+    examples = tasks.load("synthetic_arithmetic", "id", 32)
+    started = time.perf_counter()
+    collect(loaded, examples, 16, progress=False)
+    forward = (time.perf_counter() - started) * n / len(examples)
+    ours = profile(n)
+    started = time.perf_counter()
+    ours()
+    seconds = time.perf_counter() - started
+    ROWS.append(
+        {
+            "what": f"profile of {LAYERS} layers",
+            "reference": "the forward pass of as many prompts (from 32)",
+            "n": n,
+            "d": WIDTH,
+            "seconds": seconds,
+            "reference_seconds": forward,
+            "ratio": seconds / forward,
+            "memory": np.nan,
+        }
     )

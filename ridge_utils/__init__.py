@@ -7,8 +7,9 @@ token) and ``generation`` (over decoding steps) → ``information`` (``quadratur
 ``sequences``, ``early_exit``, ``attention`` and ``residual_scaling`` (numbers per layer) → ``measures`` (tables) →
 ``statistics`` and ``results`` → ``plotting`` and ``reports``. ``training`` fine-tunes a model before it is measured,
 ``study`` puts a notebook's model, task and fine-tunings together, ``profiles`` are named parameter sets, ``sweep``
-makes many runs of them, ``store`` and ``cache`` keep what took long, ``paper`` holds the numbers that the paper
-reports, ``claims`` puts ours beside them, and ``reproducibility`` says how far ours may move on another machine.
+makes many runs of them, ``batches`` halves what does not fit into memory, ``store`` and ``cache`` keep what took long,
+``paper`` holds the numbers that the paper reports, ``claims`` puts ours beside them, and ``reproducibility`` says how
+far ours may move on another machine. ``benchmarks`` reads what ``make bench`` measured.
 
 The audit adds ``geometry``, ``estimators``, ``probes``, ``lens``, ``interventions``, ``memorisation`` and
 ``joint_scaling`` (numbers per layer), ``inference`` (effects with their errors) and ``verdicts`` (the rules of the
@@ -23,6 +24,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "attention",
+    "batches",
+    "benchmarks",
     "cache",
     "claims",
     "early_exit",

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
+from ridge_utils.batches import work_through
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel, quiet
 from ridge_utils.representations import encode, pad
@@ -96,8 +97,6 @@ def shares(
     """
     if not examples:
         raise InputError("There are no examples to run through the model.")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
     prompts = [encode(loaded, example)[0] for example in examples]
     signals = [signal_mask(loaded, example) for example in examples]
     for number, (example, signal) in enumerate(zip(examples, signals, strict=True)):
@@ -110,20 +109,20 @@ def shares(
     on_signal, on_last, on_first = torch.empty(3, len(loaded.blocks), len(prompts), dtype=torch.float64)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
     label = f"attention, {progress}" if isinstance(progress, str) else "attention"
+
+    def attend(index: list[int]) -> None:
+        ids, mask = pad([prompts[i] for i in index], loaded)
+        signal = pad_sequence([signals[i] for i in index], batch_first=True)
+        row, last = torch.arange(len(index)), tokens[index] - 1
+        for layer, weights in enumerate(_weights(loaded, ids, mask)):
+            mass = weights[row.to(weights.device), :, last.to(weights.device)].to("cpu", torch.float64).mean(1)
+            on_signal[layer, index] = (mass * signal).sum(-1)
+            on_last[layer, index] = mass[row, last]
+            on_first[layer, index] = mass[:, 0]
+
     bar = tqdm(total=len(prompts), desc=label, unit="prompt", disable=not progress)
     with bar, eager(loaded):
-        while order:
-            size = min(batch_size, _fitting(loaded, len(prompts[order[0]])))
-            index, order = order[:size], order[size:]
-            ids, mask = pad([prompts[i] for i in index], loaded)
-            signal = pad_sequence([signals[i] for i in index], batch_first=True)
-            row, last = torch.arange(len(index)), tokens[index] - 1
-            for layer, weights in enumerate(_weights(loaded, ids, mask)):
-                mass = weights[row.to(weights.device), :, last.to(weights.device)].to("cpu", torch.float64).mean(1)
-                on_signal[layer, index] = (mass * signal).sum(-1)
-                on_last[layer, index] = mass[row, last]
-                on_first[layer, index] = mass[:, 0]
-            bar.update(len(index))
+        work_through(order, batch_size, attend, bar, largest=lambda i: _fitting(loaded, len(prompts[i])))
     signal_tokens = torch.stack([signal.sum() for signal in signals])
     first_is_signal = torch.stack([signal[0] for signal in signals])
     return AttentionShares(on_signal, on_last, on_first, tokens, signal_tokens, first_is_signal)

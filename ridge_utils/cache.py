@@ -9,21 +9,23 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import filelock
+import numpy as np
 import platformdirs
+import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ridge_utils.errors import StorageError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ def writing(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def tensors(kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[str, Tensor]]") -> "dict[str, Tensor]":
+def tensors(kind: str, shaped_by: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Named tensors from the cache, computed and stored where they are missing or damaged.
 
     Args:
@@ -138,8 +140,6 @@ def tensors(kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[s
     Raises:
         StorageError: the cache cannot be written.
     """
-    from safetensors.torch import load_file, save_file
-
     folder = directory() / kind / digest(shaped_by)
     with lock(folder):
         if problem := damage(folder):
@@ -150,6 +150,55 @@ def tensors(kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[s
                 save_file(built, temporary / "tensors.safetensors")
             return built
     return load_file(folder / "tensors.safetensors")
+
+
+def mapped(
+    kind: str,
+    shaped_by: Mapping[str, Any],
+    shapes: Mapping[str, tuple[str, tuple[int, ...]]],
+    fill: Callable[[dict[str, np.ndarray]], None],
+) -> dict[str, Tensor]:
+    """As :func:`tensors`, for what is too large to be held in memory: files that are read as far as they are used.
+
+    Args:
+        kind, shaped_by: as :func:`tensors`.
+        shapes: dtype, by numpy's name, and shape of each tensor.
+        fill: writes the values into the arrays, which lie on the disk.
+
+    Returns:
+        The tensors; changing them changes no file.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
+    folder = directory() / kind / digest(shaped_by)
+    with lock(folder):
+        if problem := damage(folder):
+            if folder.exists():
+                log.warning("The cached %s in %s are damaged (%s); they are computed again.", kind, folder, problem)
+            with writing(folder) as temporary:
+                needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in shapes.values())
+                if needed > shutil.disk_usage(temporary).free:
+                    # A file on the disk that is written to as memory has no way to say so later, but to kill.
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                arrays = {
+                    name: np.lib.format.open_memmap(temporary / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+                    for name, (dtype, shape) in shapes.items()
+                }
+                fill(arrays)
+                for array in arrays.values():
+                    array.flush()
+    # Copied when written to: torch has no tensors that are read-only.
+    files = {name: np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False) for name in shapes}
+    return {name: torch.from_numpy(file) for name, file in files.items()}
+
+
+def discard(kind: str, shaped_by: Mapping[str, Any]) -> None:
+    """Remove an entry that is needed no more, if it is there."""
+    folder = directory() / kind / digest(shaped_by)
+    if folder.exists():
+        with lock(folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

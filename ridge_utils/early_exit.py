@@ -29,10 +29,9 @@ def correct(
     Returns:
         Shape (blocks + 1, N), bool; entry 0 is the exit right after the embedding.
     """
-    head = loaded.model.get_output_embeddings()
     *states, last = representations.hidden
     rows = []
-    with torch.inference_mode():
+    with torch.inference_mode(), loaded.head() as head:
         for layer in states if norm else [*states, last]:
             layer = layer.to(head.weight.device, head.weight.dtype)
             rows.append(loaded.final_norm(layer) if norm else layer)
@@ -99,9 +98,8 @@ def cross_entropy(loaded: LoadedModel, representations: Representations, batch_s
     Returns:
         Shape (N,), float64, in nats.
     """
-    head = loaded.model.get_output_embeddings()
-    weight = head.weight
-    with torch.inference_mode():
+    with torch.inference_mode(), loaded.head() as head:
+        weight = head.weight
         chunks = zip(
             representations.final_norm.split(batch_size), representations.target_ids.split(batch_size), strict=True
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import GenerationConfig
 
+from ridge_utils.batches import work_through
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel, quiet
 from ridge_utils.representations import captured, encode, pad
@@ -172,16 +173,17 @@ def _gather(
     states = torch.empty(len(loaded.blocks) + 2, len(prompts), steps, loaded.width, dtype=dtype)
     token_ids = torch.empty(len(prompts), steps, dtype=torch.long)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+
+    def keep(index: list[int]) -> None:
+        of_batch, tokens = run(index)
+        _require_finite(of_batch, index, loaded)
+        states[:, index] = of_batch.to("cpu", dtype)
+        token_ids[index] = tokens.cpu()
+
     bar = tqdm(total=len(prompts), desc=label, unit="prompt", disable=label is None)
     with bar, torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            index = order[start : start + batch_size]
-            of_batch, tokens = run(index)
-            _require_finite(of_batch, index, loaded)
-            states[:, index] = of_batch.to("cpu", dtype)
-            token_ids[index] = tokens.cpu()
-            bar.update(len(index))
-    targets = loaded.embedding.weight.detach()[token_ids.to(loaded.device)].to("cpu", dtype)
+        work_through(order, batch_size, keep, bar)
+    targets = loaded.embed(token_ids).to("cpu", dtype)
     return Continuations(states, token_ids, targets)
 
 

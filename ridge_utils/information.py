@@ -12,6 +12,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -31,7 +32,8 @@ _ORDER_ONE = 1e-8
 #: Rows nearer to each other than this, beside the longest row, are the same: rounding leaves 1e-8 between equal ones.
 _SAME = 1e-6
 
-_EVERY = slice(None)
+#: Rows of a matrix of inner products that are computed at a time.
+_STRIP = 64
 
 
 def gram_matrix(
@@ -63,7 +65,8 @@ def gram_matrix(
             where rows are to be normalised, or nothing but zero rows under the linear kernel.
     """
     _check_kernel(kernel, bandwidth, degree)
-    return _gram(_inner_products(x, normalize), kernel, bandwidth, degree)
+    matrix = _kernel_matrix(_inner_products(x, normalize), kernel, bandwidth, degree)
+    return matrix / _trace(matrix)[..., None, None]
 
 
 def median_bandwidth(x: Tensor) -> Tensor:
@@ -112,13 +115,7 @@ def entropy(gram: Tensor, alpha: float = 1.0) -> Tensor:
     if bool(((trace - 1).abs() > 1e-6).any()):
         worst = trace.flatten()[(trace - 1).abs().argmax()].item()
         raise InputError(f"A Gram matrix must have trace 1, but one has trace {worst:.6g}: divide it by its trace.")
-    eigenvalues = torch.linalg.eigvalsh(gram)
-    # Rounding leaves some +-1e-17 where the rank ends, and at low orders such values would count.
-    rounding = gram.shape[-1] * torch.finfo(gram.dtype).eps * eigenvalues[..., -1:]
-    eigenvalues = torch.where(eigenvalues > rounding, eigenvalues, 0)
-    if abs(alpha - 1) < _ORDER_ONE:
-        return -torch.xlogy(eigenvalues, eigenvalues).sum(-1)
-    return torch.logsumexp(alpha * eigenvalues.log(), -1) / (1 - alpha)
+    return _entropy(gram, alpha)
 
 
 def joint_entropy(a: Tensor, b: Tensor, alpha: float = 1.0) -> Tensor:
@@ -140,7 +137,8 @@ def joint_entropy(a: Tensor, b: Tensor, alpha: float = 1.0) -> Tensor:
         raise InputError(
             f"The Gram matrices must be over the same samples, but have shapes {tuple(a.shape)} and {tuple(b.shape)}."
         )
-    return entropy(_unit_trace(a * b), alpha)
+    product = a * b
+    return entropy(product / _trace(product)[..., None, None], alpha)
 
 
 def mutual_information(
@@ -216,18 +214,19 @@ def predictive_information(
     _check_samples(samples or [], len(targets))
     with _workers(hidden.device) as each:
         products_y = _inner_products(targets, normalize)
-        chosen = [_EVERY] if samples is None else [sample.to(products_y.device) for sample in samples]
-        # Of the Gram matrices of Y only one at a time is held: there may be a hundred samples.
-        entropies_y = [entropy(_gram(products_y, kernel, bandwidth, degree, sample), alpha) for sample in chosen]
+        chosen = None if samples is None else [sample.to(products_y.device) for sample in samples]
+        kernels = partial(_Kernels, samples=chosen, kernel=kernel, bandwidth=bandwidth, degree=degree)
+        kernels_y = kernels(products_y)
+        entropies_y = [_entropy(kernel_y, alpha) for kernel_y in kernels_y]
 
         def information(layer: int) -> Tensor:
-            products_z = _layer_products(hidden, layer, normalize)
-            found = []
-            for sample, entropy_y in zip(chosen, entropies_y, strict=True):
-                gram_z = _gram(products_z, kernel, bandwidth, degree, sample)
-                gram_y = _gram(products_y, kernel, bandwidth, degree, sample)
-                found.append(entropy(gram_z, alpha) + entropy_y - joint_entropy(gram_z, gram_y, alpha))
-            return torch.stack(found)
+            kernels_z = kernels(_layer_products(hidden, layer, normalize))
+            return torch.stack(
+                [
+                    _entropy(kernel_z, alpha) + entropy_y - _entropy(kernel_y.mul(kernel_z), alpha)
+                    for kernel_z, kernel_y, entropy_y in zip(kernels_z, kernels_y, entropies_y, strict=True)
+                ]
+            )
 
         profiles = torch.stack(each(information, len(hidden)), dim=1)
         return profiles[0] if samples is None else profiles
@@ -268,13 +267,13 @@ def permutation_null(
     _check_profile(hidden, targets)
     orders = _shuffles(len(targets), n_shuffles, seed, hidden.device)
     with _workers(hidden.device) as each:
-        gram_y = gram_matrix(targets, kernel, bandwidth, normalize, degree)
-        entropy_y = entropy(gram_y, alpha)
+        kernel_y = _kernel_matrix(_inner_products(targets, normalize), kernel, bandwidth, degree)
+        entropy_y = _entropy(kernel_y, alpha)
 
         def null(layer: int) -> Tensor:
-            gram_z = _gram(_layer_products(hidden, layer, normalize), kernel, bandwidth, degree)
-            joint = [joint_entropy(gram_z, gram_y[order][:, order], alpha) for order in orders]
-            return entropy(gram_z, alpha) + entropy_y - torch.stack(joint)
+            kernel_z = _kernel_matrix(_layer_products(hidden, layer, normalize), kernel, bandwidth, degree)
+            joint = [_entropy(_rows(kernel_y, order).mul_(kernel_z), alpha) for order in orders]
+            return _entropy(kernel_z, alpha) + entropy_y - torch.stack(joint)
 
         return torch.stack(each(null, len(hidden)), dim=1)
 
@@ -323,18 +322,18 @@ def excess_information(
         )
     with _workers(hidden.device) as each:
         products_y = _inner_products(targets, normalize)
-        chosen = [_EVERY] if samples is None else [sample.to(products_y.device) for sample in samples]
-        sizes = [len(targets)] if samples is None else [len(sample) for sample in chosen]
+        chosen = None if samples is None else [sample.to(products_y.device) for sample in samples]
+        kernels = partial(_Kernels, samples=chosen, kernel=kernel, bandwidth=bandwidth, degree=degree)
+        kernels_y = kernels(products_y)
+        sizes = [len(targets)] if chosen is None else [len(sample) for sample in chosen]
         shuffles = [_shuffles(n, n_shuffles, own, products_y.device) for n, own in zip(sizes, seeds, strict=True)]
 
         def excess(layer: int) -> Tensor:
-            products_z = _layer_products(hidden, layer, normalize)
+            kernels_z = kernels(_layer_products(hidden, layer, normalize))
             found = []
-            for sample, orders in zip(chosen, shuffles, strict=True):
-                gram_z = _gram(products_z, kernel, bandwidth, degree, sample)
-                gram_y = _gram(products_y, kernel, bandwidth, degree, sample)
-                shuffled = [joint_entropy(gram_z, gram_y[order][:, order], alpha) for order in orders]
-                found.append(torch.stack(shuffled).mean() - joint_entropy(gram_z, gram_y, alpha))
+            for kernel_z, kernel_y, orders in zip(kernels_z, kernels_y, shuffles, strict=True):
+                shuffled = [_entropy(_rows(kernel_y, order).mul_(kernel_z), alpha) for order in orders]
+                found.append(torch.stack(shuffled).mean() - _entropy(kernel_y.mul(kernel_z), alpha))
             return torch.stack(found)
 
         profiles = torch.stack(each(excess, len(hidden)), dim=1)
@@ -470,7 +469,19 @@ def _inner_products(x: Tensor, normalize: bool) -> Tensor:
                 "has no direction: remove it, or pass normalize=False."
             )
         x = x / norm
-    return x @ x.mT
+    return _self_products(x)
+
+
+def _self_products(x: Tensor) -> Tensor:
+    """``x @ x.mT``, of whose two equal halves only one is computed."""
+    if x.ndim > 2 or x.device.type != "cpu":
+        return x @ x.mT
+    inner = x.new_empty(len(x), len(x))
+    for start in range(0, len(x), _STRIP):
+        rows, left = slice(start, start + _STRIP), slice(0, start + _STRIP)
+        torch.mm(x[rows], x[left].T, out=inner[rows, left])
+        inner[:start, rows] = inner[rows, :start].T
+    return inner
 
 
 def _layer_products(hidden: Tensor, layer: int, normalize: bool) -> Tensor:
@@ -480,27 +491,45 @@ def _layer_products(hidden: Tensor, layer: int, normalize: bool) -> Tensor:
         raise InputError(f"Layer {layer}: {error}") from error
 
 
-def _gram(inner: Tensor, kernel: Kernel, bandwidth: Bandwidth, degree: int, sample: Tensor | slice = _EVERY) -> Tensor:
-    """Gram matrix of trace 1 of the rows named in ``sample``, from the inner products of all rows."""
-    inner = inner[..., sample, :][..., sample]
+class _Kernels:
+    """The kernel matrices of several samples of one pool, made whenever they are gone through: one is held at a time.
+
+    A kernel's value depends on its two rows alone, so all samples take theirs from the pool's matrix; only with the
+    median rule each sample has a bandwidth, and so values, of its own.
+    """
+
+    def __init__(
+        self, products: Tensor, samples: Sequence[Tensor] | None, kernel: Kernel, bandwidth: Bandwidth, degree: int
+    ) -> None:
+        self._samples = samples
+        self._kernel = partial(_kernel_matrix, kernel=kernel, bandwidth=bandwidth, degree=degree)
+        self._by_sample = samples is not None and bandwidth == "median"
+        self._pool = products if self._by_sample else self._kernel(products)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self._samples is None:
+            yield self._pool
+        for sample in self._samples or []:
+            matrix = _rows(self._pool, sample)
+            yield self._kernel(matrix) if self._by_sample else matrix
+
+
+def _kernel_matrix(inner: Tensor, kernel: Kernel, bandwidth: Bandwidth, degree: int) -> Tensor:
+    """A kernel on rows, from their inner products; both of shape (..., N, N)."""
     if kernel == "linear":
-        if bool((inner.diagonal(dim1=-2, dim2=-1).sum(-1) == 0).any()):
-            raise InputError(f"All {inner.shape[-1]} samples are zero, so the linear kernel has no trace.")
-        return _unit_trace(inner)
+        return inner
     scale = _median_distance(inner)[..., None, None] if bandwidth == "median" else bandwidth
     if kernel == "polynomial":
-        gram = (1 + inner / scale**2) ** degree
-    elif kernel == "gaussian":
-        gram = torch.exp(_squared_distances(inner) / (-2 * scale**2))
-    else:
-        gram = torch.exp(_squared_distances(inner).sqrt() / -scale)
-    return _unit_trace(gram)
+        return (1 + inner / scale**2) ** degree
+    if kernel == "gaussian":
+        return _squared_distances(inner).div_(-2 * scale**2).exp_()
+    return _squared_distances(inner).sqrt_().div_(-scale).exp_()
 
 
 def _squared_distances(inner: Tensor) -> Tensor:
     """Squared distances between all rows, from their inner products; both of shape (..., N, N)."""
     squares = inner.diagonal(dim1=-2, dim2=-1)
-    distance = (squares.unsqueeze(-1) + squares.unsqueeze(-2) - 2 * inner).clamp_(min=0)
+    distance = (squares.unsqueeze(-1) + squares.unsqueeze(-2)).sub_(inner, alpha=2).clamp_(min=0)
     # Rounding leaves about 1e-16 on the diagonal, which the Laplacian's square root would make 1e-8.
     distance.diagonal(dim1=-2, dim2=-1).zero_()
     return distance
@@ -539,8 +568,27 @@ def _require_finite(x: Tensor, what: str) -> None:
         )
 
 
-def _unit_trace(gram: Tensor) -> Tensor:
-    return gram / gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+def _rows(matrix: Tensor, index: Tensor) -> Tensor:
+    """The rows and the columns at ``index``, in that order."""
+    return matrix.index_select(-2, index).index_select(-1, index)
+
+
+def _trace(matrix: Tensor) -> Tensor:
+    trace = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
+    if bool((trace == 0).any()):
+        raise InputError(f"All {matrix.shape[-1]} samples are zero, so the linear kernel has no trace.")
+    return trace
+
+
+def _entropy(matrix: Tensor, alpha: float) -> Tensor:
+    """Entropy of a positive semi-definite matrix divided by its trace; its eigenvalues are divided in its place."""
+    eigenvalues = torch.linalg.eigvalsh(matrix) / _trace(matrix)[..., None]
+    # Rounding leaves some +-1e-17 where the rank ends, and at low orders such values would count.
+    rounding = matrix.shape[-1] * torch.finfo(matrix.dtype).eps * eigenvalues[..., -1:]
+    eigenvalues = torch.where(eigenvalues > rounding, eigenvalues, 0)
+    if abs(alpha - 1) < _ORDER_ONE:
+        return -torch.xlogy(eigenvalues, eigenvalues).sum(-1)
+    return torch.logsumexp(alpha * eigenvalues.log(), -1) / (1 - alpha)
 
 
 def _index(where: tuple[int, ...]) -> str:

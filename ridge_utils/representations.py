@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ridge_utils.batches import work_through
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
 from ridge_utils.tasks import Example
@@ -60,7 +61,7 @@ class Representations:
 
 
 def collect(
-    loaded: LoadedModel, examples: Sequence[Example], batch_size: int = 16, progress: bool | str = True
+    loaded: LoadedModel, examples: Sequence[Example], batch_size: int = 16, progress: bool | str | tqdm = True
 ) -> Representations:
     """Run the examples' prompts through the model and keep the states at each prompt's last token.
 
@@ -70,8 +71,9 @@ def collect(
     Args:
         loaded: the model.
         examples: N examples.
-        batch_size: prompts per forward pass.
-        progress: show a progress bar with the time left on stderr; a text labels it.
+        batch_size: prompts per forward pass, fewer where they do not fit into memory.
+        progress: show a progress bar with the time left on stderr; a text labels it, and a bar of the caller's is
+            moved on.
 
     Returns:
         The states in the order of ``examples``.
@@ -82,8 +84,6 @@ def collect(
     """
     if not examples:
         raise InputError("There are no examples to run through the model.")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
     encoded = [encode(loaded, example) for example in examples]
     prompts = [prompt for prompt, _ in encoded]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -92,26 +92,27 @@ def collect(
     hidden = torch.empty(blocks + 1, len(prompts), loaded.width, dtype=dtype)
     final_norm = torch.empty(len(prompts), loaded.width, dtype=dtype)
     label = f"hidden states, {progress}" if isinstance(progress, str) else "hidden states"
-    bar = tqdm(total=len(prompts), desc=label, unit="prompt", disable=not progress)
-    with bar, torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            index = order[start : start + batch_size]
-            ids, mask = pad([prompts[i] for i in index], loaded)
-            last = mask.sum(-1) - 1
-            rows = torch.arange(len(index))
 
-            def pick(state: Tensor, rows: Tensor = rows, last: Tensor = last) -> Tensor:
-                return state[rows.to(state.device), last.to(state.device)]
+    def forward(index: list[int]) -> None:
+        ids, mask = pad([prompts[i] for i in index], loaded)
+        last = mask.sum(-1) - 1
+        rows = torch.arange(len(index))
 
-            with captured(loaded, pick) as states:
-                loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-            for layer in range(blocks + 1):
-                hidden[layer, index] = states[layer][0].to("cpu", dtype)
-            final_norm[index] = states[blocks + 1][0].to("cpu", dtype)
-            bar.update(len(index))
+        def pick(state: Tensor) -> Tensor:
+            return state[rows.to(state.device), last.to(state.device)]
+
+        with captured(loaded, pick) as states:
+            loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+        for layer in range(blocks + 1):
+            hidden[layer, index] = states[layer][0].to("cpu", dtype)
+        final_norm[index] = states[blocks + 1][0].to("cpu", dtype)
+
+    own = tqdm(total=len(prompts), desc=label, unit="prompt", disable=progress is False or isinstance(progress, tqdm))
+    with own, torch.inference_mode():
+        work_through(order, batch_size, forward, progress if isinstance(progress, tqdm) else own)
     _require_finite(hidden, final_norm, loaded.name)
     target_ids = torch.tensor([target[0] for _, target in encoded])
-    targets = loaded.embedding.weight.detach()[target_ids.to(loaded.device)].to("cpu", dtype)
+    targets = loaded.embed(target_ids).to("cpu", dtype)
     return Representations(hidden, final_norm, targets, target_ids)
 
 

@@ -55,6 +55,7 @@ UNTOUCHED = {
     "null_information": 1e-3,
     "null_information_high": 1e-3,
     "excess_information": 1e-3,
+    "quadrature_error": 1e-3,
     "state_entropy": 1e-3,
     "target_entropy": 1e-3,
     "distinct_targets": 1e-9,

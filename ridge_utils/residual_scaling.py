@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from ridge_utils.batches import work_through
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import encode, pad
@@ -200,22 +201,21 @@ def evaluate(
     """
     if not examples:
         raise InputError("There are no examples to evaluate the model on.")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
     encoded = [encode(loaded, example) for example in examples]
     rows = [(prompt, target[:1]) for prompt, target in encoded]
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     correct = torch.empty(len(rows), dtype=torch.bool)
     nats = torch.empty(len(rows), dtype=torch.float64)
     label = f"next token, {progress}" if isinstance(progress, str) else "next token"
+
+    def predict(index: list[int]) -> None:
+        logits, tokens = _predictions(loaded, [rows[i] for i in index])
+        correct[index] = (logits.argmax(-1) == tokens).cpu()
+        nats[index] = cross_entropy(logits, tokens, reduction="none").cpu().double()
+
     bar = tqdm(total=len(rows), desc=label, unit="prompt", disable=not progress)
     with bar, torch.inference_mode(), contextlib.nullcontext() if scales is None else scaled(loaded, scales):
-        for start in range(0, len(order), batch_size):
-            index = order[start : start + batch_size]
-            logits, tokens = _predictions(loaded, [rows[i] for i in index])
-            correct[index] = (logits.argmax(-1) == tokens).cpu()
-            nats[index] = cross_entropy(logits, tokens, reduction="none").cpu().double()
-            bar.update(len(index))
+        work_through(order, batch_size, predict, bar)
     if bool((bad := ~nats.isfinite()).any()):
         raise InputError(
             f"Model {loaded.name!r} gives a NaN or infinite cross-entropy for example {int(bad.nonzero()[0])}: load it "

@@ -6,14 +6,20 @@ from typing import Any, TypeVar
 
 import torch
 import transformers
+from tqdm import tqdm
 
 from ridge_utils import cache
 from ridge_utils.models import LoadedModel, fingerprint
-from ridge_utils.representations import encode
+from ridge_utils.representations import Representations, collect, encode
 from ridge_utils.tasks import Example
 
 #: Part of every key: raise it when a computation that is remembered changes its numbers.
 _RECIPE = 1
+
+#: Examples whose states are stored at a time.
+PART = 256
+
+_PARTS = "Representations.parts"
 
 T = TypeVar("T")
 
@@ -36,7 +42,76 @@ def remember(
     Raises:
         StorageError: the cache cannot be written.
     """
-    key = {
+    key = _key(loaded, examples, **shaped_by)
+
+    def build() -> dict[str, torch.Tensor]:
+        return _tensors(compute())
+
+    return kind(**cache.tensors(kind.__name__, key, build))
+
+
+def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, label: str) -> Representations:
+    """:func:`ridge_utils.representations.collect`, remembered.
+
+    More than :data:`PART` examples are collected part by part, and an interrupted collection goes on after the last
+    whole part. Their states are left on the disk and read as far as they are used, so they may exceed the memory; while
+    they are put together they take twice their room there.
+
+    Args:
+        loaded: the model.
+        examples: N examples.
+        batch_size: prompts per forward pass.
+        label: of the progress bar.
+
+    Raises:
+        InputError: as :func:`ridge_utils.representations.collect`.
+        StorageError: the cache cannot be written.
+    """
+
+    def run(index: Sequence[int], progress: str | tqdm) -> Representations:
+        return collect(loaded, [examples[i] for i in index], batch_size, progress)
+
+    everything = range(len(examples))
+    if len(examples) <= PART or batch_size < 1:
+        return remember(Representations, loaded, examples, lambda: run(everything, label), batch_size=batch_size)
+    key = _key(loaded, examples, batch_size=batch_size)
+    order = sorted(everything, key=lambda i: len(encode(loaded, examples[i])[0]))
+    size = max(PART // batch_size, 1) * batch_size
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    keys = [key | {"part": number, "examples": size} for number in range(len(parts))]
+
+    def fill(arrays: dict[str, Any]) -> None:
+        with tqdm(total=len(examples), desc=f"hidden states, {label}", unit="prompt") as bar:
+            for index, part in zip(parts, keys, strict=True):
+                done = bar.n
+                found = cache.tensors(_PARTS, part, lambda index=index: _tensors(run(index, bar)))
+                bar.update(done + len(index) - bar.n)
+                for name, array in arrays.items():
+                    if name == "hidden":
+                        array[:, index] = found[name]
+                    else:
+                        array[index] = found[name]
+
+    n, d = len(examples), loaded.width
+    dtype = "float64" if loaded.model.dtype == torch.float64 else "float32"
+    shapes = {
+        "hidden": (dtype, (len(loaded.blocks) + 1, n, d)),
+        "final_norm": (dtype, (n, d)),
+        "targets": (dtype, (n, d)),
+        "target_ids": ("int64", (n,)),
+    }
+    whole = Representations(**cache.mapped(Representations.__name__, key, shapes, fill))
+    for part in keys:
+        cache.discard(_PARTS, part)
+    return whole
+
+
+def _tensors(made: Any) -> dict[str, torch.Tensor]:
+    return {field.name: getattr(made, field.name) for field in fields(made)}
+
+
+def _key(loaded: LoadedModel, examples: Sequence[Example], **shaped_by: Any) -> dict[str, Any]:
+    return {
         "recipe": _RECIPE,
         "weights": fingerprint(loaded.model),
         "config": loaded.model.config.to_json_string(use_diff=False),
@@ -46,9 +121,3 @@ def remember(
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         **shaped_by,
     }
-
-    def build() -> dict[str, torch.Tensor]:
-        made = compute()
-        return {field.name: getattr(made, field.name) for field in fields(kind)}  # type: ignore[arg-type]
-
-    return kind(**cache.tensors(kind.__name__, key, build))

@@ -15,8 +15,8 @@ from ridge_utils import attention, models, profiles, results, statistics, tasks,
 from ridge_utils.attention import AttentionShares
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
-from ridge_utils.representations import Representations, collect
-from ridge_utils.store import remember
+from ridge_utils.representations import Representations
+from ridge_utils.store import read, remember
 from ridge_utils.tasks import Example
 from ridge_utils.training import TrainingRun
 
@@ -133,15 +133,6 @@ class Study:
             **more,
         )
         results.write(table, Path(path), origin)
-
-
-def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, label: str) -> Representations:
-    """:func:`ridge_utils.representations.collect`, remembered."""
-
-    def compute() -> Representations:
-        return collect(loaded, examples, batch_size, label)
-
-    return remember(Representations, loaded, examples, compute, batch_size=batch_size)
 
 
 def attend(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, label: str) -> AttentionShares:

@@ -116,6 +116,11 @@ def finetune(
         InputError: no examples, one that does not fit the model's context, or settings out of range.
         StorageError: the cache cannot be written.
     """
+    if loaded.is_spread:
+        raise InputError(
+            f"Model {loaded.name!r} is spread over several devices and cannot be fine-tuned so: load it on one "
+            "(device='cuda'), or set steps=0 to leave it untouched."
+        )
     if not examples and any(settings.checkpoints):
         raise InputError("There are no examples to train on.")
     encoded = [encode(loaded, example) for example in examples]

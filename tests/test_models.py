@@ -1,5 +1,6 @@
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -498,3 +499,50 @@ def test_advice_on_kernels_is_not_given_for_small_models(mamba):
     finally:
         logger.removeHandler(handler)
         logger.addFilter(models._is_no_advice)
+
+
+@pytest.fixture(scope="module", params=["random:gpt2", "random:llama"])
+def folder(request, tmp_path_factory):
+    """A model in a folder, whose weights are read from there when a device map leaves them on the disk."""
+    whole, path = models.load(request.param, device="cpu"), tmp_path_factory.mktemp("model")
+    whole.model.save_pretrained(path)
+    whole.tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def half(folder):
+    return (Path(folder) / "model.safetensors").stat().st_size // 2
+
+
+@pytest.mark.parametrize("device_map", models.DEVICE_MAPS)
+def test_a_model_that_does_not_fit_gives_the_states_of_the_whole_one(folder, device_map):
+    examples = tasks.load("synthetic_arithmetic", "id", 5)
+    whole = models.load(folder, device="cpu")
+    spread = models.load(folder, device=device_map, max_memory={"cpu": half(folder)})
+    kept_elsewhere = [name for name, weight in spread.model.named_parameters() if weight.is_meta]
+    assert 0 < len(kept_elsewhere) < len(list(spread.model.parameters()))
+    assert models.fingerprint(spread.model) == models.fingerprint(whole.model)
+    expected, found = (collect(one, examples, 2, progress=False) for one in (whole, spread))
+    for name, value in vars(expected).items():
+        torch.testing.assert_close(getattr(found, name), value, atol=1e-6, rtol=1e-6)
+    assert torch.equal(early_exit.correct(spread, found), early_exit.correct(whole, expected))
+    torch.testing.assert_close(early_exit.cross_entropy(spread, found), early_exit.cross_entropy(whole, expected))
+    # The weights go back to where they were.
+    assert [name for name, weight in spread.model.named_parameters() if weight.is_meta] == kept_elsewhere
+
+
+@pytest.mark.parametrize("name", ["random:qwen2", "random:qwen2[:2]", models.EMBEDDED + "[:1]"])
+def test_a_device_map_on_one_device_is_that_device(name):
+    assert models.load(name, device="balanced").device == torch.device("cpu")
+
+
+def test_a_spread_model_is_not_fine_tuned(folder):
+    spread = models.load(folder, device="sequential", max_memory={"cpu": half(folder)})
+    examples = tasks.load("synthetic_arithmetic", "train", 4)
+    with pytest.raises(InputError, match="spread over several devices and cannot be fine-tuned"):
+        training.finetune(spread, examples, training.Settings(steps=1, checkpoints=(1,)))
+
+
+def test_max_memory_goes_with_a_device_map():
+    with pytest.raises(InputError, match=r"max_memory goes with a device map .balanced.*, but device is 'cpu'"):
+        models.load("random:gpt2", device="cpu", max_memory={0: "1GiB"})

@@ -40,7 +40,7 @@ KINDS = {
 def test_the_entropy_is_that_of_the_eigenvalues_within_its_error(kind, bandwidth):
     x = KINDS[kind]
     exact = information.entropy(information.gram_matrix(x, bandwidth=bandwidth)).item()
-    found = quadrature.entropy(Gram([x], bandwidth), SMALL)
+    found = quadrature.entropy(Gram(x, bandwidth), SMALL)
     assert abs(found.value.item() - exact) <= 2 * found.error.item() + 2e-5
     assert found.error.item() <= max(0.01 * exact, 2e-4)
 
@@ -49,7 +49,7 @@ def test_the_entropy_is_that_of_the_eigenvalues_within_its_error(kind, bandwidth
 def test_the_information_is_that_of_the_eigenvalues_within_its_error(kind):
     hidden = torch.stack([KINDS[kind], KINDS["isotropic"]])
     exact = information.predictive_information(hidden, TARGETS)
-    found = quadrature.predictive_information(hidden, TARGETS, settings=SMALL)
+    found = quadrature.predictive_information(hidden, TARGETS, method="lanczos", settings=SMALL)
     assert found.value.shape == found.error.shape == (2,)
     assert ((found.value - exact).abs() <= 2 * found.error + 2e-5).all()
     assert (found.error <= 0.02).all()
@@ -60,7 +60,7 @@ def test_the_error_holds_as_often_as_it_says():
     exact = information.entropy(information.gram_matrix(x)).item()
     inside = 0
     for seed in range(100):
-        found = quadrature.entropy(Gram([x]), Settings(rank=10, probes=6, steps=30, seed=seed))
+        found = quadrature.entropy(Gram(x), Settings(rank=10, probes=6, steps=30, seed=seed))
         inside += abs(found.value.item() - exact) <= found.error.item()
     # A chance of 95 % gives fewer than 88 of 100 once in 500 times.
     assert inside >= 88
@@ -69,7 +69,7 @@ def test_the_error_holds_as_often_as_it_says():
 def test_the_error_is_no_idle_precaution():
     x = KINDS["isotropic"]
     exact = information.entropy(information.gram_matrix(x)).item()
-    found = [quadrature.entropy(Gram([x]), Settings(2, 4, 30, seed)) for seed in range(20)]
+    found = [quadrature.entropy(Gram(x), Settings(2, 4, 30, seed)) for seed in range(20)]
     off = torch.stack([(one.value - exact).abs() for one in found])
     assert torch.stack([one.error for one in found]).mean() < 10 * off.mean()
 
@@ -80,7 +80,8 @@ def test_the_two_quadratures_lie_on_either_side_of_the_quadratic_form():
     probe = random_samples(N, 3, seed=7)
     exact = ((vectors.T @ probe.double()).square() * -torch.xlogy(values, values)[:, None]).sum(0)
     for steps in (3, 6, 12):
-        forms = quadrature._quadratic_forms(Gram([x]), probe, Settings(probes=2, steps=steps))
+        gram = Gram(x)
+        forms = quadrature._quadratic_forms(gram, probe, gram @ probe, Settings(probes=2, steps=steps))
         assert (forms.low <= exact + 1e-5).all()
         assert (exact <= forms.high + 1e-5).all()
     assert (forms.gap < 0.01 * exact).all()
@@ -89,21 +90,48 @@ def test_the_two_quadratures_lie_on_either_side_of_the_quadratic_form():
 def test_clusters_far_apart_have_the_entropy_of_their_sizes():
     rows = torch.eye(4)[torch.tensor([0] * 40 + [1] * 30 + [2] * 20 + [3] * 10)]
     shares = (0.4, 0.3, 0.2, 0.1)
-    found = quadrature.entropy(Gram([rows], bandwidth=0.05))
+    found = quadrature.entropy(Gram(rows, bandwidth=0.05))
     assert found.value.item() == pytest.approx(-sum(p * math.log(p) for p in shares), abs=1e-5)
 
 
-def test_a_product_is_that_of_the_matrix_and_keeping_it_changes_nothing():
-    x, vectors = KINDS["anisotropic"], random_samples(N, 5, seed=8)
-    gram = information.gram_matrix(x) * information.gram_matrix(TARGETS) * N
+@pytest.mark.parametrize("bandwidth", [0.3, 1.0])
+def test_the_entropy_of_repeated_samples_is_exact(bandwidth):
+    labels = torch.arange(N) % 5
+    pairs = Gram(TARGETS, bandwidth) * Gram(random_samples(5, 3, seed=10)[labels], bandwidth)
+    both = information.joint_entropy(
+        information.gram_matrix(TARGETS, bandwidth=bandwidth),
+        information.gram_matrix(random_samples(5, 3, seed=10)[labels], bandwidth=bandwidth),
+    )
+    alone = information.entropy(information.gram_matrix(TARGETS, bandwidth=bandwidth))
+    for gram, exact in ((Gram(TARGETS, bandwidth), alone), (pairs, both)):
+        found = quadrature.entropy(gram)
+        assert found.value.item() == pytest.approx(exact.item(), abs=1e-9)
+        assert found.error.item() == 0
+
+
+def test_the_method_decides_between_the_eigenvalues_and_the_quadrature(monkeypatch):
+    hidden = KINDS["anisotropic"][None]
+    exact = information.predictive_information(hidden, TARGETS)
+    for method in ("exact", "auto"):
+        found = quadrature.predictive_information(hidden, TARGETS, method=method)
+        assert torch.equal(found.value, exact)
+        assert torch.equal(found.error, torch.zeros(1, dtype=torch.float64))
+    monkeypatch.setattr(quadrature, "EXACT_UP_TO", N - 1)
+    assert quadrature.predictive_information(hidden, TARGETS, settings=SMALL).error.item() > 0
+
+
+@pytest.mark.parametrize("other", ["clusters", "isotropic"])
+def test_a_product_is_that_of_the_matrix_and_keeping_it_changes_nothing(other):
+    x, y, vectors = KINDS["anisotropic"], KINDS[other], random_samples(N, 5, seed=8)
+    gram = information.gram_matrix(x) * information.gram_matrix(y) * N
     for memory in (0, 2**30):
-        product = Gram([x, TARGETS], memory=memory)
+        product = Gram(x, memory=memory) * Gram(y, memory=memory)
         torch.testing.assert_close((product @ vectors).double(), gram @ vectors.double(), atol=1e-6, rtol=0)
         assert product.square_trace == pytest.approx(gram.square().sum().item(), rel=1e-6)
 
 
 def test_the_seed_decides():
-    first, again, other = (quadrature.entropy(Gram([KINDS["isotropic"]]), Settings(8, 4, 20, s)) for s in (0, 0, 1))
+    first, again, other = (quadrature.entropy(Gram(KINDS["isotropic"]), Settings(8, 4, 20, s)) for s in (0, 0, 1))
     # Not bit for bit: a matrix product in float32 rounds by where its operands lie in memory.
     assert again.value.item() == pytest.approx(first.value.item(), abs=1e-6)
     assert other.value.item() != pytest.approx(first.value.item(), abs=1e-5)
@@ -127,21 +155,23 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize(("memory", "entries"), [(0, 64), (2**30, N)])
 def test_no_matrix_is_made_in_float64_and_none_at_all_where_memory_is_short(monkeypatch, memory, entries):
     monkeypatch.setattr(quadrature, "_BLOCK", 64 * N)
+    hidden = KINDS["isotropic"][None]
     with Largest() as largest:
-        quadrature.predictive_information(KINDS["isotropic"][None], TARGETS, settings=SMALL, memory=memory)
+        quadrature.predictive_information(hidden, TARGETS, method="lanczos", settings=SMALL, memory=memory)
     assert largest.bytes <= max(4 * entries * N, 8 * (24 + 8) * 40 * 40 * 2)
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: Gram([torch.ones(5, 3), torch.ones(4, 3)]), r"\(5, 3\) and \(4, 3\)"),
-        (lambda: Gram([torch.ones(1, 3)]), r"N of 2 or more, but have shapes \(1, 3\)"),
-        (lambda: Gram([torch.ones(5, 3)], bandwidth=0), "bandwidth must be greater than 0, but is 0"),
-        (lambda: Gram([torch.zeros(5, 3)]), "Sample 0 is the zero vector"),
-        (lambda: Gram([torch.full((5, 3), math.nan)]), r"\(5, 3\) holds a NaN"),
-        (lambda: quadrature.entropy(Gram([torch.eye(5)]), Settings(probes=1)), "probes and steps must be at least 2"),
+        (lambda: Gram(torch.eye(5)) * Gram(torch.eye(4)), "over 5 and 4"),
+        (lambda: Gram(torch.ones(1, 3)), r"N of 2 or more, but have shape \(1, 3\)"),
+        (lambda: Gram(torch.ones(5, 3), bandwidth=0), "bandwidth must be greater than 0, but is 0"),
+        (lambda: Gram(torch.zeros(5, 3)), "Sample 0 is the zero vector"),
+        (lambda: Gram(torch.full((5, 3), math.nan)), r"\(5, 3\) holds a NaN"),
+        (lambda: quadrature.entropy(Gram(torch.eye(5)), Settings(probes=1)), "probes and steps must be at least 2"),
         (lambda: quadrature.predictive_information(torch.eye(5), torch.eye(5)), r"\(layers, N, d\)"),
+        (lambda: quadrature.predictive_information(torch.ones(1, 5, 3), torch.eye(5), method="svd"), "method 'svd'"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(call, words):

@@ -420,10 +420,11 @@ def output_targets(loaded: LoadedModel, pools: Mapping[str, Representations]) ->
         loaded: the model that gave the states.
         pools: representations by split.
     """
-    weight = loaded.model.get_output_embeddings().weight.detach()
-    if weight.data_ptr() == loaded.embedding.weight.data_ptr():
-        return None
-    return {split: weight[pool.target_ids.to(weight.device)].cpu() for split, pool in pools.items()}
+    with loaded.head() as head:
+        weight = head.weight.detach()
+        if head.weight is loaded.embedding.weight:
+            return None
+        return {split: weight[pool.target_ids.to(weight.device)].cpu() for split, pool in pools.items()}
 
 
 def _profile_rows(

@@ -1,0 +1,88 @@
+"""Batches: each example once, smaller ones where memory runs out, and nothing else forgiven."""
+
+import logging
+
+import pytest
+import torch
+
+from ridge_utils import attention, tasks
+from ridge_utils.batches import work_through
+from ridge_utils.errors import InputError
+from ridge_utils.representations import collect
+from ridge_utils.residual_scaling import evaluate
+
+
+class Device:
+    """A device with room for so many examples at a time."""
+
+    def __init__(self, room):
+        self.room = room
+        self.done = []
+
+    def __call__(self, batch):
+        if len(batch) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        self.done.append(batch)
+
+
+@pytest.mark.parametrize(("room", "sizes"), [(99, [8, 3]), (5, [4, 4, 3]), (1, [1] * 11)])
+def test_every_example_is_done_once_whatever_the_room(room, sizes):
+    device = Device(room)
+    work_through(range(11), 8, device)
+    assert [len(batch) for batch in device.done] == sizes
+    assert [index for batch in device.done for index in batch] == list(range(11))
+
+
+def test_a_smaller_batch_is_announced(caplog):
+    with caplog.at_level(logging.WARNING):
+        work_through(range(8), 8, Device(3))
+    assert [record.getMessage() for record in caplog.records] == [
+        "A batch of 8 ran out of memory; going on with batches of 4.",
+        "A batch of 4 ran out of memory; going on with batches of 2.",
+    ]
+
+
+def test_one_example_that_does_not_fit_is_an_error_with_a_remedy():
+    with pytest.raises(InputError, match="Example 0 does not fit into the device's memory even alone: shorten it"):
+        work_through(range(3), 2, Device(0))
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory():
+    def broken(_batch):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        work_through(range(3), 2, broken)
+
+
+def test_the_cpu_s_own_words_are_understood():
+    # More than any machine has; the allocator refuses it at once.
+    sizes = []
+
+    def work(batch):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            torch.empty(2**55, dtype=torch.uint8)
+
+    work_through(range(4), 4, work)
+    assert sizes == [4, 2, 2]
+
+
+@pytest.mark.parametrize("function", [collect, evaluate, attention.shares])
+def test_results_do_not_depend_on_the_room(llama, function, monkeypatch):
+    examples = tasks.load("synthetic_arithmetic", "id", 7)
+    roomy = function(llama, examples, batch_size=7, progress=False)
+    passes = []
+    forward = llama.model.base_model.forward
+
+    def narrow(*args, **kwargs):
+        passes.append(len(kwargs["input_ids"]))
+        if passes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(llama.model.base_model, "forward", narrow)
+    narrowed = function(llama, examples, batch_size=7, progress=False)
+    assert passes[:2] == [7, 3]
+    for name, value in vars(roomy).items():
+        torch.testing.assert_close(getattr(narrowed, name), value, atol=1e-5, rtol=1e-5)
