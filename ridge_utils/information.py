@@ -423,7 +423,6 @@ def _check_profile(hidden: Tensor, targets: Tensor) -> None:
             "hidden must have shape (layers, N, d) and targets (N, e) with the same N, but they have shapes "
             f"{tuple(hidden.shape)} and {tuple(targets.shape)}."
         )
-    _require_finite(hidden, "tensor of hidden states")
 
 
 def _shuffles(n: int, count: int, seed: int, device: torch.device) -> list[Tensor]:
@@ -459,9 +458,12 @@ def _check_samples(samples: Sequence[Tensor], n: int) -> None:
 
 def _inner_products(x: Tensor, normalize: bool) -> Tensor:
     """Inner products of the rows of ``x``, scaled to length 1 first where that is wanted; shape (..., N, N)."""
-    x = _samples(x)
+    _check_samples_shape(x)
+    x = _double(x)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    if not bool(norm.isfinite().all()):
+        _require_finite(x, "tensor of samples")
     if normalize:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         if bool((norm == 0).any()):
             where = tuple((norm.squeeze(-1) == 0).nonzero()[0].tolist())
             raise InputError(
@@ -550,12 +552,16 @@ def _double(x: Tensor) -> Tensor:
 
 
 def _samples(x: Tensor) -> Tensor:
+    _check_samples_shape(x)
+    _require_finite(x, "tensor of samples")
+    return _double(x)
+
+
+def _check_samples_shape(x: Tensor) -> None:
     if x.ndim < 2:
         raise InputError(f"Samples must have shape (..., N, d), but this tensor has shape {tuple(x.shape)}.")
     if x.shape[-2] < 2:
         raise InputError(f"At least 2 samples are needed, but a tensor of shape {tuple(x.shape)} holds {x.shape[-2]}.")
-    _require_finite(x, "tensor of samples")
-    return _double(x)
 
 
 def _require_finite(x: Tensor, what: str) -> None:
