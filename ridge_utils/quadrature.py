@@ -68,7 +68,7 @@ class Settings:
     #: largest eigenvectors that are taken out of the random part, at least 1
     rank: int = 96
     #: random vectors, at least 2
-    probes: int = 16
+    probes: int = 32
     #: most Lanczos steps, at least 2; fewer where the quadratures have met
     steps: int = 60
     #: of the random vectors
@@ -140,8 +140,11 @@ class Gram:
     @property
     def square_trace(self) -> float:
         """The trace of its square."""
-        rows = [(block * (block + 2)).sum(1).double().sum() for block in self.blocks()]
-        return 1 + torch.stack(rows).sum().item() / self.n**2
+        total = 0.0
+        for block in self.blocks():
+            squares = torch.linalg.vector_norm(block, dim=1).double().square()
+            total += (squares + 2 * block.sum(1).double()).sum().item()
+        return 1 + total / self.n**2
 
     @property
     def exact_entropy(self) -> Tensor | None:
