@@ -267,7 +267,6 @@ def sizes_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
             ax.set_xlabel("layer")
         line[0].set_ylabel(f"{name},\n{words.when(int(step))}\nnats", fontsize=8)
         line[0].legend(fontsize=7)
-    figure.tight_layout()
     return figure
 
 
@@ -300,7 +299,6 @@ def growth_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
         ax.set_title(f"{name},\n{words.when(int(step))}", fontsize=9)
         ax.legend(fontsize=7)
     axes[0, 0].set_ylabel("nats")
-    figure.tight_layout()
     return figure
 
 
@@ -324,5 +322,4 @@ def agreement_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
         ax.set_xlabel("state, first to last", fontsize=8)
     for line in axes:
         line[0].set_ylabel("difference in nats", fontsize=8)
-    figure.tight_layout()
     return figure
