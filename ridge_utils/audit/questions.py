@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from ridge_utils import reports, study
-from ridge_utils.audit import controls_page, decodability, early_exits, interventions, origins
+from ridge_utils.audit import controls_page, decodability, early_exits, interventions, origins, sample_size
 from ridge_utils.verdicts import NOT_JUDGED, NOT_MEASURED, VERDICTS, Stored
 
 
@@ -27,6 +27,7 @@ def answers(judged: pd.DataFrame, tables: Mapping[str, Mapping[str, Stored]]) ->
     summary = origins.summary(origins.reference_runs())
     attention, _ = reports.attention_tests(runs["attention"])
     scaling, _ = reports.scaling_tests(runs["residual_scaling"])
+    sizes = sample_size.stored()
     found = [
         [tally(judged, "C1"), each(runs["estimator_audit"], controls_page.null_headline)],
         [each(runs["decodability"], decodability.norm_headline)],
@@ -37,7 +38,11 @@ def answers(judged: pd.DataFrame, tables: Mapping[str, Mapping[str, Stored]]) ->
         [origins.size_sentence(summary), tally(judged, "C7")],
         [f"**Attention.** {attention}", f"**Residual scaling.** {scaling}"],
         [tally(judged, "C5"), each(runs["interventions"], interventions.joint_headline)],
-        [each(runs["estimator_audit"], controls_page.sample_headline)],
+        [
+            each(runs["estimator_audit"], controls_page.sample_headline),
+            each(sizes, sample_size.sentence),
+            each(sizes, sample_size.agreement_sentence),
+        ],
         [tally(judged, "C2"), each(runs["early_exit"], early_exits.headline)],
     ]
     return {f"question_{number}": "\n\n".join(filter(None, parts)) for number, parts in enumerate(found, 1)}

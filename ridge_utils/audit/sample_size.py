@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from tqdm import tqdm
 
-from ridge_utils import quadrature, results, statistics, words
+from ridge_utils import quadrature, results, statistics, study, words
 from ridge_utils.errors import InputError
 from ridge_utils.plotting import checkpoint_shades
 from ridge_utils.quadrature import Settings
@@ -68,8 +68,8 @@ def measure(
         pool: representations of all examples.
         context: model, task, source, split, step and train_seed of the rows.
         sizes: numbers of samples.
-        sampling_seeds: one estimate each, from samples without replacement; sizes of more than half of the pool have
-            the first one only, for the others would share most of its examples.
+        sampling_seeds: one estimate each, from samples without replacement; sizes of half of the pool and more have the
+            first one only, for the others would share most of its examples.
         every: distance of the layers that are measured; the last block and the state after the final norm are always.
         exact_up_to: largest size at which the eigenvalues are computed.
         quadrature_from: smallest size at which the quadrature is computed, with the first seed.
@@ -85,7 +85,7 @@ def measure(
     depth = len(pool.hidden) - 1
     chosen = sorted({*range(0, depth, every), depth, depth + 1})
     sites = [everywhere[index] for index in chosen]
-    draws = [(n, seed) for n in sizes for seed in (sampling_seeds if 2 * n <= len(pool) else sampling_seeds[:1])]
+    draws = [(n, seed) for n in sizes for seed in (sampling_seeds if 2 * n < len(pool) else sampling_seeds[:1])]
     tables = []
     for n, seed in tqdm(draws, desc=label, unit="sample", disable=label is None):
         sample = pool.select(statistics.subsample(len(pool), n, seed))
@@ -108,6 +108,16 @@ def measure(
 
 
 # What the tables say.
+
+
+def stored() -> dict[str, pd.DataFrame]:
+    """The tables of the reference runs by their titles, or that of the default run where there are none.
+
+    Raises:
+        StorageError: one of them does not match its provenance.
+    """
+    default = results.read(results.FOLDER / "sample_size.csv")[0]
+    return study.references("sample_size") or {f"{default['model'].iloc[0]}, default run": default}
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -263,9 +273,9 @@ def sizes_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
             for n, shade in zip(sizes, shades, strict=True):
                 curve = values.loc[n]
                 ax.plot(curve.index.astype(int), curve, color=shade, label=f"N = {n:,}")
-            ax.set_title(title, fontsize=10)
+            ax.set_ylabel(f"{title} (nats)")
             ax.set_xlabel("layer")
-        line[0].set_ylabel(f"{name},\n{words.when(int(step))}\nnats", fontsize=8)
+        line[0].set_title(f"{name}, {words.when(int(step))}", loc="left", fontsize=9)
         line[0].legend(fontsize=7)
     return figure
 
