@@ -11,7 +11,7 @@ from ridge_utils.errors import InputError
 from ridge_utils.quadrature import Settings
 from ridge_utils.representations import Representations
 
-N, BLOCKS, D = 240, 4, 12
+N, BLOCKS, D = 241, 4, 12
 CONTEXT = {"model": "m", "task": "t", "source": "own", "split": "all", "step": 0, "train_seed": None}
 SETTINGS = Settings(rank=20, probes=8)
 
