@@ -40,7 +40,7 @@ Method = Literal["auto", "exact", "lanczos"]
 #: Samples up to which ``"auto"`` takes the eigenvalues.
 EXACT_UP_TO = 2000
 
-#: Bytes of one Gram matrix up to which it is kept; a larger one is made again for every product.
+#: Bytes that Gram matrices may take; one that does not fit is made again for every product.
 MEMORY = 2 * 2**30
 #: The intervals of the errors cover so much.
 CONFIDENCE = 0.95
@@ -95,7 +95,8 @@ class Gram:
         x: samples, shape (N, d).
         bandwidth: greater than 0, in the units of the (normalised) samples.
         normalize: scale each sample to length 1 first.
-        memory: bytes up to which the matrix is kept.
+        memory: bytes that this matrix and its products with others may take; one that does not fit is made again
+            whenever it is used.
 
     Raises:
         InputError: not N of 2 or more samples, a non-positive bandwidth, or a zero or infinite sample.
@@ -122,7 +123,7 @@ class Gram:
             raise InputError(f"Both must be over the same samples, but they are over {self.n} and {other.n}.")
         product = object.__new__(Gram)
         both = _Labelled.both(self._source, other._source)
-        product._hold(both or _Product(self, other), self._memory)
+        product._hold(both or _Product(self, other), self._left)
         return product
 
     def __matmul__(self, vectors: Tensor) -> Tensor:
@@ -153,11 +154,11 @@ class Gram:
 
     def _hold(self, source: "_Points | _Labelled | _Product", memory: int) -> None:
         self._source = source
-        self._memory = memory
         self.n = source.n
         self.device = source.device
-        is_cheap = isinstance(source, _Labelled)
-        self._kept = list(source.blocks()) if not is_cheap and 4 * self.n**2 <= memory else None
+        is_kept = not isinstance(source, _Labelled) and 4 * self.n**2 <= memory
+        self._kept = list(source.blocks()) if is_kept else None
+        self._left = memory - 4 * self.n**2 * is_kept
 
 
 class _Points:
@@ -276,7 +277,7 @@ def predictive_information(
             :data:`EXACT_UP_TO` samples.
         bandwidth, normalize: see :class:`Gram`.
         settings: how much work each entropy is given.
-        memory: bytes up to which a Gram matrix is kept; there are two of them at a time.
+        memory: bytes that Gram matrices may take; one that does not fit is made again for every product.
 
     Returns:
         Estimates and errors, each of shape (layers,).
