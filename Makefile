@@ -66,7 +66,8 @@ test: $(MODEL) ## what CI runs: ruff, unit tests, nbval on the committed noteboo
 	@echo "== 2 of 4: unit tests =="
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests  # one thread each: the models are tiny
 	@echo "== 3 of 4: nbval executes the committed notebooks and compares (minutes; the first time it fine-tunes the model) =="
-	@$(BIN)/python -m pytest -v --nbval-lax --nbval-current-env --nbval-cell-timeout=5400 -p no:cacheprovider notebooks
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -n 2 --dist loadfile --nbval-lax --nbval-current-env \
+	  --nbval-cell-timeout=5400 -p no:cacheprovider notebooks  # two at a time, one thread each
 	@echo "== 4 of 4: the book, warnings are errors =="
 	@$(BIN)/python book/build.py
 	@echo "All four passed: ruff, unit tests, notebooks, book."

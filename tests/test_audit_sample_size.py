@@ -119,6 +119,9 @@ def test_the_sentences_have_the_numbers_of_the_tables(table):
         for name in ("at_ridge", "null_at_ridge", "fall", "null_fall"):
             assert f"{row[name]:.3f}".replace("-", "−") in text.replace("-", "−")
     assert "from N = 30 to N = 200" in text
+    left = row["at_ridge"] - row["null_at_ridge"]
+    assert f"At N = 200, {left:.4f} nats are left above the null at layer 2" in text
+    assert f"{row['fall'] - row['null_fall']:.4f} of them are gone" in text
     assert "At N = 120 the quadrature was compared" in sample_size.agreement_sentence(table)
     without = table[table["variant"] == ""]
     assert sample_size.agreement(without).empty

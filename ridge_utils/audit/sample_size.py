@@ -213,7 +213,10 @@ def sentence(table: pd.DataFrame) -> str:
             f"{words.number(last['at_ridge'], 3)} (layer {last['ridge_layer']:.0f}) and its null there from "
             f"{words.number(first['null_at_ridge'], 3)} to {words.number(last['null_at_ridge'], 3)}; the fall to the "
             f"last block goes from {words.number(first['fall'], 3)} to {words.number(last['fall'], 3)} nats, that of "
-            f"the null from {words.number(first['null_fall'], 3)} to {words.number(last['null_fall'], 3)}."
+            f"the null from {words.number(first['null_fall'], 3)} to {words.number(last['null_fall'], 3)}. At "
+            f"N = {last['n']:,.0f}, {words.number(last['at_ridge'] - last['null_at_ridge'], 4)} nats are left above the "
+            f"null at layer {last['ridge_layer']:.0f}; {words.number(last['fall'] - last['null_fall'], 4)} of them are "
+            "gone at the last block."
         )
     return " ".join(parts)
 
@@ -247,6 +250,7 @@ def summary_table(table: pd.DataFrame, caption: str) -> Styler:
             "null there": rows["null_at_ridge"].map(lambda v: words.number(v, 4)),
             "fall to the last block": rows["fall"].map(lambda v: words.number(v, 4)),
             "fall of the null": rows["null_fall"].map(lambda v: words.number(v, 4)),
+            "fall of the difference": (rows["fall"] - rows["null_fall"]).map(lambda v: words.number(v, 4)),
         }
     )
     return words.styled(shown, caption)
