@@ -15,17 +15,17 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import numpy as np
 import platformdirs
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from ridge_utils.errors import StorageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def writing(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def tensors(kind: str, shaped_by: Mapping[str, Any], build: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def tensors(kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[str, Tensor]]") -> "dict[str, Tensor]":
     """Named tensors from the cache, computed and stored where they are missing or damaged.
 
     Args:
@@ -140,6 +140,8 @@ def tensors(kind: str, shaped_by: Mapping[str, Any], build: Callable[[], dict[st
     Raises:
         StorageError: the cache cannot be written.
     """
+    from safetensors.torch import load_file, save_file
+
     folder = directory() / kind / digest(shaped_by)
     with lock(folder):
         if problem := damage(folder):
@@ -157,7 +159,7 @@ def mapped(
     shaped_by: Mapping[str, Any],
     shapes: Mapping[str, tuple[str, tuple[int, ...]]],
     fill: Callable[[dict[str, np.ndarray]], None],
-) -> dict[str, Tensor]:
+) -> "dict[str, Tensor]":
     """As :func:`tensors`, for what is too large to be held in memory: files that are read as far as they are used.
 
     Args:
@@ -171,6 +173,8 @@ def mapped(
     Raises:
         StorageError: the cache cannot be written.
     """
+    import torch
+
     folder = directory() / kind / digest(shaped_by)
     with lock(folder):
         if problem := damage(folder):

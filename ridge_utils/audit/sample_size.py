@@ -214,9 +214,9 @@ def sentence(table: pd.DataFrame) -> str:
             f"{words.number(first['null_at_ridge'], 3)} to {words.number(last['null_at_ridge'], 3)}; the fall to the "
             f"last block goes from {words.number(first['fall'], 3)} to {words.number(last['fall'], 3)} nats, that of "
             f"the null from {words.number(first['null_fall'], 3)} to {words.number(last['null_fall'], 3)}. At "
-            f"N = {last['n']:,.0f}, {words.number(last['at_ridge'] - last['null_at_ridge'], 4)} nats are left above the "
-            f"null at layer {last['ridge_layer']:.0f}; {words.number(last['fall'] - last['null_fall'], 4)} of them are "
-            "gone at the last block."
+            f"N = {last['n']:,.0f}, {words.number(last['at_ridge'] - last['null_at_ridge'], 4)} nats are left above "
+            f"the null at layer {last['ridge_layer']:.0f}; {words.number(last['fall'] - last['null_fall'], 4)} of them "
+            "are gone at the last block."
         )
     return " ".join(parts)
 
