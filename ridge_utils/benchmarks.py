@@ -77,7 +77,7 @@ def size_figure(rows: pd.DataFrame) -> Figure:
     Args:
         rows: what :func:`stored` gave.
     """
-    figure, (profile, quadrature, memory) = plt.subplots(1, 3, figsize=(11, 3.6))
+    figure, (profile, quadrature, memory) = plt.subplots(1, 3, figsize=(11, 4.2))
     whole = rows[rows["what"].str.startswith("profile of 31") & ~rows["reference"].str.startswith("the forward")]
     _times(profile, whole, "profile of 31 layers")
     _times(quadrature, rows[rows["what"].str.startswith("quadrature")], "one layer by quadrature")
@@ -91,7 +91,7 @@ def size_figure(rows: pd.DataFrame) -> Figure:
     memory.set_ylabel("MiB")
     for ax in (profile, quadrature, memory):
         ax.set_xlabel("N")
-        ax.legend(fontsize=7)
+        ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2))
     profile.set_ylabel("seconds")
     return figure
 

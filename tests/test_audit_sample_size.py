@@ -136,8 +136,8 @@ def test_the_figures_show_every_size_and_run(table):
     assert [line.get_label() for line in lines] == ["N = 30", "N = 120", "N = 200"]
     assert len(sample_size.growth_figure(tables).axes) == 3
     assert [ax.get_title() for ax in sample_size.agreement_figure(tables).axes if ax.get_visible()] == [
-        "one,\nN = 120",
-        "other,\nN = 120",
+        "one\nN = 120",
+        "other\nN = 120",
     ]
 
 

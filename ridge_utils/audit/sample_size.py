@@ -5,6 +5,7 @@ the information falls behind it at each size, and how far the quadrature of :mod
 eigenvalues, layer by layer.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -279,7 +280,7 @@ def sizes_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 ax.plot(curve.index.astype(int), curve, color=shade, label=f"N = {n:,}")
             ax.set_ylabel(f"{title} (nats)")
             ax.set_xlabel("layer")
-        line[0].set_title(f"{name}, {words.when(int(step))}", loc="left", fontsize=9)
+        line[0].set_title(textwrap.fill(f"{name}, {words.when(int(step))}", 44), fontsize=8)
         line[0].legend(fontsize=7)
     return figure
 
@@ -310,7 +311,7 @@ def growth_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 )
         ax.set_xscale("log")
         ax.set_xlabel("N")
-        ax.set_title(f"{name},\n{words.when(int(step))}", fontsize=9)
+        ax.set_title(textwrap.fill(f"{name}, {words.when(int(step))}", 40), fontsize=8)
         ax.legend(fontsize=7)
     axes[0, 0].set_ylabel("nats")
     return figure
@@ -332,7 +333,7 @@ def agreement_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
         off = (rows["quadrature"] - rows["exact"]).to_numpy()
         ax.errorbar(np.arange(len(rows)), off, yerr=rows["error"], fmt="o", markersize=2.5, color="#444444", lw=0.8)
         ax.axhline(0, color="#999999", lw=0.8)
-        ax.set_title(f"{name},\nN = {n:,}", fontsize=8)
+        ax.set_title(f"{textwrap.fill(name, 34)}\nN = {n:,}", fontsize=7)
         ax.set_xlabel("state, first to last", fontsize=8)
     for line in axes:
         line[0].set_ylabel("difference in nats", fontsize=8)
