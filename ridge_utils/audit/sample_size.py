@@ -78,8 +78,8 @@ def measure(
         label: of the progress bar; without one there is none.
 
     Returns:
-        Table of measurements in nats: ``predictive_information`` and ``null_information`` (of one shuffle of the
-        targets) by the eigenvalues, and with :data:`QUADRATURE` as their variant by the quadrature, with its
+        Table of measurements. In nats there are ``predictive_information`` and ``null_information`` (of one shuffle of
+        the targets) by the eigenvalues, and with :data:`QUADRATURE` as their variant by the quadrature, with its
         ``quadrature_error``; the null by the quadrature only where there are no eigenvalues.
     """
     everywhere = results.sites(len(pool.hidden) - 1)
