@@ -39,7 +39,7 @@ def check(rows: pd.DataFrame) -> str:
             f"{one['seconds'] / one['reference_seconds']:.4g}."
         )
     with_reference = int(rows["ratio"].notna().sum())
-    return f"results/benchmarks.csv: {len(rows)} measurements, {with_reference} of them with the ratio to a reference"
+    return f"results/benchmarks.csv: {len(rows)} measurements, {with_reference} with a reference"
 
 
 def machine(origin: dict[str, Any]) -> str:
@@ -59,16 +59,15 @@ def table(rows: pd.DataFrame) -> Styler:
             "measured": rows["what"],
             "N": rows["n"].map("{:,}".format),
             "d": rows["d"].map("{:,}".format),
-            "seconds": rows["seconds"].map("{:.3g}".format),
-            "reference": rows["reference"],
-            "its seconds": rows["reference_seconds"].map(lambda value: "" if pd.isna(value) else f"{value:.3g}"),
             "ratio": rows["ratio"].map(lambda value: "" if pd.isna(value) else f"{value:.2f}"),
-            "memory beyond its input": rows["memory"].map(
-                lambda value: "" if pd.isna(value) else f"{value / 2**20:,.0f} MiB"
-            ),
+            "to": rows["reference"],
+            "seconds": rows["seconds"].map("{:.3g}".format),
+            "its seconds": rows["reference_seconds"].map(lambda value: "" if pd.isna(value) else f"{value:.3g}"),
+            "MiB": rows["memory"].map(lambda value: "" if pd.isna(value) else f"{value / 2**20:,.0f}"),
         }
     )
-    return words.styled(shown, "make bench with --full: medians of alternating runs")
+    caption = "make bench with --full: medians of alternating runs; MiB: memory beyond the input, where it was measured"
+    return words.styled(shown, caption).set_properties(subset=["measured", "to"], **{"white-space": "normal"})
 
 
 def size_figure(rows: pd.DataFrame) -> Figure:

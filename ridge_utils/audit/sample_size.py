@@ -247,11 +247,11 @@ def summary_table(table: pd.DataFrame, caption: str) -> Styler:
             "step": rows["step"].map(lambda step: words.when(int(step))),
             "N": rows["n"].map("{:,.0f}".format),
             "largest at layer": rows["ridge_layer"].astype(int),
-            "I there": rows["at_ridge"].map(lambda v: words.number(v, 4)),
-            "null there": rows["null_at_ridge"].map(lambda v: words.number(v, 4)),
-            "fall to the last block": rows["fall"].map(lambda v: words.number(v, 4)),
-            "fall of the null": rows["null_fall"].map(lambda v: words.number(v, 4)),
-            "fall of the difference": (rows["fall"] - rows["null_fall"]).map(lambda v: words.number(v, 4)),
+            "I": rows["at_ridge"].map(lambda v: words.number(v, 4)),
+            "null": rows["null_at_ridge"].map(lambda v: words.number(v, 4)),
+            "its fall": rows["fall"].map(lambda v: words.number(v, 4)),
+            "the null's": rows["null_fall"].map(lambda v: words.number(v, 4)),
+            "that of I less null": (rows["fall"] - rows["null_fall"]).map(lambda v: words.number(v, 4)),
         }
     )
     return words.styled(shown, caption)
