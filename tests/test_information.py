@@ -264,6 +264,19 @@ def test_equal_rows_do_not_count_for_the_median_bandwidth():
     assert information.entropy(information.gram_matrix(same, bandwidth="median")).item() == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("samples", [None, [torch.arange(9), torch.arange(4, 20)]])
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian"])
+def test_a_sweep_of_bandwidths_has_the_profile_of_each(kernel, samples):
+    generator = torch.Generator().manual_seed(3)
+    hidden, targets = torch.randn(3, 20, 5, generator=generator), torch.randn(20, 4, generator=generator)
+    options = {"kernel": kernel, "samples": samples, "normalize": False}
+    bandwidths = [0.3, "median", 2.0]
+    found = information.bandwidth_sweep(hidden, targets, bandwidths, **options)
+    for one, bandwidth in zip(found, bandwidths, strict=True):
+        alone = information.predictive_information(hidden, targets, bandwidth=bandwidth, **options)
+        torch.testing.assert_close(one, alone, atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "polynomial"])
 def test_by_the_median_rule_each_layer_and_the_targets_have_their_own_bandwidth(kernel):
     hidden, targets = random_samples(3, 9, 5) * torch.tensor([1.0, 10.0, 0.1])[:, None, None], random_samples(9, 4)
@@ -367,6 +380,9 @@ def test_the_number_of_threads_changes_no_number_and_is_given_back():
         (lambda: information.predictive_information(X[None], X, samples=[torch.tensor([0, 5])]), "0 to 4, but .* 0 is"),
         (lambda: information.predictive_information(X[None], X, samples=[torch.tensor([0])]), "2 or more indices"),
         (lambda: information.excess_information(X[None], X, 1, samples=[torch.arange(3)] * 2), "2 samples and 1 seeds"),
+        (lambda: information.predictive_information(torch.stack([X, X * math.nan]), X), "Layer 1: .* contains nan at"),
+        (lambda: information.bandwidth_sweep(X[None], X, []), "There are no bandwidths"),
+        (lambda: information.bandwidth_sweep(X[None], X, [1.0, -1.0]), "greater than 0, but is -1.0"),
         (lambda: information.median_bandwidth(X[:1]), r"At least 2 samples .* \(1, 3\)"),
         (lambda: information.permutation_null(X[None], X, 0), "n_shuffles must be at least 1, but is 0"),
         (lambda: information.excess_information(X[None], X, -1), "n_shuffles must be at least 1, but is -1"),
