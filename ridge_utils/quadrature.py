@@ -12,8 +12,8 @@ it and that of Gauss and Radau, with a node at 0, never above. Most of the rando
 :math:`v^\top p(G) v` for a polynomial p of degree 2 near f, whose expectation is known from the traces of the matrix
 and of its square, so it is taken out as a control variate.
 
-An estimate comes with an error of two parts: half of what lies between the two quadratures, and Student's interval over
-the random vectors.
+An estimate comes with an error of three parts: half of what lies between the two quadratures, Student's interval over
+the random vectors, and the rounding of products in float32.
 
 Gram matrices are made in float32, in blocks of rows, and kept only where they fit into the memory that is allowed; a
 matrix in float64 is never made. Targets are few tokens, so the entropy of theirs is that of a small matrix and exact.
@@ -23,6 +23,7 @@ matrix in float64 is never made. Targets are few tokens, so the entropy of their
 .. [GolubM10] G. H. Golub, G. Meurant. *Matrices, Moments and Quadrature with Applications.* Princeton, 2010.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -57,6 +58,8 @@ _LOOK = 2
 _FEW = 1500
 #: Rounding of a trace of the matrix, or of its square, under float32.
 _NOISE = 1e-6
+#: Unit roundoff of float32.
+_ROUNDOFF = 2.0**-24
 #: A Lanczos vector shorter than this, beside eigenvalues of at most 1, is rounding of float32.
 _ROUNDING = 1e-7
 
@@ -341,7 +344,9 @@ def _trace(gram: Gram, settings: Settings) -> _Trace:
     known = known - fixed.moments.sum(0)
     coefficients = _fit(random)
     centred = random.middle - (random.moments - known) @ coefficients
-    rounding = _NOISE * coefficients.abs().sum()
+    # Products in float32 move an eigenvalue by about its unit roundoff, and the mean one is 1 / N, where |f'| is about
+    # ln N; over N eigenvalues, moved either way, that adds up as their square root.
+    rounding = _NOISE * coefficients.abs().sum() + _ROUNDOFF * gram.n**0.5 * math.log(gram.n)
     return _Trace(fixed.middle.sum(), centred, fixed.gap.sum() + random.gap.mean() + rounding)
 
 

@@ -66,6 +66,15 @@ def test_the_error_holds_as_often_as_it_says():
     assert inside >= 88
 
 
+@pytest.mark.parametrize("spread", [0.03, 0.1, 0.3])
+def test_the_error_holds_for_states_that_hardly_differ(spread):
+    # As the first layers' do: nearly all eigenvalues are as small as the rounding of float32.
+    x = 3 * random_samples(D, seed=1) + spread * random_samples(900, D, seed=11) * torch.linspace(1.5, 0.01, D)
+    exact = information.entropy(information.gram_matrix(x)).item()
+    found = quadrature.entropy(Gram(x))
+    assert abs(found.value.item() - exact) <= found.error.item() <= 0.01 * exact + 2e-5
+
+
 def test_the_error_is_no_idle_precaution():
     x = KINDS["isotropic"]
     exact = information.entropy(information.gram_matrix(x)).item()
