@@ -144,14 +144,20 @@ def tensors(kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[s
 
     folder = directory() / kind / digest(shaped_by)
     with lock(folder):
-        if problem := damage(folder):
-            if folder.exists():
-                log.warning("The cached %s in %s are damaged (%s); they are computed again.", kind, folder, problem)
+        if _is_missing(kind, folder):
             built = {name: value.contiguous() for name, value in build().items()}
             with writing(folder) as temporary:
                 save_file(built, temporary / "tensors.safetensors")
             return built
     return load_file(folder / "tensors.safetensors")
+
+
+def _is_missing(kind: str, folder: Path) -> bool:
+    """Whether an entry has to be computed; one that is there but damaged is announced."""
+    problem = damage(folder)
+    if problem and folder.exists():
+        log.warning("The cached %s in %s are damaged (%s); they are computed again.", kind, folder, problem)
+    return bool(problem)
 
 
 def mapped(
@@ -177,9 +183,7 @@ def mapped(
 
     folder = directory() / kind / digest(shaped_by)
     with lock(folder):
-        if problem := damage(folder):
-            if folder.exists():
-                log.warning("The cached %s in %s are damaged (%s); they are computed again.", kind, folder, problem)
+        if _is_missing(kind, folder):
             with writing(folder) as temporary:
                 needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in shapes.values())
                 if needed > shutil.disk_usage(temporary).free:
@@ -189,6 +193,10 @@ def mapped(
                     name: np.lib.format.open_memmap(temporary / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
                     for name, (dtype, shape) in shapes.items()
                 }
+                if hasattr(os, "posix_fallocate"):  # else what is written beside them could take their room
+                    for path in temporary.iterdir():
+                        with path.open("r+b") as file:
+                            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
                 fill(arrays)
                 for array in arrays.values():
                     array.flush()
