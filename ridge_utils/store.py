@@ -19,7 +19,9 @@ _RECIPE = 1
 #: Examples whose states are stored at a time.
 PART = 256
 
+#: Kinds of entries of the cache: what is read from the disk must not be taken for what fits into memory.
 _PARTS = "Representations.parts"
+_MAPPED = "Representations.mapped"
 
 T = TypeVar("T")
 
@@ -100,7 +102,7 @@ def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, labe
         "targets": (dtype, (n, d)),
         "target_ids": ("int64", (n,)),
     }
-    whole = Representations(**cache.mapped(Representations.__name__, key, shapes, fill))
+    whole = Representations(**cache.mapped(_MAPPED, key, shapes, fill))
     for part in keys:
         cache.discard(_PARTS, part)
     return whole

@@ -49,6 +49,14 @@ def test_states_in_parts_are_those_of_one_collection(llama, examples, monkeypatc
     assert files(own_cache) == expected
 
 
+def test_states_that_were_stored_whole_are_not_taken_for_those_on_the_disk(llama, examples, monkeypatch):
+    # As by a version, or with a limit, that took so many examples at once.
+    whole = store.read(llama, examples, 2, "all")
+    monkeypatch.setattr(store, "PART", 4)
+    found = store.read(llama, examples, 2, "all")
+    assert torch.equal(found.target_ids, whole.target_ids)
+
+
 def test_an_interrupted_collection_goes_on_after_the_last_whole_part(llama, examples, monkeypatch, passes):
     monkeypatch.setattr(store, "PART", 4)
     seen, control = passes
