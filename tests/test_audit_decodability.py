@@ -125,8 +125,7 @@ def test_intervals_lie_around_their_values(closed):
         )
         edge = edge.set_index(keys)["value"].reindex(value.index)
         assert edge.notna().all()
-        # Where there is no information at all, what is left is rounding.
-        assert (sign * (edge - value) >= -1e-12).all()
+        assert (sign * (edge - value) >= 0).all()
 
 
 def test_an_open_vocabulary_has_the_probe_of_embeddings_and_none_of_classes(opened):

@@ -200,7 +200,8 @@ def measure(
             "variant": MEASURES[name].variant,
             "n": len(found.terms[name].kept) if name in found.terms else len(pool),
         }
-        values = value(whole)
+        # The interval of the paper's estimate lies around the very values that are stored above.
+        values = profile[chosen] if name == "matrix" else value(whole)
         if name != "matrix":
             tables.append(results.measurements(values.tolist(), places, MEASURES[name].quantity, **own))
         reach = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * over[name][0].std(0)
