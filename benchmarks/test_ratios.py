@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, Qwen2Config
 
-from ridge_utils import information, models, quadrature, results, tasks
+from ridge_utils import information, models, results, tasks
+from ridge_utils.audit import quadrature
 from ridge_utils.representations import collect, encode, pad
 
 LAYERS, WIDTH = 31, 576  # the embedded model's

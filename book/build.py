@@ -17,8 +17,8 @@ import nbformat
 import pandas as pd
 import yaml
 
-from ridge_utils import claims, paper, plotting, reports, reproducibility, results, statistics, study, verdicts
-from ridge_utils.audit import questions, verdict_page
+from ridge_utils import figures, paper, reports, results, statistics, study, tolerances
+from ridge_utils.audit import claims, questions, verdict_page, verdicts
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "_build" / "source"
@@ -105,7 +105,7 @@ def page(path: Path) -> bytes:
 def substitutions() -> dict[str, Any]:
     """What the prose says of the stored numbers."""
     table, origin = results.read(results.FOLDER / f"{STORED}.csv")
-    differences, _ = results.read(results.FOLDER / reproducibility.DIFFERENCES / f"{STORED}.csv")
+    differences, _ = results.read(results.FOLDER / tolerances.DIFFERENCES / f"{STORED}.csv")
     summary = statistics.ridge_summary(table)
     parameters = origin["parameters"]
     tables = verdicts.stored()
@@ -120,7 +120,7 @@ def substitutions() -> dict[str, Any]:
         "date": origin["date"],
         "versions": ", ".join(f"{name} {origin['versions'][name]}" for name in ("torch", "transformers")),
         "finding": statistics.headline(summary, origin["model"]["name"]),
-        "ridge_layers": reproducibility.describe_ridge_layers(reproducibility.ridge_layers(differences, table)),
+        "ridge_layers": tolerances.describe_ridge_layers(tolerances.ridge_layers(differences, table)),
         "ridge_table": ridge_table(summary[summary["split"] == "all"].sort_values("step")),
         "ridge_counts": reports.ridge_counts(study.references(STORED)),
         "verdicts": verdict_table(),
@@ -150,7 +150,7 @@ def ridge_table(summary: pd.DataFrame) -> str:
     """A Markdown table of the ridge at each checkpoint."""
     columns = ["checkpoint", "ridge layer", "I at the ridge", "at the last block", "after the final norm", "fall"]
     lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
-    for row, ridge in zip(summary.itertuples(), plotting.ridge_names(summary), strict=True):
+    for row, ridge in zip(summary.itertuples(), figures.ridge_names(summary), strict=True):
         values = [f"{value:.3f}" for value in (row.at_ridge, row.at_last_block, row.at_final_norm)]
         fall = f"{row.to_last_block:.3f} ± {row.to_last_block_half_width:.3f}" if row.ridge_layer < row.blocks else ""
         lines.append(" | ".join([f"step {row.step}" if row.step else "untouched", ridge, *values, fall]))

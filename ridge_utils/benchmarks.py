@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from ridge_utils import results, words
+from ridge_utils import formatting, results
 
 _OURS, _THEIRS = "#d55e00", "#444444"
 
@@ -67,7 +67,7 @@ def table(rows: pd.DataFrame) -> Styler:
         }
     )
     caption = "make bench with --full: medians of alternating runs; MiB: memory beyond the input, where it was measured"
-    return words.styled(shown, caption).set_properties(subset=["measured", "to"], **{"white-space": "normal"})
+    return formatting.styled(shown, caption).set_properties(subset=["measured", "to"], **{"white-space": "normal"})
 
 
 def size_figure(rows: pd.DataFrame) -> Figure:

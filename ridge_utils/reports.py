@@ -6,9 +6,9 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from ridge_utils import words
-from ridge_utils.audit.effects import across_seeds, effect_table, gathered, sides
-from ridge_utils.plotting import ridge_names, with_band
+from ridge_utils import formatting
+from ridge_utils.effects import across_seeds, effect_table, gathered, sides
+from ridge_utils.figures import ridge_names, with_band
 from ridge_utils.statistics import by_third, ridge_summary
 
 #: The attention that the claim is about, without the first token, on which models park attention whatever it says.
@@ -49,7 +49,9 @@ def reference_ridges(tables: Mapping[str, pd.DataFrame]) -> Styler:
             "fall to the last block": with_band(rows["to_last_block"], rows["to_last_block_half_width"]),
         }
     )
-    return words.styled(shown, "Ridge layer and falls, ID and OOD examples together, in nats; ± is 2σ over all seeds")
+    return formatting.styled(
+        shown, "Ridge layer and falls, ID and OOD examples together, in nats; ± is 2σ over all seeds"
+    )
 
 
 def ridge_counts(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -67,7 +69,7 @@ def ridge_counts(tables: Mapping[str, pd.DataFrame]) -> str:
     for name, table in tables.items():
         rows = _together(ridge_summary(table))
         has = (rows["ridge_layer"] < rows["blocks"]) & rows["to_last_block_beyond_band"]
-        layers = ", ".join(f"{row.ridge_layer} ({words.when(row.step)})" for row in rows[has].itertuples())
+        layers = ", ".join(f"{row.ridge_layer} ({formatting.when(row.step)})" for row in rows[has].itertuples())
         found = f"a ridge at {has.sum()} of {len(rows)} checkpoints, at layer {layers}" if has.any() else "no ridge"
         of = "" if has.any() else f" at any of {len(rows)} checkpoints"
         lines.append(f"- {name}: {found}{of}.")
@@ -88,7 +90,7 @@ def gain_headline(table: pd.DataFrame, model: str) -> str:
     for row in rows.itertuples():
         third = str(thirds.loc[row.step].idxmax())
         places.append(
-            f"{words.when(row.step)}, block {row.ridge_layer} of {row.blocks} gains most ({row.at_ridge:.3f} nats), "
+            f"{formatting.when(row.step)}, block {row.ridge_layer} of {row.blocks} gains most ({row.at_ridge:.3f} nats), "
             f"the last block {row.at_last_block:.3f}, and the {third} third of the blocks has the largest mean"
         )
     return f"In {model}, {'; '.join(places)}."
@@ -110,7 +112,9 @@ def thirds_table(thirds: pd.DataFrame, summary: pd.DataFrame) -> Styler:
     shown["largest block"] = ridge_names(rows)
     shown["its gain"] = [f"{v:.4f}" for v in rows["at_ridge"]]
     shown["last block's gain"] = [f"{v:.4f}" for v in rows["at_last_block"]]
-    return words.styled(pd.DataFrame(shown), "Mean incremental information gain per block, in nats; ± is 2σ over seeds")
+    return formatting.styled(
+        pd.DataFrame(shown), "Mean incremental information gain per block, in nats; ± is 2σ over seeds"
+    )
 
 
 def additivity(table: pd.DataFrame) -> str:
@@ -127,9 +131,9 @@ def additivity(table: pd.DataFrame) -> str:
         total = gains.groupby("layer")["value"].mean().sum()
         end = group[(group["quantity"] == "predictive_information") & (group["layer"] == last)]["value"].mean()
         parts.append(
-            f"{words.when(step)}, the gains add up to {total:.2f} nats where the last block's state has {end:.3f}"
+            f"{formatting.when(step)}, the gains add up to {total:.2f} nats where the last block's state has {end:.3f}"
         )
-    return f"**What we find.** {words.sentence('; '.join(parts))}"
+    return f"**What we find.** {formatting.sentence('; '.join(parts))}"
 
 
 def depth_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -167,10 +171,10 @@ def depth_headline(summary: pd.DataFrame) -> str:
         rows = rows.sort_values("blocks")
         peaks = [str(row.blocks) for row in rows.itertuples() if row.has_peak]
         flat = [str(row.blocks) for row in rows.itertuples() if not row.has_peak]
-        has = f"a peak before the last block at {words.listed(peaks)} blocks" if peaks else "no peak at any depth"
-        without = f", none at {words.listed(flat)}" if flat and peaks else ""
+        has = f"a peak before the last block at {formatting.listed(peaks)} blocks" if peaks else "no peak at any depth"
+        without = f", none at {formatting.listed(flat)}" if flat and peaks else ""
         sentences.append(f"{when}, there is {has}{without}")
-    return words.sentence("; ".join(sentences))
+    return formatting.sentence("; ".join(sentences))
 
 
 def depth_summary_table(summary: pd.DataFrame) -> Styler:
@@ -195,7 +199,9 @@ def depth_summary_table(summary: pd.DataFrame) -> Styler:
             "peak": ["yes" if peak else "no" for peak in rows["has_peak"]],
         }
     )
-    return words.styled(shown, "Models cut to their first blocks, ID and OOD together, in nats; ± is 2σ over seeds")
+    return formatting.styled(
+        shown, "Models cut to their first blocks, ID and OOD together, in nats; ± is 2σ over seeds"
+    )
 
 
 def overfitting_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -230,8 +236,8 @@ def overfitting_headline(table: pd.DataFrame) -> str:
     rows = overfitting_summary(table)
     best, end = rows[rows["is_optimum"]].iloc[0], rows.iloc[-1]
     first = (
-        f"The ID loss is lowest {words.when(best['step'])} ({best['loss_id']:.2f} nats; training "
-        f"{best['loss_train']:.2f}) and {end['loss_id']:.2f} {words.when(end['step'])} (training "
+        f"The ID loss is lowest {formatting.when(best['step'])} ({best['loss_id']:.2f} nats; training "
+        f"{best['loss_train']:.2f}) and {end['loss_id']:.2f} {formatting.when(end['step'])} (training "
         f"{end['loss_train']:.3f})"
     )
     if best["step"] == end["step"]:
@@ -269,7 +275,7 @@ def overfitting_table(table: pd.DataFrame) -> Styler:
         names = rows.rename(columns={f"ridge_layer_{split}": "ridge_layer"})
         shown[f"ridge layer, {split.upper()}"] = ridge_names(names[["ridge_layer", "blocks"]])
         shown[f"I at the last block, {split.upper()}"] = [f"{v:.3f}" for v in rows[f"at_last_block_{split}"]]
-    return words.styled(pd.DataFrame(shown), "Loss of the first target token and predictive information, in nats")
+    return formatting.styled(pd.DataFrame(shown), "Loss of the first target token and predictive information, in nats")
 
 
 def scaling_summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -344,7 +350,7 @@ def scaling_firmness(differences: pd.DataFrame) -> str:
     """How far a factor moves when the fine-tuning before it and the fit are repeated with other arithmetic (Markdown).
 
     Args:
-        differences: what :func:`ridge_utils.reproducibility.differences_of` gave for ``residual_scaling``.
+        differences: what :func:`ridge_utils.tolerances.differences_of` gave for ``residual_scaling``.
     """
     moved = differences[(differences["quantity"] == "residual_scale") & (differences["changes"] == "arithmetic")]
     largest = moved["largest_difference"]
@@ -376,7 +382,7 @@ def scaling_table(table: pd.DataFrame) -> Styler:
                 line[f"{split.upper()} {quantity}{unit}"] = f"{mean:.{digits}f}{spread}"
         lines.append(line)
     caption = "Accuracy and loss (nats) of the first target token on examples not fitted on; ± is 1σ over fits"
-    return words.styled(pd.DataFrame(lines), caption)
+    return formatting.styled(pd.DataFrame(lines), caption)
 
 
 def scaling_tests(tables: Mapping[str, pd.DataFrame]) -> tuple[str, Styler]:
@@ -413,7 +419,7 @@ def attention_headline(table: pd.DataFrame) -> str:
             f"{last['first_token_attention']:.3f}; uniform attention would give the signal "
             f"{last['chance_attention']:.3f}"
         )
-    return words.sentence(f"{words.when(step)}, {'; '.join(parts)}")
+    return formatting.sentence(f"{formatting.when(step)}, {'; '.join(parts)}")
 
 
 def attention_table(table: pd.DataFrame, summary: pd.DataFrame) -> Styler:
@@ -440,7 +446,7 @@ def attention_table(table: pd.DataFrame, summary: pd.DataFrame) -> Styler:
         ("chance_attention", "signal if uniform"),
     ):
         shown[name] = [f"{last[(row.split, row.step, quantity)]:.3f}" for row in rows.itertuples()]
-    return words.styled(pd.DataFrame(shown), "Attention of the last prompt token, mean over heads and examples")
+    return formatting.styled(pd.DataFrame(shown), "Attention of the last prompt token, mean over heads and examples")
 
 
 def attention_tests(tables: Mapping[str, pd.DataFrame]) -> tuple[str, Styler]:
@@ -532,7 +538,7 @@ def decoding_table(summary: pd.DataFrame) -> Styler:
             "rank correlation with the final profile": summary["rank_correlation"].map("{:.2f}".format),
         }
     )
-    return words.styled(shown, "Sequence information in nats, blocks only (embedding and final norm left out)")
+    return formatting.styled(shown, "Sequence information in nats, blocks only (embedding and final norm left out)")
 
 
 def _tests(
@@ -545,7 +551,7 @@ def _tests(
     if len(tables) == 1:
         del columns["run"]
     said = sides(found, {quantity: sign for quantity, (_, sign) in quantities.items()})
-    return said, effect_table(found.assign(step=found["step"].map(words.when)), columns, caption)
+    return said, effect_table(found.assign(step=found["step"].map(formatting.when)), columns, caption)
 
 
 def _together(summary: pd.DataFrame) -> pd.DataFrame:

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ridge_utils import geometry, inference, information, models, results, statistics
-from ridge_utils.audit import controls, controls_page
+from ridge_utils import inference, information, models, results, statistics
+from ridge_utils.audit import controls, controls_page, geometry
 from ridge_utils.errors import InputError
 from ridge_utils.representations import Representations
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ridge_utils import estimators, inference, information, probes, results
-from ridge_utils.audit import decodability
+from ridge_utils import inference, information, results
+from ridge_utils.audit import decodability, estimators, probes
 from ridge_utils.errors import InputError
 from ridge_utils.representations import Representations
 

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from ridge_utils import early_exit, inference, information, lens, models, results, statistics, study, tasks
-from ridge_utils.audit import early_exits
+from ridge_utils import early_exit, inference, information, models, results, statistics, study, tasks
+from ridge_utils.audit import early_exits, lens
+from ridge_utils.audit.lens import Settings
 from ridge_utils.errors import InputError
 from ridge_utils.inference import Effect
-from ridge_utils.lens import Settings
 from ridge_utils.representations import Representations, collect
 
 CONTEXT = {"model": "m", "task": "t", "source": "synthetic", "step": 0, "train_seed": None}

@@ -5,8 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from ridge_utils import inference
-from ridge_utils.audit import effects
+from ridge_utils import effects, inference
 from ridge_utils.inference import Effect
 
 CONTEXT = {"model": "m", "task": "t", "source": "own", "sample_seed": None, "n": 9}

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from ridge_utils import inference, information, interventions, models, results, tasks, training
-from ridge_utils.audit import interventions as page
+from ridge_utils import inference, information, models, results, tasks, training
+from ridge_utils.audit import block_effects as page
+from ridge_utils.audit import interventions
 from ridge_utils.errors import InputError
 from ridge_utils.inference import Effect
 from ridge_utils.representations import Representations, collect

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ridge_utils import geometry, information, results, statistics
-from ridge_utils.audit import origins
+from ridge_utils import information, results, statistics
+from ridge_utils.audit import geometry, origins
 from ridge_utils.errors import InputError
 from ridge_utils.representations import Representations
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ridge_utils import results, verdicts
-from ridge_utils.audit import questions
+from ridge_utils import results
+from ridge_utils.audit import questions, verdicts
 
 PAGE = Path(__file__).parent.parent / "book" / "questions.md"
 

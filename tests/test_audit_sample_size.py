@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from ridge_utils import information, quadrature, statistics
-from ridge_utils.audit import sample_size
+from ridge_utils import information, statistics
+from ridge_utils.audit import quadrature, sample_size
+from ridge_utils.audit.quadrature import Settings
 from ridge_utils.errors import InputError
-from ridge_utils.quadrature import Settings
 from ridge_utils.representations import Representations
 
 N, BLOCKS, D = 241, 4, 12

@@ -5,8 +5,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from ridge_utils import cli, results, verdicts
-from ridge_utils.audit import verdict_page
+from ridge_utils import notebooks, results
+from ridge_utils.audit import verdict_page, verdicts
 from ridge_utils.cache import sha256
 from tests.test_verdicts import ORIGIN, PROBE, UNSURE, effect, falls
 
@@ -59,7 +59,7 @@ def test_the_figure_has_a_cell_for_every_claim_model_and_task(judged):
 @pytest.mark.parametrize("claim", verdicts.RULES)
 def test_every_verdict_links_to_a_figure_that_exists(claim):
     page, name = verdict_page._FIGURES[claim]
-    cells = nbformat.read(cli.NOTEBOOKS / f"{page}.ipynb", as_version=4).cells
+    cells = nbformat.read(notebooks.NOTEBOOKS / f"{page}.ipynb", as_version=4).cells
     names = [cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells]
     assert name in names
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ridge_utils import claims, paper, results
+from ridge_utils import paper, results
+from ridge_utils.audit import claims
 from ridge_utils.errors import InputError
 
 SEEDS = range(5)

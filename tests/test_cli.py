@@ -4,8 +4,9 @@ import sys
 import nbformat
 import pytest
 
-from ridge_utils import cli, results
+from ridge_utils import notebooks, results
 from ridge_utils.errors import InputError
+from ridge_utils.run import cli
 
 NOTEBOOK = "predictive_information"
 
@@ -19,7 +20,7 @@ def test_list_and_params(capsys):
     assert cli.main(["params", "nothing"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: There is no notebook 'nothing'; choose one of attention, ")
-    assert all(name in said for name in cli.notebooks())
+    assert all(name in said for name in notebooks.names())
 
 
 def test_the_command_starts_without_what_takes_long_to_import():
@@ -52,7 +53,7 @@ def test_the_command_starts_without_what_takes_long_to_import():
     ],
 )
 def test_values_have_the_type_that_the_notebook_declares(assignment, expected):
-    (value,) = cli.parse(NOTEBOOK, [assignment]).values()
+    (value,) = notebooks.parse(NOTEBOOK, [assignment]).values()
     assert value == expected
     assert type(value) is type(expected)
 
@@ -77,28 +78,28 @@ def test_values_have_the_type_that_the_notebook_declares(assignment, expected):
 )
 def test_a_wrong_name_or_type_is_an_error_that_says_what_is_valid(assignment, words, capsys):
     with pytest.raises(InputError, match=words):
-        cli.parse(NOTEBOOK, [assignment])
+        notebooks.parse(NOTEBOOK, [assignment])
     assert cli.main(["run", NOTEBOOK, "-p", assignment]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_a_list_of_texts_is_one():
-    assert cli.parse("multi_token", ["pairs=[aligned]"]) == {"pairs": ["aligned"]}
+    assert notebooks.parse("multi_token", ["pairs=[aligned]"]) == {"pairs": ["aligned"]}
     for text in ("pairs=aligned", "pairs=[1]"):
         with pytest.raises(InputError, match=r"'pairs' must be of type list\[str\]"):
-            cli.parse("multi_token", [text])
+            notebooks.parse("multi_token", [text])
 
 
 def test_a_path_is_that_of_the_callers_folder(tmp_path, monkeypatch):
     (tmp_path / "own.jsonl").write_text("")
     monkeypatch.chdir(tmp_path)
-    assert cli.parse(NOTEBOOK, ["task=own.jsonl"]) == {"task": str(tmp_path / "own.jsonl")}
+    assert notebooks.parse(NOTEBOOK, ["task=own.jsonl"]) == {"task": str(tmp_path / "own.jsonl")}
 
 
 @pytest.mark.parametrize(
     ("output", "words"),
     [
-        (cli.NOTEBOOKS / "mine.ipynb", "would overwrite a committed notebook"),
+        (notebooks.NOTEBOOKS / "mine.ipynb", "would overwrite a committed notebook"),
         ("mine.html", r"ending \.ipynb"),
         ("/dev/null/x/mine.ipynb", "Cannot write to /dev/null/x: Not a directory"),
     ],

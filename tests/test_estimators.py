@@ -8,7 +8,7 @@ import torch
 from scipy import integrate
 from sklearn.feature_selection import mutual_info_classif
 
-from ridge_utils import estimators
+from ridge_utils.audit import estimators
 from ridge_utils.errors import InputError
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.distance import pdist
 from sklearn.decomposition import PCA
 
-from ridge_utils import geometry
+from ridge_utils.audit import geometry
 from ridge_utils.errors import InputError
 
 

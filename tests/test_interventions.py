@@ -4,9 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ridge_utils import interventions, models, tasks
+from ridge_utils import models, tasks
+from ridge_utils.audit import interventions
+from ridge_utils.audit.interventions import Pair, ablate, match, mean_updates, patch
 from ridge_utils.errors import InputError
-from ridge_utils.interventions import Pair, ablate, match, mean_updates, patch
 from ridge_utils.representations import encode
 from ridge_utils.residual_scaling import evaluate, scaled
 from ridge_utils.tasks import Example

@@ -4,9 +4,10 @@ import dataclasses
 import pytest
 import torch
 
-from ridge_utils import joint_scaling, models, tasks, training
+from ridge_utils import models, tasks, training
+from ridge_utils.audit import joint_scaling
+from ridge_utils.audit.joint_scaling import fit
 from ridge_utils.errors import InputError
-from ridge_utils.joint_scaling import fit
 from ridge_utils.representations import encode
 from ridge_utils.residual_scaling import evaluate, scaled
 from tests.test_training import SHORT

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
-from ridge_utils import early_exit, lens, models
+from ridge_utils import early_exit, models
+from ridge_utils.audit import lens
+from ridge_utils.audit.lens import Settings, fit_heads, fit_translators
 from ridge_utils.errors import InputError
-from ridge_utils.lens import Settings, fit_heads, fit_translators
 from ridge_utils.representations import Representations, collect
 from ridge_utils.tasks import load
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from ridge_utils import memorisation, tasks
+from ridge_utils import tasks
+from ridge_utils.audit import memorisation
+from ridge_utils.audit.memorisation import depth_difference, depth_effect, randomise, recall_depth
 from ridge_utils.errors import InputError
-from ridge_utils.memorisation import depth_difference, depth_effect, randomise, recall_depth
 from ridge_utils.tasks import Example
 
 

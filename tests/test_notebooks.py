@@ -8,12 +8,12 @@ import sys
 import nbformat
 import pytest
 
-from ridge_utils import cli, paper, plotting, profiles, reproducibility, results, statistics
+from ridge_utils import figures, notebooks, paper, profiles, results, statistics, tolerances
 from ridge_utils.errors import StorageError
 
 NAME = "predictive_information"
 
-PATHS = sorted(cli.NOTEBOOKS.glob("*.ipynb"))
+PATHS = sorted(notebooks.NOTEBOOKS.glob("*.ipynb"))
 
 
 @pytest.fixture(params=PATHS, ids=lambda path: path.stem)
@@ -51,7 +51,7 @@ def test_nothing_is_stored_that_differs_from_run_to_run(notebook):
     assert '"papermill"' not in text
     assert '"iopub' not in text
     assert '"stderr"' not in text
-    assert nbformat.writes(cli.stable(nbformat.reads(text, as_version=4))) == text
+    assert nbformat.writes(notebooks.stable(nbformat.reads(text, as_version=4))) == text
 
 
 def test_figures_are_named_captioned_and_described(notebook):
@@ -63,31 +63,31 @@ def test_figures_are_named_captioned_and_described(notebook):
             assert len(shown["image"]["alt"]) > 40
 
 
-MEASURING = [path.stem for path in PATHS if "compare" in cli.parameters(path.stem)]
+MEASURING = [path.stem for path in PATHS if "compare" in notebooks.parameters(path.stem)]
 
 
 @pytest.mark.parametrize("name", MEASURING)
 def test_the_stored_table_was_made_with_the_committed_parameters_and_committed_code(name):
     table, origin = results.read(results.FOLDER / f"{name}.csv")
-    assert origin["parameters"] == cli.defaults(name)
+    assert origin["parameters"] == notebooks.defaults(name)
     assert "local changes" not in origin["commit"]
     assert list(table.columns) == list(results.COLUMNS)
     assert len(table) == origin["rows"]
 
 
 def compares_trained(name):
-    return "trained=False" not in (cli.NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8")
+    return "trained=False" not in (notebooks.NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", filter(compares_trained, MEASURING))
 def test_what_is_trained_has_measured_tolerances(name):
     table, _ = results.read(results.FOLDER / f"{name}.csv")
-    effects = tuple(reproducibility.DIFFERENCE_OF)
+    effects = tuple(tolerances.DIFFERENCE_OF)
     trained = table[(table["step"] > 0) & ~table["quantity"].str.startswith(effects)]
-    differences = reproducibility.differences_of(name)
+    differences = tolerances.differences_of(name)
     assert (differences is None) == trained.empty
     if differences is not None:
-        key = reproducibility._key(differences)
+        key = tolerances._key(differences)
         assert trained[key].merge(differences[key].drop_duplicates(), on=key).shape[0] == len(trained)
 
 
@@ -95,7 +95,7 @@ def test_every_reference_profile_was_run_with_its_own_parameters():
     for profile in profiles.references():
         for notebook in profile.notebooks:
             table, origin = results.read(results.FOLDER / "reference" / profile.name / f"{notebook}.csv")
-            given = {**cli.defaults(notebook), **cli.profile_values(notebook, profile)}
+            given = {**notebooks.defaults(notebook), **notebooks.profile_values(notebook, profile)}
             if profile.real_data:
                 given["data_dir"] = "given"
                 assert set(table["source"]) == {"local"}
@@ -112,7 +112,7 @@ def test_nothing_in_results_names_a_folder_of_somebodys_machine():
 def test_profiles_fit_their_notebooks(path):
     profile = profiles.load(str(path))
     for notebook in profile.notebooks:
-        assert cli.profile_values(notebook, profile)
+        assert notebooks.profile_values(notebook, profile)
     assert profile.expected
 
 
@@ -121,7 +121,7 @@ def test_captions_say_what_the_parameters_say():
     parameters = origin["parameters"]
     text = " ".join(
         cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
-        for cell in nbformat.read(cli.NOTEBOOKS / "predictive_information.ipynb", as_version=4).cells
+        for cell in nbformat.read(notebooks.NOTEBOOKS / "predictive_information.ipynb", as_version=4).cells
     )
     assert text.count(f"n = {parameters['n_samples']}") == 2
     assert f"from {origin['data']['id']} examples a split" in text
@@ -176,7 +176,7 @@ def test_the_small_runs_leave_no_notebook_out():
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_notebook_runs_on_another_model_and_task(name, tmp_path):
-    cli.run(name, cli.parse(name, SMALL[name]), tmp_path / f"{name}.ipynb", quiet=True)
+    notebooks.run(name, notebooks.parse(name, SMALL[name]), tmp_path / f"{name}.ipynb", quiet=True)
     table, origin = results.read(tmp_path / f"{name}.csv")
     assert set(table["source"]) == {"synthetic"}
     assert table["value"].notna().all()
@@ -198,14 +198,14 @@ CAPTIONS = {
 
 @pytest.mark.parametrize("name", CAPTIONS)
 def test_first_captions_say_what_the_parameters_say(name):
-    cells = code(nbformat.read(cli.NOTEBOOKS / f"{name}.ipynb", as_version=4))
+    cells = code(nbformat.read(notebooks.NOTEBOOKS / f"{name}.ipynb", as_version=4))
     captions = [cell.metadata.get("mystnb", {}).get("figure", {}).get("caption") for cell in cells]
     first = next(caption for caption in captions if caption)
     for part in CAPTIONS[name]:
-        assert part.format(**cli.defaults(name)) in first
-    if "sampling_seeds" in cli.defaults(name):
+        assert part.format(**notebooks.defaults(name)) in first
+    if "sampling_seeds" in notebooks.defaults(name):
         assert "five sampling seeds" in first
-        assert len(cli.defaults(name)["sampling_seeds"]) == 5
+        assert len(notebooks.defaults(name)["sampling_seeds"]) == 5
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -218,8 +218,8 @@ def test_a_figure_with_a_name_is_one_image(path):
 
 
 def test_the_api_page_has_every_module():
-    text = (cli.NOTEBOOKS.parent / "book" / "api.md").read_text(encoding="utf-8")
-    package = cli.NOTEBOOKS.parent / "ridge_utils"
+    text = (notebooks.NOTEBOOKS.parent / "book" / "api.md").read_text(encoding="utf-8")
+    package = notebooks.NOTEBOOKS.parent / "ridge_utils"
     for path in package.rglob("*.py"):
         module = ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
         private = module.rpartition(".")[2].startswith("_")
@@ -247,8 +247,8 @@ def nbval(folder):
 
 @pytest.fixture
 def copy(tmp_path):
-    shutil.copy(cli.NOTEBOOKS / "reproducibility.ipynb", tmp_path)
-    return tmp_path / "reproducibility.ipynb"
+    shutil.copy(notebooks.NOTEBOOKS / "tolerances.ipynb", tmp_path)
+    return tmp_path / "tolerances.ipynb"
 
 
 def test_nbval_passes_an_unchanged_notebook(copy):
@@ -275,32 +275,32 @@ def test_nbval_fails_when_a_cell_raises(copy):
 def test_a_stored_number_moved_past_its_tolerance_fails_the_check(tmp_path, monkeypatch):
     """The whole chain on a tiny model: measure, store, move one stored number, compare."""
     settings = ["model=random:gpt2", "steps=2", "n_samples=10", "n_train=8", "compare=false"]
-    cli.run(NAME, cli.parse(NAME, settings), tmp_path / f"{NAME}.ipynb", quiet=True)
+    notebooks.run(NAME, notebooks.parse(NAME, settings), tmp_path / f"{NAME}.ipynb", quiet=True)
     shutil.copytree(results.FOLDER / "differences", tmp_path / "differences")
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     table, origin = results.read(tmp_path / f"{NAME}.csv")
-    assert "untouched model" in reproducibility.check(table, NAME, origin["parameters"])
+    assert "untouched model" in tolerances.check(table, NAME, origin["parameters"])
     moved = table.copy()
     moved.loc[3, "value"] += 0.0011
     results.write(moved, tmp_path / f"{NAME}.csv", origin)
     with pytest.raises(AssertionError, match="1 of "):
-        reproducibility.check(table, NAME, origin["parameters"])
+        tolerances.check(table, NAME, origin["parameters"])
     (tmp_path / f"{NAME}.csv").write_text("edited")
     with pytest.raises(StorageError, match="does not match its provenance"):
-        reproducibility.check(table, NAME, origin["parameters"])
+        tolerances.check(table, NAME, origin["parameters"])
 
 
 def test_the_readme_shows_the_stored_figure():
     from PIL import Image
 
-    with Image.open(cli.NOTEBOOKS.parent / "book" / "images" / "predictive_information.png") as image:
+    with Image.open(notebooks.NOTEBOOKS.parent / "book" / "images" / "predictive_information.png") as image:
         made_from = image.text["Source"]
     _, origin = results.read(results.FOLDER / f"{NAME}.csv")
     assert made_from == f"predictive_information.csv {origin['sha256']}"
 
 
 def test_the_readme_says_what_the_stored_numbers_say():
-    text = " ".join((cli.NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8").split())
+    text = " ".join((notebooks.NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8").split())
     assert paper.TITLE in text
     assert paper.ARXIV in text
     table, origin = results.read(results.FOLDER / f"{NAME}.csv")
@@ -310,8 +310,8 @@ def test_the_readme_says_what_the_stored_numbers_say():
     assert "The untouched model and the early checkpoints have a peak before the last block" in text
     assert "the fully fine-tuned model has none" in text
     assert f"over the {origin['model']['blocks']} blocks" in text
-    differences = reproducibility.differences_of(NAME)
-    layers = reproducibility.ridge_layers(differences, table)
+    differences = tolerances.differences_of(NAME)
+    layers = tolerances.ridge_layers(differences, table)
     assert "two more put the peaks where it does, or one layer beside" in text
     assert len(layers.loc["seed"]) == 2
     assert (layers.loc["seed"] - layers.loc[("nothing", "as stored")]).abs().max().max() == 1
@@ -324,14 +324,14 @@ def test_the_page_shows_the_stored_numbers():
     summary, name = statistics.ridge_summary(table), origin["model"]["name"]
     ours = statistics.depth_table(table, int(table["step"].max()))
     theirs = paper.table_1().assign(depth=lambda t: t["layer"] / paper.TABLE_1_BLOCKS)
-    expected = plotting.table_1(statistics.beside(ours, theirs), name, int(table["step"].max()))
-    page = cli.NOTEBOOKS / f"{NAME}.ipynb"
+    expected = figures.table_1(statistics.beside(ours, theirs), name, int(table["step"].max()))
+    page = notebooks.NOTEBOOKS / f"{NAME}.ipynb"
     outputs = [o.get("data", {}) for c in code(nbformat.read(page, as_version=4)) for o in c.outputs]
     markdown = "".join(o.get("text/markdown", "") for o in outputs)
     assert markdown.startswith(f"**What we find.** {statistics.headline(summary, name)}")
     tables = [cells(o["text/html"]) for o in outputs if "text/html" in o]
     assert cells(expected.to_html()) in tables
-    assert cells(plotting.ridge_table(summary).to_html()) in tables
+    assert cells(figures.ridge_table(summary).to_html()) in tables
 
 
 def cells(html):

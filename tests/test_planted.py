@@ -4,8 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ridge_utils import verdicts
-from ridge_utils.audit import controls, decodability
+from ridge_utils.audit import controls, decodability, verdicts
 from ridge_utils.representations import Representations
 
 CONTEXT = {"model": "planted", "task": "made-up", "source": "synthetic", "step": 0, "train_seed": None}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ridge_utils import estimators, probes
+from ridge_utils.audit import estimators, probes
 from ridge_utils.errors import InputError
 
 

@@ -5,9 +5,10 @@ import papermill
 import pytest
 import yaml
 
-from ridge_utils import cli, profiles, results
+from ridge_utils import notebooks, profiles, results
 from ridge_utils.errors import InputError
 from ridge_utils.profiles import Profile
+from ridge_utils.run import cli
 
 COMMITTED = sorted(profiles.FOLDER.glob("*.yaml"))
 ATTENTION, INFORMATION = "attention", "predictive_information"
@@ -119,10 +120,10 @@ def test_shared_parameters_reach_the_notebooks_that_declare_them_and_own_ones_co
         notebooks={ATTENTION: {"n_samples": 9, "shown": [1]}, INFORMATION: {}},
     )
     profile = profiles.load("mine")
-    attention = cli.profile_values(ATTENTION, profile)
+    attention = notebooks.profile_values(ATTENTION, profile)
     assert attention == {"steps": 3, "n_samples": 9, "learning_rate": 1.0, "shown": [1]}
     assert type(attention["learning_rate"]) is float
-    information = cli.profile_values(INFORMATION, profile)
+    information = notebooks.profile_values(INFORMATION, profile)
     assert information == {"steps": 3, "n_samples": 8, "kernel": "laplacian", "learning_rate": 1.0}
 
 
@@ -147,7 +148,7 @@ def test_shared_parameters_reach_the_notebooks_that_declare_them_and_own_ones_co
 def test_parameters_that_do_not_fit_are_refused(write, content, words, capsys):
     write("mine", **content)
     with pytest.raises(InputError, match=words):
-        cli.profile_values(ATTENTION, profiles.load("mine"))
+        notebooks.profile_values(ATTENTION, profiles.load("mine"))
     assert cli.main(["run", ATTENTION, "--profile", "mine"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
@@ -156,24 +157,24 @@ def test_parameters_that_do_not_fit_are_refused(write, content, words, capsys):
 def test_the_committed_profiles_fit_their_notebooks(path):
     profile = profiles.load(str(path))
     for notebook in profile.notebooks:
-        values = cli.profile_values(notebook, profile)
+        values = notebooks.profile_values(notebook, profile)
         steps = values.get("steps", 0)
         assert all(0 <= step <= steps for step in values.get("checkpoints", [])), notebook
         assert "data_dir" not in values, "where the data lie is for the reader to say"
 
 
-@pytest.mark.parametrize("notebook", cli.notebooks())
+@pytest.mark.parametrize("notebook", notebooks.names())
 def test_defaults_are_what_the_parameters_cell_sets(notebook):
-    cells = nbformat.read(cli.NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
+    cells = nbformat.read(notebooks.NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
     (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     values = {}
     exec(cell.source, {}, values)
     values.pop("__annotations__", None)
     for name in ("compare", "save_table"):
         values.pop(name, None)
-    assert cli.defaults(notebook) == values
+    assert notebooks.defaults(notebook) == values
     changed = values | {"model": "another", "more": 1, "compare": True}
-    declared = cli.declared(notebook, changed)
+    declared = notebooks.declared(notebook, changed)
     assert list(declared) == list(values)
     assert declared.get("model") == ("another" if "model" in values else None)
 
@@ -192,7 +193,7 @@ def runs(monkeypatch):
             measured = {name: v for name, v in values.items() if name not in ("compare", "save_table")}
             context = {"model": "m", "task": "t", "source": "own", "split": "id", "step": 0, "train_seed": None}
             table = results.measurements([1.0], [(0, "embedding")], "q", **context, sample_seed=0, n=2)
-            origin = results.provenance({**cli.defaults(notebook), **measured})
+            origin = results.provenance({**notebooks.defaults(notebook), **measured})
             results.write(table, cli.Path(values["save_table"]), origin)
         return 0.0
 
@@ -259,7 +260,7 @@ def test_reference_runs_what_is_missing_and_skips_what_is_done(write, runs, fold
 
 def test_a_run_that_fails_is_reported_and_the_others_go_on(write, runs, monkeypatch, capsys):
     write("a", reference=True, notebooks={ATTENTION: {}, INFORMATION: {}})
-    whole = cli.run
+    whole = notebooks.run
 
     def run(notebook, values, output, quiet=False):
         if notebook == ATTENTION:
@@ -278,7 +279,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(write, runs, monkeypa
 
 def test_bad_input_of_one_run_does_not_stop_the_others(write, runs, monkeypatch, capsys):
     write("a", reference=True, notebooks={ATTENTION: {}, INFORMATION: {}})
-    whole = cli.run
+    whole = notebooks.run
 
     def run(notebook, values, output, quiet=False):
         if notebook == ATTENTION:

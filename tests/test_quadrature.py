@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ridge_utils import information, quadrature
+from ridge_utils import information
+from ridge_utils.audit import quadrature
+from ridge_utils.audit.quadrature import Gram, Settings
 from ridge_utils.errors import InputError
-from ridge_utils.quadrature import Gram, Settings
 
 N, D = 300, 40
 LABELS = torch.arange(N) % 12

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ridge_utils import inference, paper, reproducibility, results, statistics
+from ridge_utils import inference, paper, results, statistics, tolerances
 from ridge_utils.errors import InputError, StorageError
 
 CONTEXT = {
@@ -203,7 +203,7 @@ def test_tolerances_come_from_changed_arithmetic_alone_and_have_a_floor():
         ("seed", 5, 6, "block", PI, 0.5),
         ("arithmetic", 0, 6, "block", PI, 0.9),
     )
-    tolerance = reproducibility.tolerance(stored, measured)
+    tolerance = tolerances.tolerance(stored, measured)
     assert tolerance.iloc[:9].tolist() == [1e-3] * 9, "the untouched model's are fixed"
     assert tolerance.iloc[9:].tolist() == [0.08] * 5 + [1e-3] * 3 + [0.02], "layer 2 and two on either side"
 
@@ -218,13 +218,13 @@ def effect(step, **changes):
 def test_what_belongs_to_an_effect_may_move_as_far_as_its_estimate_moves_it():
     stored = pd.concat([effect(0), effect(5)], ignore_index=True)
     measured = differences(("arithmetic", 5, 3, "block", "signal_attention_fall", 0.01))
-    tolerance = reproducibility.tolerance(stored, measured)
+    tolerance = tolerances.tolerance(stored, measured)
     assert tolerance.tolist()[:4] == pytest.approx([1e-4, 4e-4, 4e-4, 4e-4])
     # The estimate may move by 0.02: 0.02 / (0.1 / 3) errors.
     moved, score = 0.6, stats.norm.isf(0.00005)
     p = 2 * stats.norm.sf(score - moved * (1 + score)) - 0.0001
     assert tolerance.tolist()[5:] == pytest.approx([0.02, 0.08, 0.08, p, moved * (0.2 + 0.4)])
-    assert tolerance.tolist()[:5] == pytest.approx(reproducibility.tolerance(effect(0), None).tolist())
+    assert tolerance.tolist()[:5] == pytest.approx(tolerances.tolerance(effect(0), None).tolist())
 
 
 def test_a_measured_difference_of_a_p_value_counts_where_it_is_more():
@@ -232,7 +232,7 @@ def test_a_measured_difference_of_a_p_value_counts_where_it_is_more():
         ("arithmetic", 5, 3, "block", "signal_attention_fall", 1e-5),
         ("arithmetic", 5, 3, "block", "signal_attention_fall_p", 0.02),
     )
-    tolerance = reproducibility.tolerance(effect(5), measured)
+    tolerance = tolerances.tolerance(effect(5), measured)
     assert tolerance.tolist()[3] == pytest.approx(0.04)
 
 
@@ -249,17 +249,17 @@ def test_the_parts_of_an_effect_move_no_further_than_that():
             frame = pd.DataFrame(
                 {"low": [before.low], "high": [before.high], "p": [before.p], "effect_size": [before.size], "n": count}
             )
-            (tolerance,) = reproducibility.effect_tolerance(frame, allowed).to_dict("records")
+            (tolerance,) = tolerances.effect_tolerance(frame, allowed).to_dict("records")
             for suffix, part in (("_low", "low"), ("_high", "high"), ("_p", "p"), ("_effect_size", "size")):
                 assert abs(getattr(after, part) - getattr(before, part)) <= tolerance[suffix], (size, noise, part)
 
 
 def test_an_effect_without_a_spread_has_a_tolerance():
     frame = pd.DataFrame({"low": [0.0, 3.0], "high": [0.0, 3.0], "p": [1.0, 0.0], "effect_size": [0.0, np.nan], "n": 9})
-    tolerance = reproducibility.effect_tolerance(frame, pd.Series([0.03, 0.0]))
+    tolerance = tolerances.effect_tolerance(frame, pd.Series([0.03, 0.0]))
     assert tolerance["_p"].tolist() == pytest.approx([4e-4, 4e-4]), "neither a larger p than 1, nor a move of nothing"
     assert tolerance["_low"].tolist() == pytest.approx([0.12, 0.0])
-    moved = reproducibility.effect_tolerance(frame, pd.Series([0.03, 0.03]))
+    moved = tolerances.effect_tolerance(frame, pd.Series([0.03, 0.03]))
     assert moved["_p"].tolist() == pytest.approx([4e-4, 1.0])
 
 
@@ -268,7 +268,7 @@ def test_a_quantity_without_a_tolerance_is_refused():
         stored = profile([0.1, 0.2, 0.3], quantity=quantity)
         for measured in (None, differences(("arithmetic", 5, 1, "block", PI, 0.01))):
             with pytest.raises(InputError, match=f"The quantity '{quantity}' has no tolerance: say in"):
-                reproducibility.tolerance(stored, measured)
+                tolerances.tolerance(stored, measured)
 
 
 def test_variants_have_tolerances_of_their_own(tmp_path, monkeypatch):
@@ -276,11 +276,11 @@ def test_variants_have_tolerances_of_their_own(tmp_path, monkeypatch):
     parts = [profile([0.1, 0.2, 0.3, 0.3], step=5, variant=v) for v in ("", "centred")]
     stored = pd.concat(parts, ignore_index=True)
     plain = differences(("arithmetic", 5, 1, "block", PI, 0.02))
-    assert reproducibility.tolerance(stored, plain).tolist() == [1e-3, 0.04, 1e-3, 1e-3] + [1e-3] * 4
+    assert tolerances.tolerance(stored, plain).tolist() == [1e-3, 0.04, 1e-3, 1e-3] + [1e-3] * 4
     both = pd.concat([plain.assign(variant=""), plain.assign(variant="centred", largest_difference=0.03)])
     results.write(both, tmp_path / "differences" / "a.csv", {})
-    read = reproducibility.differences_of("a")
-    assert reproducibility.tolerance(stored, read).tolist() == [1e-3, 0.04, 1e-3, 1e-3, 1e-3, 0.06, 1e-3, 1e-3]
+    read = tolerances.differences_of("a")
+    assert tolerances.tolerance(stored, read).tolist() == [1e-3, 0.04, 1e-3, 1e-3, 1e-3, 0.06, 1e-3, 1e-3]
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def stored_results(tmp_path, monkeypatch):
 
 def test_check_passes_within_and_fails_beyond_tolerance(stored_results):
     parameters = {"steps": 5, "seeds": [0]}
-    said = reproducibility.check(stored_results, "name", parameters)
+    said = tolerances.check(stored_results, "name", parameters)
     assert "untouched model: 4 values of predictive_information agree" in said
     assert "after training: 4 values of predictive_information agree" in said
     for row, allowed in ((1, 1e-3), (5, 0.02), (7, 1e-3)):
@@ -303,29 +303,29 @@ def test_check_passes_within_and_fails_beyond_tolerance(stored_results):
             moved = stored_results.copy()
             moved.loc[row, "value"] += factor * allowed
             if passes:
-                assert reproducibility.check(moved, "name", parameters) == said
+                assert tolerances.check(moved, "name", parameters) == said
             else:
                 with pytest.raises(AssertionError, match="1 of 8"):
-                    reproducibility.check(moved, "name", parameters)
+                    tolerances.check(moved, "name", parameters)
 
 
 def test_without_measured_differences_every_value_must_agree_as_the_untouched_models_do(stored_results):
     (results.FOLDER / "differences" / "name.csv").unlink()
     parameters = {"steps": 5, "seeds": [0]}
-    assert "after training: 4 values" in reproducibility.check(stored_results, "name", parameters)
+    assert "after training: 4 values" in tolerances.check(stored_results, "name", parameters)
     stored_results.loc[5, "value"] += 1.1e-3
     with pytest.raises(AssertionError, match="1 of 8"):
-        reproducibility.check(stored_results, "name", parameters)
+        tolerances.check(stored_results, "name", parameters)
 
 
 def test_differences_of_one_model_say_nothing_about_another():
     stored = pd.concat([profile([0.1, 0.2, 0.3, 0.3], step=5, model=m) for m in ("a", "b")], ignore_index=True)
     measured = differences(("arithmetic", 5, 1, "block", PI, 0.02)).assign(model="b")
-    assert reproducibility.tolerance(stored, measured).tolist() == [1e-3] * 5 + [0.04] + [1e-3] * 2
+    assert tolerances.tolerance(stored, measured).tolist() == [1e-3] * 5 + [0.04] + [1e-3] * 2
 
 
 def test_check_compares_nothing_under_other_parameters(stored_results):
-    said = reproducibility.check(stored_results.iloc[:2], "name", {"steps": 6, "seeds": [0]})
+    said = tolerances.check(stored_results.iloc[:2], "name", {"steps": 6, "seeds": [0]})
     assert said == "These are not the parameters of results/name.csv, so there is nothing to compare with."
 
 
@@ -344,12 +344,12 @@ def test_repeat_runs_each_condition_once_in_its_own_cache(tmp_path, monkeypatch)
         results.write(moved, type(tmp_path)(output).with_suffix(".csv"), {"parameters": given})
 
     default = {"training_seeds": [0], "device": "auto"}
-    monkeypatch.setattr(reproducibility.subprocess, "run", run)
+    monkeypatch.setattr(tolerances.subprocess, "run", run)
     conditions = [
-        reproducibility.Condition("seed 1", "seed", {"training_seeds": [1]}),
-        reproducibility.Condition("1 thread", "arithmetic", environment={"OMP_NUM_THREADS": "1"}),
+        tolerances.Condition("seed 1", "seed", {"training_seeds": [1]}),
+        tolerances.Condition("1 thread", "arithmetic", environment={"OMP_NUM_THREADS": "1"}),
     ]
-    out, origins = reproducibility.repeat("nb", reference, default | {"device": "cpu"}, tmp_path, conditions)
+    out, origins = tolerances.repeat("nb", reference, default | {"device": "cpu"}, tmp_path, conditions)
     assert "training_seeds=[1]" in calls[0][0]
     assert calls[1][1]["OMP_NUM_THREADS"] == "1"
     assert calls[0][1]["RIDGE_CACHE"] != calls[1][1]["RIDGE_CACHE"]
@@ -359,19 +359,19 @@ def test_repeat_runs_each_condition_once_in_its_own_cache(tmp_path, monkeypatch)
     assert block["largest_difference"] == pytest.approx(0.2)
     assert block["value"] == pytest.approx(0.15)
     assert set(origins) == {"seed 1", "1 thread"}
-    reproducibility.repeat("nb", reference, default | {"device": "cpu"}, tmp_path, conditions)
+    tolerances.repeat("nb", reference, default | {"device": "cpu"}, tmp_path, conditions)
     assert len(calls) == 2, "what is there should not be run again"
-    reproducibility.repeat("nb", reference, default | {"steps": 9}, tmp_path, conditions)
+    tolerances.repeat("nb", reference, default | {"steps": 9}, tmp_path, conditions)
     assert len(calls) == 4, "runs with other parameters must not become tolerances"
 
 
 def test_ridge_layers_under_each_condition():
     stored = pd.concat([profile([0.1, 0.2, 0.3, 0.4], split="all", sample_seed=s) for s in (0, 1)])
     other = profile([0.1, 0.5, 0.3, 0.4], split="all").assign(condition="c", changes="arithmetic", largest_difference=0)
-    layers = reproducibility.ridge_layers(other, stored)
+    layers = tolerances.ridge_layers(other, stored)
     assert layers.loc[("nothing", "as stored"), 0] == 2
     assert layers.loc[("arithmetic", "c"), 0] == 1
-    assert reproducibility.describe_ridge_layers(layers) == "over all 2 runs, layers 1 to 2 untouched"
+    assert tolerances.describe_ridge_layers(layers) == "over all 2 runs, layers 1 to 2 untouched"
 
 
 def test_the_papers_table_is_the_papers():

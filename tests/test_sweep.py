@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from ridge_utils import cli, results, sweep
+from ridge_utils import notebooks, results
 from ridge_utils.errors import InputError
-from ridge_utils.sweep import Outcome
+from ridge_utils.run import cli, sweep
+from ridge_utils.run.sweep import Outcome
 
 INFORMATION = "predictive_information"
 
@@ -27,7 +28,7 @@ def table(**more):
 
 def finish(run, quiet=True):
     """Executes nothing, and leaves behind what a run leaves."""
-    parameters = {**cli.defaults(run.notebook), **run.parameters}
+    parameters = {**notebooks.defaults(run.notebook), **run.parameters}
     results.write(table(model=parameters["model"]), run.table, {"parameters": parameters})
     return Outcome(run, "done", 1.0)
 
@@ -103,7 +104,7 @@ def test_overrides_belong_to_the_runs_of_one_model_or_task(grid):
     assert found[3].parameters == {"model": "big", "n_samples": 40}, "multi_token has no learning rate"
 
 
-@pytest.mark.parametrize("path", sorted((cli.NOTEBOOKS / "grids").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((notebooks.NOTEBOOKS / "grids").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_committed_grids_fit_their_notebooks(path, tmp_path):
     assert len(sweep.load(path, tmp_path).runs) > 1
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ridge_utils import inference, results, verdicts
+from ridge_utils import inference, results
+from ridge_utils.audit import verdicts
 from ridge_utils.inference import Effect
 
 BLOCKS = 10

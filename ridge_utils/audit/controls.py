@@ -14,7 +14,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ridge_utils import geometry, inference, information, results, statistics
+from ridge_utils import inference, information, results, statistics
+from ridge_utils.audit import geometry
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations
@@ -117,7 +118,7 @@ _THREE_COMPONENTS = partial(geometry.without_largest_components, k=3)
 #: The paper's own estimator.
 PAPER = Control("", "the paper's", "")
 
-#: The other ways. Whitening and the removal of dimensions are those of :mod:`ridge_utils.geometry`.
+#: The other ways. Whitening and the removal of dimensions are those of :mod:`ridge_utils.audit.geometry`.
 CONTROLS = (
     Control("centred", "Z centred", "states", geometry.centred),
     Control("whitened", "Z whitened", "states", geometry.whitened),

@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
-from ridge_utils import inference, words
-from ridge_utils.audit import effects
+from ridge_utils import effects, formatting, inference
 from ridge_utils.audit.controls import CONTROLS, FALLS, FAMILIES, LABELS, OUTPUT
-from ridge_utils.plotting import COLOURS, NAMES, checkpoint_shades
+from ridge_utils.figures import COLOURS, NAMES, checkpoint_shades
 
 #: The variants that are no controls: the paper's own estimate, and that less its null.
 _OWN = ("", "excess")
@@ -104,7 +103,7 @@ def null_headline(table: pd.DataFrame, split: str = "all") -> str:
         ridge, last = int(found.idxmax()), int(found.index.max())
         above = int((found > rows["null_information_high"]).sum())
         parts.append(
-            f"- {words.when(step)}: at layer {ridge}, its largest, I is {found[ridge]:.3f} nats and its null "
+            f"- {formatting.when(step)}: at layer {ridge}, its largest, I is {found[ridge]:.3f} nats and its null "
             f"{rows.loc[ridge, 'null_information']:.3f}, so **{_share(excess[ridge], found[ridge])} of it is left**; "
             f"at the last block {_share(excess[last], found[last])} of {found[last]:.3f} nats; summed over the layers "
             f"{_share(excess.sum(), found.sum())}. The excess is largest at layer {int(excess.idxmax())} "
@@ -129,7 +128,7 @@ def ceilings_headline(table: pd.DataFrame, split: str = "all") -> str:
         of_found, of_excess, of_null = (_determination(rows[name], entropy) for name in names[:3])
         last = int(entropy.index.max())
         parts.append(
-            f"- {words.when(step)}: H(Y) is {target[step]:.3f} nats, and I at most {_share(found.max(), target[step])} "
+            f"- {formatting.when(step)}: H(Y) is {target[step]:.3f} nats, and I at most {_share(found.max(), target[step])} "
             f"of it. H(Z) lies between {abs(entropy.min()):.3f} and {entropy.max():.3f} nats, is largest at layer "
             f"{int(entropy.idxmax())} and {entropy[last]:.3f} at the last block. **Over the layers H(Z) alone gives "
             f"{of_found} of the variance of I** (squared correlation; rank correlation {_rank(found, entropy)}), "
@@ -155,7 +154,7 @@ def geometry_headline(table: pd.DataFrame, split: str = "ood") -> str:
             for column, name in _GEOMETRY.items()
         ]
         parts.append(
-            f"- {words.when(step)}, at layer {ridge} (the largest I) and at the last block: {'; '.join(said)}."
+            f"- {formatting.when(step)}, at layer {ridge} (the largest I) and at the last block: {'; '.join(said)}."
         )
     return f"Geometry over the layers, {_examples(split)}:\n\n" + "\n".join(parts)
 
@@ -175,7 +174,7 @@ def control_headline(table: pd.DataFrame) -> str:
         has = f"a ridge {place}" if paper["survives"] else "no ridge beyond its error"
         null = others[others["survives_null"]]
         said = (
-            f"- {words.when(step)}, {split.upper()}: the paper's estimator has {has}. {int(others['survives'].sum())} "
+            f"- {formatting.when(step)}, {split.upper()}: the paper's estimator has {has}. {int(others['survives'].sum())} "
             f"of {len(others)} controls have one, and **{len(null)} also above their own null**"
         )
         if len(null):
@@ -200,7 +199,7 @@ def saturation_headline(table: pd.DataFrame) -> str:
     for (split, step), own in found[~found["variant"].isin(_OWN)].groupby(["split", "step"]):
         none = ~(own["low"] > 0)
         named = _which(own["variant"].map(LABELS), none)
-        parts.append(f"- {words.when(step)}, {split.upper()}: {int(none.sum())} of {len(own)} controls{named}.")
+        parts.append(f"- {formatting.when(step)}, {split.upper()}: {int(none.sum())} of {len(own)} controls{named}.")
     return (
         "Where a kernel tells all examples apart, or none, I is large or small whatever the pairs are. At the largest "
         "layer nothing is left above the null beyond its error under:\n\n" + "\n".join(parts)
@@ -229,7 +228,7 @@ def sample_headline(table: pd.DataFrame, split: str = "ood") -> str:
                 f"with {n} examples ({distinct[step, n]:.0f} distinct targets) {mean[ridge]:.3f} nats at layer "
                 f"{ridge}, its null {null[step, n, ridge]:.3f}"
             )
-        parts.append(f"- {words.when(step)}: {'; '.join(said)}.")
+        parts.append(f"- {formatting.when(step)}: {'; '.join(said)}.")
     return f"By the number of examples N, {_examples(split)}, the largest I is\n\n" + "\n".join(parts)
 
 
@@ -244,7 +243,7 @@ def norm_headline(table: pd.DataFrame) -> str:
     for (split, step), own in found[found["split"] != "all"].groupby(["split", "step"]):
         paper, others = own[own["variant"] == ""].iloc[0], own[~own["variant"].isin(_OWN)]
         said = (
-            f"- {words.when(step)}, {split.upper()}: {paper['estimate']:+.3f} nats ({paper['low']:.3f} to "
+            f"- {formatting.when(step)}, {split.upper()}: {paper['estimate']:+.3f} nats ({paper['low']:.3f} to "
             f"{paper['high']:.3f})"
         )
         if len(others):
@@ -271,7 +270,7 @@ def embedding_sentence(table: pd.DataFrame) -> str:
             "nothing to compare."
         )
     parts = [
-        f"- {words.when(where[1])}, {where[0].upper()}: I is largest at layer {row['ridge_layer']} and falls by "
+        f"- {formatting.when(where[1])}, {where[0].upper()}: I is largest at layer {row['ridge_layer']} and falls by "
         f"{row['fall']:+.3f} nats ({row['low']:.3f} to {row['high']:.3f}) to the last block; with the input embedding "
         f"at layer {paper.loc[where, 'ridge_layer']}, by {paper.loc[where, 'fall']:+.3f}."
         for where, row in output.iterrows()
@@ -286,7 +285,7 @@ def fall_effects(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         tables: tables of measurements, by what the reader calls them.
 
     Returns:
-        What :func:`ridge_utils.audit.effects.across_seeds` gives, with ``control`` (what the reader calls the variant),
+        What :func:`ridge_utils.effects.across_seeds` gives, with ``control`` (what the reader calls the variant),
         the rows of each run, split and step in the order of :data:`ridge_utils.audit.controls.FALLS`.
     """
     found = effects.across_seeds(effects.gathered(tables, {"ridge_fall": "fall"}))
@@ -313,9 +312,9 @@ def fall_headline(table: pd.DataFrame) -> str:
         firm = own[(own["p"] <= effects.LEVEL) & (own["estimate"] > 0)]
         falls = "falls" if "" in firm.index else "does not fall beyond its error"
         others = firm.drop(index="", errors="ignore")["control"]
-        named = f": {words.listed(others)}" if len(others) else ""
+        named = f": {formatting.listed(others)}" if len(others) else ""
         parts.append(
-            f"- {words.when(step)}, {_examples(split)}: I {falls}, {effects.effect_text(own.loc[''])}; it falls under "
+            f"- {formatting.when(step)}, {_examples(split)}: I {falls}, {effects.effect_text(own.loc[''])}; it falls under "
             f"**{len(others)} of {len(own) - 1} controls**{named}."
         )
     return (
@@ -364,7 +363,7 @@ def control_map(tables: Mapping[str, pd.DataFrame], splits: Sequence[str] = ("id
             for place, variant in enumerate(names):
                 row = found.loc[(step, split, variant)]
                 ax.plot(row["ridge_layer"], place, **_mark(row["survives"], row["survives_null"]))
-            ax.set_title(f"{words.when(step)}, {split.upper()}", fontsize=9)
+            ax.set_title(f"{formatting.when(step)}, {split.upper()}", fontsize=9)
             ax.set_xlabel("layer")
         axes[0].set_yticks(range(len(names)), [LABELS[variant] for variant in names], fontsize=8)
         part.colorbar(image, ax=axes.tolist(), label="I over its maximum", shrink=0.7)
@@ -397,7 +396,9 @@ def falls_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 rows = own[own["step"] == step]
                 heights = [FALLS.index(v) + 0.7 * ((place + 0.5) / len(steps) - 0.5) for v in rows["variant"]]
                 reach = [rows["estimate"] - rows["low"], rows["high"] - rows["estimate"]]
-                ax.errorbar(rows["estimate"], heights, xerr=reach, fmt="o", color=shade, ms=4, label=words.when(step))
+                ax.errorbar(
+                    rows["estimate"], heights, xerr=reach, fmt="o", color=shade, ms=4, label=formatting.when(step)
+                )
             ax.axvline(0, color="#999999", lw=0.8)
             ax.set_yticks(range(len(FALLS)), [LABELS[v] for v in FALLS])
             ax.set_ylim(len(FALLS) - 0.5, -0.5)
@@ -428,7 +429,7 @@ def null_figure(table: pd.DataFrame, title: str) -> Figure:
             upper = _body(high, split, step)["mean"]
             ax.plot(upper.index.astype(int), upper, color="#999999", ls=":", label="its null, 95 % quantile")
             _curve(ax, profiles(table, "excess_information"), split, step, "#009e73", "excess: I less its null", "--")
-            ax.set_title(f"{words.when(step)}, {NAMES[split]}", fontsize=9)
+            ax.set_title(f"{formatting.when(step)}, {NAMES[split]}", fontsize=9)
         row[0].set_ylabel("nats")
         row[0].legend(fontsize=7)
     for ax in axes[-1]:
@@ -456,7 +457,7 @@ def ceilings_figure(table: pd.DataFrame, title: str, split: str = "all") -> Figu
         _curve(above, profiles(table, "null_information"), split, step, "#999999", "null of I")
         above.set_yscale("symlog", linthresh=0.01)
         above.set_ylim(bottom=0, auto=True)
-        above.set_title(words.when(step), fontsize=10)
+        above.set_title(formatting.when(step), fontsize=10)
         above.set_xlabel("layer (◆: after the final norm)")
         entropy, values = _body(entropies, split, step)["mean"], _body(found, split, step)["mean"]
         points = below.scatter(entropy, values, c=entropy.index.astype(int), cmap="viridis", s=14)
@@ -482,7 +483,7 @@ def geometry_figure(table: pd.DataFrame, title: str) -> Figure:
     for row, split in zip(axes, ("id", "ood"), strict=True):
         for ax, (quantity, name) in zip(row, _GEOMETRY.items(), strict=True):
             for step, shade in zip(steps, checkpoint_shades(split, len(steps)), strict=True):
-                _curve(ax, profiles(table, quantity), split, step, shade, words.when(step))
+                _curve(ax, profiles(table, quantity), split, step, shade, formatting.when(step))
             ax.set_title(f"{name}, {split.upper()}", fontsize=10)
             if quantity == "state_norm":
                 ax.set_yscale("log")
@@ -543,7 +544,7 @@ def samples_figure(table: pd.DataFrame, title: str) -> Figure:
             own = found[(found["split"] == split) & (found["step"] == step)]
             top = own.loc[own.groupby("n")["mean"].idxmax()].merge(null, on=["split", "step", "n", "layer", "site"])
             sizes, reach = top["n"].astype(int), 2 * top["deviation"]
-            label = f"{split.upper()}, {words.when(step)}"
+            label = f"{split.upper()}, {formatting.when(step)}"
             left.errorbar(sizes, top["mean"], yerr=reach, color=shade, marker="o", ms=4, label=label)
             left.plot(sizes, top["null"], color=shade, ls=":")
         # The targets are the same at every checkpoint.
@@ -624,4 +625,4 @@ def _which(names: "pd.Series[str]", chosen: "pd.Series[bool]") -> str:
     if chosen.all() or not chosen.any():
         return ""
     fewer = chosen.sum() <= len(chosen) / 2
-    return f" ({'' if fewer else 'all but '}{words.listed(names[chosen if fewer else ~chosen])})"
+    return f" ({'' if fewer else 'all but '}{formatting.listed(names[chosen if fewer else ~chosen])})"

@@ -21,8 +21,8 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 from torch import Tensor
 
-from ridge_utils import estimators, inference, information, probes, results, statistics, words
-from ridge_utils.audit import effects
+from ridge_utils import effects, formatting, inference, information, results, statistics
+from ridge_utils.audit import estimators, probes
 from ridge_utils.errors import InputError
 from ridge_utils.inference import CONFIDENCE, Effect, effect_rows, half_sample_effect, paired_effect
 
@@ -95,7 +95,7 @@ class Readings:
 def read(states: Tensor, targets: Tensor, labels: Tensor, seed: int = 0, jobs: int = -1) -> Readings:
     """Apply the probes that fit the targets, InfoNCE and the neighbours' estimator to several states.
 
-    Where the vocabulary is closed (:func:`ridge_utils.probes.vocabulary`) the probes are ``linear`` and ``mlp``, the
+    Where the vocabulary is closed (:func:`ridge_utils.audit.probes.vocabulary`) the probes are ``linear`` and ``mlp``, the
     rarer targets left out, and the neighbours' estimator is Ross's. Where it is open the probe is ``embedding``, the
     neighbours' estimator Kraskov's with the target's embedding reduced as the state is, and the critic of InfoNCE is
     evaluated on targets that it was not trained on. Where it is poor, none of them applies.
@@ -406,12 +406,12 @@ def validation_table(table: pd.DataFrame) -> Styler:
                 "mean error": f"{errors.mean():+.2f}" if nats else "",
                 "mean absolute error": f"{errors.abs().mean():.2f}" if nats else "",
                 "where there is nothing": f"{rows[rows['truth'] < _NOTHING]['estimate'].abs().max():.3f}",
-                "rank correlation with the truth": words.number(_ranks(rows), 2),
-                "the lowest within a family": words.number(_lowest_ranks(rows), 2),
+                "rank correlation with the truth": formatting.number(_ranks(rows), 2),
+                "the lowest within a family": formatting.number(_lowest_ranks(rows), 2),
             }
         )
     caption = "Measures on distributions with known information, in nats; nothing there: largest estimate in size"
-    return words.styled(pd.DataFrame(lines), caption)
+    return formatting.styled(pd.DataFrame(lines), caption)
 
 
 def validation_headline(table: pd.DataFrame) -> str:
@@ -473,7 +473,7 @@ def profiles_figure(tables: Mapping[str, pd.DataFrame], ends: bool = False) -> F
             labels |= {label: handle for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
         nats.set_ylim(bottom=0, auto=True)
         shares.set_ylim(-0.1, 1.1)
-        part.suptitle(f"{title}, {words.when(step)}", fontsize=10)
+        part.suptitle(f"{title}, {formatting.when(step)}", fontsize=10)
     figure.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
@@ -494,7 +494,7 @@ def agreement_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
             place = np.arange(len(names)) + 0.6 * ((number + 0.5) / len(steps) - 0.5)
             colour = str(0.65 * number / max(1, len(steps) - 1))
             bars = (own["estimate"] - own["low"], own["high"] - own["estimate"])
-            ax.errorbar(place, own["estimate"], yerr=bars, fmt="o", ms=4, color=colour, label=words.when(step))
+            ax.errorbar(place, own["estimate"], yerr=bars, fmt="o", ms=4, color=colour, label=formatting.when(step))
         ax.axhline(0, color="#999999", lw=0.8)
         ax.set_xticks(range(len(names)), [MEASURES[name].label for name in names], rotation=15, fontsize=8)
         ax.set_ylim(-1.05, 1.05)
@@ -516,7 +516,7 @@ def falls(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """
     found = effects.across_seeds(effects.gathered(tables, {"v_information_fall": "fall"}))
     labels = {MEASURES[name].variant: MEASURES[name].label for name in PROBES}
-    return found.assign(checkpoint=found["step"].map(words.when), probe=found["variant"].map(labels))
+    return found.assign(checkpoint=found["step"].map(formatting.when), probe=found["variant"].map(labels))
 
 
 def headline(table: pd.DataFrame) -> str:
@@ -547,8 +547,8 @@ def headline(table: pd.DataFrame) -> str:
                 f"nats), and from the ridge layer to the last block its reading {_moved(fall)}"
             )
         where = f"largest at layer {matrix.idxmax()} of {blocks}" if matrix.idxmax() < blocks else "highest at the end"
-        parts.insert(0, f"{words.when(step)}, predictive information is {where}")
-        sentences.append("- " + words.sentence("; ".join(parts)))
+        parts.insert(0, f"{formatting.when(step)}, predictive information is {where}")
+        sentences.append("- " + formatting.sentence("; ".join(parts)))
     return "\n".join(sentences)
 
 
@@ -598,8 +598,8 @@ def agreement_headline(table: pd.DataFrame) -> str:
         else:
             over = "a profile has no shape to compare, and "
         sentences.append(
-            words.sentence(
-                f"{words.when(step)}, {over}of {len(falling)} other measures {which} fall from their largest layer to "
+            formatting.sentence(
+                f"{formatting.when(step)}, {over}of {len(falling)} other measures {which} fall from their largest layer to "
                 "the last block beyond the interval"
             )
         )
@@ -644,7 +644,7 @@ def agreement_table(table: pd.DataFrame) -> Styler:
         now = table[(table["step"] == step) & (table["split"] == "all")]
         for name, measure in MEASURES.items():
             profile, key = _profile(now, name), (step, name)
-            line = {"checkpoint": words.when(step), "measure": measure.label}
+            line = {"checkpoint": formatting.when(step), "measure": measure.label}
             if not len(profile):
                 lines.append(line | {"largest at layer": "not applicable"})
                 continue
@@ -663,7 +663,7 @@ def agreement_table(table: pd.DataFrame) -> Styler:
                 line[title] = _interval(effect.loc[key]) if key in effect.index else ""
             lines.append(line)
     caption = "Measures over depth, ID and OOD together; intervals cover 95 %, over random halves of the examples"
-    return words.styled(pd.DataFrame(lines).fillna(""), caption)
+    return formatting.styled(pd.DataFrame(lines).fillna(""), caption)
 
 
 #: Less true information than this, in nats, is called nothing.

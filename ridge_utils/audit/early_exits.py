@@ -14,11 +14,11 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 from torch import Tensor
 
-from ridge_utils import early_exit, inference, information, lens, results, statistics, study, tasks, words
-from ridge_utils.audit import effects
+from ridge_utils import early_exit, effects, formatting, inference, information, results, statistics, study, tasks
+from ridge_utils.audit import lens
 from ridge_utils.errors import InputError
+from ridge_utils.figures import COLOURS, NAMES, checkpoint_shades
 from ridge_utils.models import LoadedModel
-from ridge_utils.plotting import COLOURS, NAMES, checkpoint_shades
 from ridge_utils.representations import Representations
 from ridge_utils.store import remember
 from ridge_utils.tasks import Example
@@ -123,7 +123,7 @@ def measure(
         and ``exit_loss``, in nats.
 
     Raises:
-        InputError: ``every`` below 1, or as :func:`ridge_utils.lens.fit_translators`.
+        InputError: ``every`` below 1, or as :func:`ridge_utils.audit.lens.fit_translators`.
     """
     if every < 1:
         raise InputError(f"Trained exits are fitted at every so many layers, at least every 1, not {every}.")
@@ -226,7 +226,7 @@ def comparisons(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         tables: tables of measurements, by what the reader calls them.
 
     Returns:
-        What :func:`ridge_utils.audit.effects.across_seeds` gives, with ``exit`` (how the layer is read) and, as texts,
+        What :func:`ridge_utils.effects.across_seeds` gives, with ``exit`` (how the layer is read) and, as texts,
         ``ridge`` and ``best``, the layers of the whole pool, a range where training seeds differ, and ``at_best``, the
         accuracy of the best exit.
     """
@@ -262,18 +262,18 @@ def headline(table: pd.DataFrame) -> str:
         place = spans.loc["ood", "", step]
         if not place["at_best"] > 0:
             lines.append(
-                f"- {words.capital(words.when(step))}, no early exit is ever right on OOD examples: nothing to compare."
+                f"- {formatting.capital(formatting.when(step))}, no early exit is ever right on OOD examples: nothing to compare."
             )
             continue
         apart, gain = (found.loc[(step, quantity)] for quantity in COMPARED)
         inside = apart["low"] <= 0 <= apart["high"]
         lines.append(
-            f"- {words.capital(words.when(step))}, the best exit is at layer {place['best_layer']} of "
+            f"- {formatting.capital(formatting.when(step))}, the best exit is at layer {place['best_layer']} of "
             f"{place['blocks']} ({_percent(place['at_best'])}), the ridge at layer {place['ridge_layer']} "
-            f"({_percent(place['at_ridge'])} there): {words.number(apart['estimate'], 1, '+')} layers apart on average "
+            f"({_percent(place['at_ridge'])} there): {formatting.number(apart['estimate'], 1, '+')} layers apart on average "
             f"over halves, {_ends(apart, 1)}, which {'holds' if inside else 'leaves out'} 0. Accuracy at "
             f"the last block is {_percent(place['at_last'])}, "
-            f"{words.number(100 * gain['estimate'], 1, '+')} points from that at the ridge, {_ends(gain, 1, 100)}."
+            f"{formatting.number(100 * gain['estimate'], 1, '+')} points from that at the ridge, {_ends(gain, 1, 100)}."
             + (" The ridge layer is the last block: there is no ridge before it." if place["no_ridge"] else "")
         )
     return "\n".join(lines)
@@ -302,10 +302,10 @@ def variants_headline(table: pd.DataFrame) -> str:
         lines.append(
             f"- **{EXITS[variant]}:** best at layer {place['best_layer']} of {place['blocks']} "
             f"({_percent(place['at_best'])}), {_beats(own, constant)}; from the ridge layer to the best one "
-            f"{words.number(apart['estimate'], 1, '+')} layers, {_ends(apart, 1)}."
+            f"{formatting.number(apart['estimate'], 1, '+')} layers, {_ends(apart, 1)}."
         )
     says = f"a constant answer is right on {_percent(constant)} of them at best"
-    return f"{words.capital(words.when(step))}, on OOD examples ({says}):\n\n" + "\n".join(lines)
+    return f"{formatting.capital(formatting.when(step))}, on OOD examples ({says}):\n\n" + "\n".join(lines)
 
 
 def training_headline(table: pd.DataFrame) -> str:
@@ -319,7 +319,7 @@ def training_headline(table: pd.DataFrame) -> str:
         wide = rows.pivot_table(index="layer", columns=["quantity", "variant"], values="value")
         lens_, head = wide["exit_divergence"], wide["exit_loss"]
         parts.append(
-            f"{words.when(step)}, a translator brings the divergence from the model's own "
+            f"{formatting.when(step)}, a translator brings the divergence from the model's own "
             f"prediction from {lens_[''].median():.2f} to {lens_['tuned_lens'].median():.2f} nats, and a head the "
             f"cross-entropy of the target from {head[''].median():.2f} to {head['trained_head'].median():.2f} nats"
         )
@@ -344,10 +344,10 @@ def table_1(table: pd.DataFrame, step: int) -> Styler:
                 out[name, label] = own.groupby("layer")["value"].mean().map(lambda v: f"{100 * v:.1f}")
     shown = pd.DataFrame(out).fillna("")
     shown.insert(0, ("", "layer"), shown.index.astype(str))
-    caption = words.capital(
-        f"{words.when(step)}: I(Z; Y) in nats, ID and OOD together; early-exit accuracy in percent; empty: not measured"
+    caption = formatting.capital(
+        f"{formatting.when(step)}: I(Z; Y) in nats, ID and OOD together; early-exit accuracy in percent; empty: not measured"
     )
-    return words.styled(shown, caption)
+    return formatting.styled(shown, caption)
 
 
 def comparison_table(found: pd.DataFrame, quantity: str) -> Styler:
@@ -385,7 +385,7 @@ def exits_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
         tables: tables of measurements, by the title of their rows; training seeds are averaged.
     """
     rows = [
-        (f"{title}, {words.when(step)}", own)
+        (f"{title}, {formatting.when(step)}", own)
         for title, table in tables.items()
         for step, own in table.groupby("step", sort=True)
     ]
@@ -453,7 +453,7 @@ def comparison_figure(found: pd.DataFrame) -> Figure:
                 )
             ax.axvline(0, color="#999999", lw=0.8)
             ax.set_xlabel(heading, fontsize=9)
-        texts = [", ".join(filter(None, [words.when(step), name])) for step, name in labels[run]]
+        texts = [", ".join(filter(None, [formatting.when(step), name])) for step, name in labels[run]]
         axes[0].set_yticks(range(len(texts)), texts, fontsize=8)
         axes[0].invert_yaxis()
         if run:
@@ -480,7 +480,9 @@ def training_figure(table: pd.DataFrame) -> Figure:
             for name, line in (("", "--"), (variant, "-")):
                 own = rows[(rows["quantity"] == quantity) & (rows["step"] == step) & (rows["variant"] == name)]
                 mean = own.groupby("layer")["value"].mean()
-                ax.plot(mean.index.astype(int), mean, color=shade, ls=line, label=f"{words.when(step)}: {EXITS[name]}")
+                ax.plot(
+                    mean.index.astype(int), mean, color=shade, ls=line, label=f"{formatting.when(step)}: {EXITS[name]}"
+                )
         ax.set_xlabel("layer (0: embedding)")
         ax.set_ylabel(label)
         ax.set_ylim(bottom=0)
@@ -598,5 +600,5 @@ def _percent(share: float) -> str:
 
 
 def _ends(effect: "pd.Series[float]", digits: int, scale: float = 1) -> str:
-    low, high = (words.number(scale * effect[end], digits, "+") for end in ("low", "high"))
+    low, high = (formatting.number(scale * effect[end], digits, "+") for end in ("low", "high"))
     return f"{100 * inference.CONFIDENCE:.0f} % interval {low} to {high}"

@@ -20,10 +20,11 @@ from matplotlib.ticker import MaxNLocator
 from pandas.io.formats.style import Styler
 from scipy import stats
 
-from ridge_utils import geometry, inference, information, results, statistics, words
+from ridge_utils import formatting, inference, information, results, statistics
+from ridge_utils.audit import geometry
 from ridge_utils.errors import InputError
+from ridge_utils.figures import checkpoint_shades, curve, ridge_names
 from ridge_utils.models import random_shape
-from ridge_utils.plotting import checkpoint_shades, curve, ridge_names
 from ridge_utils.representations import Representations
 
 #: What is set beside predictive information over the layers, and what the reader calls it.
@@ -305,16 +306,16 @@ def summary_table(summary: pd.DataFrame, caption: str) -> Styler:
             "model and task": summary["run"],
             "state": [_state(row.kind, row.step) for row in summary.itertuples()],
             "ridge layer": ridge_names(summary),
-            "I at the ridge": summary["at_ridge"].map(lambda value: words.number(value, 3)),
-            "at the last block": summary["at_last_block"].map(lambda value: words.number(value, 3)),
+            "I at the ridge": summary["at_ridge"].map(lambda value: formatting.number(value, 3)),
+            "at the last block": summary["at_last_block"].map(lambda value: formatting.number(value, 3)),
             "fall (interval)": [_fall_text(row) for row in summary.itertuples()],
-            "the null's fall": [words.number(value, 3) for value in summary["null_fall"]],
+            "the null's fall": [formatting.number(value, 3) for value in summary["null_fall"]],
             "ID accuracy (commonest target)": [_percents(r.accuracy_id, r.majority_id) for r in summary.itertuples()],
             "OOD accuracy": [_percents(r.accuracy_ood, r.majority_ood) for r in summary.itertuples()],
             "learned": [_learned_text(row) for row in summary.itertuples()],
         }
     )
-    return words.styled(shown, caption)
+    return formatting.styled(shown, caption)
 
 
 def learned_sentence(summary: pd.DataFrame) -> str:
@@ -714,9 +715,11 @@ def _fall_text(row: Any) -> str:
     if row.ridge_layer == row.blocks:
         return "none"
     interval = (
-        "" if math.isnan(row.fall_low) else f" ({words.number(row.fall_low, 3)} to {words.number(row.fall_high, 3)})"
+        ""
+        if math.isnan(row.fall_low)
+        else f" ({formatting.number(row.fall_low, 3)} to {formatting.number(row.fall_high, 3)})"
     )
-    return f"{words.number(row.fall, 3)}{interval}"
+    return f"{formatting.number(row.fall, 3)}{interval}"
 
 
 def _percents(accuracy: float, majority: float) -> str:

@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from ridge_utils import reports, study
-from ridge_utils.audit import controls_page, decodability, early_exits, interventions, origins, sample_size
-from ridge_utils.verdicts import NOT_JUDGED, NOT_MEASURED, VERDICTS, Stored
+from ridge_utils.audit import block_effects, controls_page, decodability, early_exits, origins, sample_size
+from ridge_utils.audit.verdicts import NOT_JUDGED, NOT_MEASURED, VERDICTS, Stored
 
 
 def answers(judged: pd.DataFrame, tables: Mapping[str, Mapping[str, Stored]]) -> dict[str, str]:
     """What is found, for every question that is answered by measurements (Markdown).
 
     Args:
-        judged: what :func:`ridge_utils.verdicts.judge` gave.
+        judged: what :func:`ridge_utils.audit.verdicts.judge` gave.
         tables: the tables that it was given.
 
     Returns:
@@ -37,7 +37,7 @@ def answers(judged: pd.DataFrame, tables: Mapping[str, Mapping[str, Stored]]) ->
         [origins.sides_sentence(summary), origins.learned_sentence(summary)],
         [origins.size_sentence(summary), tally(judged, "C7")],
         [f"**Attention.** {attention}", f"**Residual scaling.** {scaling}"],
-        [tally(judged, "C5"), each(runs["interventions"], interventions.joint_headline)],
+        [tally(judged, "C5"), each(runs["interventions"], block_effects.joint_headline)],
         [
             each(runs["estimator_audit"], controls_page.sample_headline),
             each(sizes, sample_size.sentence),
@@ -67,7 +67,7 @@ def tally(judged: pd.DataFrame, claim: str) -> str:
     """How often a claim got which verdict, for each model and task (Markdown).
 
     Args:
-        judged: what :func:`ridge_utils.verdicts.judge` gave.
+        judged: what :func:`ridge_utils.audit.verdicts.judge` gave.
         claim: C1 to C9.
     """
     own = judged[(judged["claim"] == claim) & (judged["why"] != NOT_MEASURED)]

@@ -1,7 +1,7 @@
 """How predictive information and its permutation null depend on the number of samples, and how exact its estimate is.
 
 The estimates of one checkpoint from samples of many sizes, then what tables of them say: where the ridge is and how far
-the information falls behind it at each size, and how far the quadrature of :mod:`ridge_utils.quadrature` lies from the
+the information falls behind it at each size, and how far the quadrature of :mod:`ridge_utils.audit.quadrature` lies from the
 eigenvalues, layer by layer.
 """
 
@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from tqdm import tqdm
 
-from ridge_utils import quadrature, results, statistics, study, words
+from ridge_utils import formatting, results, statistics, study
+from ridge_utils.audit import quadrature
+from ridge_utils.audit.quadrature import Settings
 from ridge_utils.errors import InputError
-from ridge_utils.plotting import checkpoint_shades
-from ridge_utils.quadrature import Settings
+from ridge_utils.figures import checkpoint_shades
 from ridge_utils.representations import Representations
 
 #: Below so many nats, a difference is not given as a share of the information.
@@ -209,14 +210,14 @@ def sentence(table: pd.DataFrame) -> str:
     for step, rows in summary(table).groupby("step"):
         first, last = rows.iloc[0], rows.iloc[-1]
         parts.append(
-            f"{words.capital(words.when(int(step)))}, from N = {first['n']:,.0f} to N = {last['n']:,.0f} the largest "
-            f"information goes from {words.number(first['at_ridge'], 3)} nats (layer {first['ridge_layer']:.0f}) to "
-            f"{words.number(last['at_ridge'], 3)} (layer {last['ridge_layer']:.0f}) and its null there from "
-            f"{words.number(first['null_at_ridge'], 3)} to {words.number(last['null_at_ridge'], 3)}; the fall to the "
-            f"last block goes from {words.number(first['fall'], 3)} to {words.number(last['fall'], 3)} nats, that of "
-            f"the null from {words.number(first['null_fall'], 3)} to {words.number(last['null_fall'], 3)}. At "
-            f"N = {last['n']:,.0f}, {words.number(last['at_ridge'] - last['null_at_ridge'], 4)} nats are left above "
-            f"the null at layer {last['ridge_layer']:.0f}; {words.number(last['fall'] - last['null_fall'], 4)} of them "
+            f"{formatting.capital(formatting.when(int(step)))}, from N = {first['n']:,.0f} to N = {last['n']:,.0f} the largest "
+            f"information goes from {formatting.number(first['at_ridge'], 3)} nats (layer {first['ridge_layer']:.0f}) to "
+            f"{formatting.number(last['at_ridge'], 3)} (layer {last['ridge_layer']:.0f}) and its null there from "
+            f"{formatting.number(first['null_at_ridge'], 3)} to {formatting.number(last['null_at_ridge'], 3)}; the fall to the "
+            f"last block goes from {formatting.number(first['fall'], 3)} to {formatting.number(last['fall'], 3)} nats, that of "
+            f"the null from {formatting.number(first['null_fall'], 3)} to {formatting.number(last['null_fall'], 3)}. At "
+            f"N = {last['n']:,.0f}, {formatting.number(last['at_ridge'] - last['null_at_ridge'], 4)} nats are left above "
+            f"the null at layer {last['ridge_layer']:.0f}; {formatting.number(last['fall'] - last['null_fall'], 4)} of them "
             "are gone at the last block."
         )
     return " ".join(parts)
@@ -233,7 +234,7 @@ def agreement_sentence(table: pd.DataFrame) -> str:
         "" if np.isnan(share) else f", {100 * share:.2g} % of the information where that is at least {SMALL} nats"
     )
     return (
-        f"At N = {words.listed(f'{n:,}' for n in rows.index)} the quadrature was compared with the eigenvalues on "
+        f"At N = {formatting.listed(f'{n:,}' for n in rows.index)} the quadrature was compared with the eigenvalues on "
         f"{states} states: it is off by at most {rows['largest_difference'].max():.2g} nats{relative}, and {inside} of "
         f"the {states} are within its own error."
     )
@@ -244,17 +245,17 @@ def summary_table(table: pd.DataFrame, caption: str) -> Styler:
     rows = summary(table)
     shown = pd.DataFrame(
         {
-            "step": rows["step"].map(lambda step: words.when(int(step))),
+            "step": rows["step"].map(lambda step: formatting.when(int(step))),
             "N": rows["n"].map("{:,.0f}".format),
             "largest at layer": rows["ridge_layer"].astype(int),
-            "I": rows["at_ridge"].map(lambda v: words.number(v, 4)),
-            "null": rows["null_at_ridge"].map(lambda v: words.number(v, 4)),
-            "its fall": rows["fall"].map(lambda v: words.number(v, 4)),
-            "the null's": rows["null_fall"].map(lambda v: words.number(v, 4)),
-            "that of I less null": (rows["fall"] - rows["null_fall"]).map(lambda v: words.number(v, 4)),
+            "I": rows["at_ridge"].map(lambda v: formatting.number(v, 4)),
+            "null": rows["null_at_ridge"].map(lambda v: formatting.number(v, 4)),
+            "its fall": rows["fall"].map(lambda v: formatting.number(v, 4)),
+            "the null's": rows["null_fall"].map(lambda v: formatting.number(v, 4)),
+            "that of I less null": (rows["fall"] - rows["null_fall"]).map(lambda v: formatting.number(v, 4)),
         }
     )
-    return words.styled(shown, caption)
+    return formatting.styled(shown, caption)
 
 
 def sizes_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
@@ -280,7 +281,7 @@ def sizes_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 ax.plot(curve.index.astype(int), curve, color=shade, label=f"N = {n:,}")
             ax.set_ylabel(f"{title} (nats)")
             ax.set_xlabel("layer")
-        line[0].set_title(textwrap.fill(f"{name}, {words.when(int(step))}", 44), fontsize=8)
+        line[0].set_title(textwrap.fill(f"{name}, {formatting.when(int(step))}", 44), fontsize=8)
         line[0].legend(fontsize=7)
     return figure
 
@@ -311,7 +312,7 @@ def growth_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
                 )
         ax.set_xscale("log")
         ax.set_xlabel("N")
-        ax.set_title(textwrap.fill(f"{name}, {words.when(int(step))}", 40), fontsize=8)
+        ax.set_title(textwrap.fill(f"{name}, {formatting.when(int(step))}", 40), fontsize=8)
         ax.legend(fontsize=7)
     axes[0, 0].set_ylabel("nats")
     return figure

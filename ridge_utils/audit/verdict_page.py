@@ -1,4 +1,4 @@
-"""The page of verdicts: its tables, paragraphs and figure, all from what :func:`ridge_utils.verdicts.judge` gave."""
+"""The page of verdicts: its tables, paragraphs and figure, all from what :func:`ridge_utils.audit.verdicts.judge` gave."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from pandas.io.formats.style import Styler
 
-from ridge_utils import paper, verdicts, words
-from ridge_utils.verdicts import MIXED, NOT_JUDGED, NOT_MEASURED, VERDICTS
+from ridge_utils import formatting, paper
+from ridge_utils.audit import verdicts
+from ridge_utils.audit.verdicts import MIXED, NOT_JUDGED, NOT_MEASURED, VERDICTS
 
 #: Safe for colour-blind readers, and every cell says its verdict in words.
 _COLOURS = {
@@ -48,7 +49,7 @@ def summary_figure(judged: pd.DataFrame) -> Figure:
     """Claims in rows, models and tasks in columns; every cell counts the states with each verdict.
 
     Args:
-        judged: what :func:`ridge_utils.verdicts.judge` gave.
+        judged: what :func:`ridge_utils.audit.verdicts.judge` gave.
     """
     asked = judged[judged["why"] != NOT_MEASURED]
     # A model that no claim was measured on has no column.
@@ -97,7 +98,7 @@ def summary_table(judged: pd.DataFrame) -> Styler:
     """The verdict on each claim, model and task, with the effect of the last state judged.
 
     Args:
-        judged: what :func:`ridge_utils.verdicts.judge` gave.
+        judged: what :func:`ridge_utils.audit.verdicts.judge` gave.
     """
     rows = []
     for total in verdicts.overall(judged).to_dict("records"):
@@ -130,7 +131,7 @@ def claim_table(judged: pd.DataFrame, claim: str) -> Styler:
     """Every state in which a claim was judged, with its effect, interval, p-value and reason.
 
     Args:
-        judged: what :func:`ridge_utils.verdicts.judge` gave.
+        judged: what :func:`ridge_utils.audit.verdicts.judge` gave.
         claim: C1 to C9.
     """
     own = judged[(judged["claim"] == claim) & (judged["effect"] != "")]
@@ -152,7 +153,7 @@ def claim_text(judged: pd.DataFrame, claim: str) -> str:
     """A claim in the paper's sense, what becomes of it here, and where that can be followed up (Markdown).
 
     Args:
-        judged: what :func:`ridge_utils.verdicts.judge` gave.
+        judged: what :func:`ridge_utils.audit.verdicts.judge` gave.
         claim: C1 to C9.
     """
     stated = paper.claims().set_index("id").loc[claim]
@@ -192,7 +193,7 @@ def headline(judged: pd.DataFrame) -> str:
     """How many of the claims hold, for the reader who reads one sentence (Markdown).
 
     Args:
-        judged: what :func:`ridge_utils.verdicts.judge` gave.
+        judged: what :func:`ridge_utils.audit.verdicts.judge` gave.
     """
     total = verdicts.overall(judged)
     total = total[total["verdict"] != NOT_JUDGED]
@@ -215,7 +216,7 @@ def counts_table(judged: pd.DataFrame) -> str:
     """How often each verdict was given, a row per claim (a Markdown table).
 
     Args:
-        judged: what :func:`ridge_utils.verdicts.judge` gave.
+        judged: what :func:`ridge_utils.audit.verdicts.judge` gave.
     """
     statements = paper.claims().set_index("id")["statement"]
     out = [" | ".join(["claim", "what it says", *VERDICTS]), " | ".join(["---", "---", *(["---:"] * len(VERDICTS))])]
@@ -229,7 +230,7 @@ def lines(judged: pd.DataFrame) -> str:
     """How often each verdict was given, a line per claim.
 
     Args:
-        judged: what :func:`ridge_utils.verdicts.judge` gave.
+        judged: what :func:`ridge_utils.audit.verdicts.judge` gave.
     """
     out = []
     for claim, rows in judged.groupby("claim", sort=False):
@@ -259,5 +260,5 @@ def _command(file: str) -> str:
 
 
 def _styled(shown: pd.DataFrame, caption: str) -> Styler:
-    style = words.styled(shown, caption).set_table_attributes('class="sentences"')
+    style = formatting.styled(shown, caption).set_table_attributes('class="sentences"')
     return style.map(lambda verdict: f"background-color: {_COLOURS[verdict]}; color: black", subset=["verdict"])

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from ridge_utils import inference, words
+from ridge_utils import formatting, inference
 
 #: Up to this corrected p-value an effect counts as beyond its error.
 LEVEL = 0.05
@@ -70,17 +70,17 @@ def effect_table(
     """
     headings = dict(columns) if isinstance(columns, Mapping) else {name: name.replace("_", " ") for name in columns}
     shown = {heading: [_label(value, column) for value in effects[column]] for column, heading in headings.items()}
-    shown["estimate"] = [words.number(value, digits, "+") for value in effects["estimate"]]
+    shown["estimate"] = [formatting.number(value, digits, "+") for value in effects["estimate"]]
     shown["interval"] = [_interval(*ends, digits) for ends in zip(effects["low"], effects["high"], strict=True)]
     shown["p"] = [p_text(p) for p in inference.holm(effects["p"].tolist())]
     if effects["effect_size"].notna().any():
         shown["effect size"] = [
-            "–" if pd.isna(value) else words.number(value, 2, "+") for value in effects["effect_size"]
+            "–" if pd.isna(value) else formatting.number(value, 2, "+") for value in effects["effect_size"]
         ]
     rows = "row" if len(effects) == 1 else f"{len(effects)} rows"
     covers = f"{inference.CONFIDENCE:.0%}".replace("%", " %")
     says = f"{caption}; intervals cover {covers}, p is after Holm's correction over the {rows}"
-    return words.styled(pd.DataFrame(shown), says)
+    return formatting.styled(pd.DataFrame(shown), says)
 
 
 def effect_text(effect: "pd.Series[float]", digits: int = 3) -> str:
@@ -90,12 +90,10 @@ def effect_text(effect: "pd.Series[float]", digits: int = 3) -> str:
         effect: a row of effects; its ``p`` is shown as it stands, so correct it first.
         digits: decimals of the estimate and the interval.
     """
-    size = "" if pd.isna(effect["effect_size"]) else f"; effect size {words.number(effect['effect_size'], 2, '+')}"
+    size = "" if pd.isna(effect["effect_size"]) else f"; effect size {formatting.number(effect['effect_size'], 2, '+')}"
     p = p_text(effect["p"])
     interval = _interval(effect["low"], effect["high"], digits)
-    return (
-        f"{words.number(effect['estimate'], digits, '+')} ({interval}; p {p if p.startswith('<') else f'= {p}'}{size})"
-    )
+    return f"{formatting.number(effect['estimate'], digits, '+')} ({interval}; p {p if p.startswith('<') else f'= {p}'}{size})"
 
 
 def sides(effects: pd.DataFrame, claimed: Mapping[str, int]) -> str:
@@ -123,7 +121,7 @@ def p_text(p: float) -> str:
 
 
 def _interval(low: float, high: float, digits: int) -> str:
-    return f"{words.number(low, digits)} to {words.number(high, digits)}"
+    return f"{formatting.number(low, digits)} to {formatting.number(high, digits)}"
 
 
 def _label(value: object, column: str) -> str:

@@ -29,8 +29,8 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from ridge_utils.audit.estimators import FOLDS, splits
 from ridge_utils.errors import InputError
-from ridge_utils.estimators import FOLDS, splits
 
 Family = Literal["linear", "mlp"]
 Vocabulary = Literal["closed", "open", "poor"]

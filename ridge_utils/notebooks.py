@@ -1,22 +1,19 @@
-"""``ridge``: a thin and strict layer on papermill.
+"""The notebooks: their parameters, their execution, and what is stored of them.
 
 papermill runs a notebook with the default where a parameter's name is misspelt; here that is an error, and so is a
 value of the wrong type.
 """
 
-import argparse
 import ast
 import contextlib
-import datetime
 import itertools
-import logging
 import os
 import re
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +24,6 @@ from ridge_utils.errors import InputError, StorageError
 
 if TYPE_CHECKING:
     import nbformat
-
-    from ridge_utils import sweep
 
 #: The folder of the notebooks, in a checkout of the project.
 NOTEBOOKS = profiles.FOLDER.parent
@@ -64,24 +59,19 @@ class Parameter:
     help: str
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, 1 if a notebook failed, or 2 for bad input."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("ridge_utils").setLevel(logging.INFO)
-    try:
-        return options.call(options)
-    except (InputError, StorageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint that was reached", file=sys.stderr)
-        return 130
-
-
-def notebooks() -> list[str]:
+def names() -> list[str]:
     """Names of the notebooks, without ``.ipynb``."""
     return sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+def title(notebook: str) -> str:
+    """The heading of a notebook."""
+    import nbformat
+
+    for cell in nbformat.read(_path(notebook), as_version=4).cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("# "):
+            return cell.source.partition("\n")[0].removeprefix("# ")
+    return ""
 
 
 def parameters(notebook: str) -> dict[str, Parameter]:
@@ -111,6 +101,14 @@ def declared(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in parameters(notebook) if name not in NOT_MEASURED}
 
 
+def defaults(notebook: str) -> dict[str, Any]:
+    """The default of every parameter of a notebook, those left out that say how its table is used."""
+    from ridge_utils.study import NOT_MEASURED
+
+    found = parameters(notebook).values()
+    return {p.name: ast.literal_eval(p.default) for p in found if p.name not in NOT_MEASURED}
+
+
 def profile_values(notebook: str, profile: profiles.Profile) -> dict[str, Any]:
     """The parameters that a profile sets for a notebook, checked for name and type.
 
@@ -136,14 +134,6 @@ def profile_values(notebook: str, profile: profiles.Profile) -> dict[str, Any]:
     return {
         name: _as_path(value) if isinstance(value, str) and "/" in value else value for name, value in typed.items()
     }
-
-
-def defaults(notebook: str) -> dict[str, Any]:
-    """The default of every parameter of a notebook, those left out that say how its table is used."""
-    from ridge_utils.study import NOT_MEASURED
-
-    found = parameters(notebook).values()
-    return {p.name: ast.literal_eval(p.default) for p in found if p.name not in NOT_MEASURED}
 
 
 def parse(notebook: str, assignments: Sequence[str]) -> dict[str, Any]:
@@ -211,6 +201,30 @@ def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = Fa
     return time.monotonic() - started
 
 
+def failure(notebook: str, error: Exception) -> str:
+    """What ended the execution of a notebook, in one sentence.
+
+    Args:
+        notebook: its name.
+        error: what :func:`run` raised.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    if isinstance(error, DeadKernelError):
+        return (
+            f"The process that ran {notebook} was ended by the system, most likely for lack of memory: choose a "
+            "smaller model, dtype=bfloat16 or a smaller batch_size."
+        )
+    if isinstance(error, papermill.PapermillExecutionError):
+        if error.ename in ("InputError", "StorageError"):
+            return error.evalue
+        return f"{notebook} failed in cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
+    if isinstance(error, (InputError, StorageError)):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
 def refresh(notebook: str, measure: bool = True) -> None:
     """Measure a notebook's stored numbers anew and execute the committed notebook with them.
 
@@ -242,12 +256,12 @@ def refresh(notebook: str, measure: bool = True) -> None:
 
 def _draw_main_figure(root: Path) -> None:
     """The picture of the README and of the book's first page, with the table that it was drawn from in its metadata."""
-    from ridge_utils import plotting, results
+    from ridge_utils import figures, results
 
     name = "predictive_information.csv"
     table, origin = results.read(root / "results" / name)
-    plotting.style()
-    figure = plotting.information_figure(table, "")
+    figures.style()
+    figure = figures.information_figure(table, "")
     source = {"Source": f"{name} {origin['sha256']}"}
     figure.savefig(root / "book" / "images" / "predictive_information.png", dpi=150, metadata=source)
 
@@ -275,243 +289,11 @@ def stable(notebook: "nbformat.NotebookNode") -> "nbformat.NotebookNode":
     return notebook
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ridge", description="Run the notebooks of the book with your own parameters."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("run", help="execute a notebook headless")
-    command.add_argument("notebook", help="its name, as `ridge list` shows it")
-    command.add_argument(
-        "-p", dest="assignments", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated"
-    )
-    command.add_argument(
-        "-o",
-        dest="output",
-        metavar="FILE",
-        type=Path,
-        help="the executed notebook (default: runs/NAME-DATE-TIME.ipynb)",
-    )
-    command.add_argument(
-        "--profile",
-        metavar="FILE",
-        help="a named set of parameters: a YAML file, or the name of one in notebooks/profiles; -p overrides it",
-    )
-    command.set_defaults(call=_run)
-    command = commands.add_parser("reference", help="run the reference profiles that are not in results/ yet")
-    command.add_argument("names", nargs="*", metavar="PROFILE", help="default: all reference profiles")
-    command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
-    command.add_argument(
-        "--data-dir", metavar="FOLDER", help="folder of the real data sets (default: the environment's RIDGE_DATA)"
-    )
-    command.set_defaults(call=_reference)
-    _add_workers(command, 0)
-    command = commands.add_parser("sweep", help="run every combination of a grid's notebooks, models, tasks and seeds")
-    command.add_argument("grid", metavar="GRID", type=Path, help="a YAML file")
-    command.add_argument(
-        "-o", dest="folder", metavar="FOLDER", type=Path, help="folder of the results (default: runs/NAME of the grid)"
-    )
-    command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
-    _add_workers(command, 1)
-    command.set_defaults(call=_sweep)
-    command = commands.add_parser("list", help="name the notebooks")
-    command.set_defaults(call=_list)
-    command = commands.add_parser("params", help="show a notebook's parameters with type, default and help")
-    command.add_argument("notebook")
-    command.set_defaults(call=_params)
-    command = commands.add_parser("refresh", help="maintainers: measure the stored numbers anew, notebook by notebook")
-    command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="default: all")
-    command.add_argument("--pages", action="store_true", help="leave results/ alone and execute the notebooks only")
-    command.set_defaults(call=_refresh)
-    command = commands.add_parser("setup", help="put the embedded model into the cache")
-    command.set_defaults(call=_setup)
-    return parser
-
-
-def _add_workers(command: argparse.ArgumentParser, default: int) -> None:
-    command.add_argument(
-        "--workers",
-        metavar="N",
-        type=int,
-        default=default,
-        help=f"Dask workers on this machine, each with a run; 0: none, one run after the other (default: {default})",
-    )
-    command.add_argument(
-        "--scheduler", metavar="ADDRESS", default="", help="of a Dask scheduler whose workers are used instead"
-    )
-
-
-def _run(options: argparse.Namespace) -> int:
-    values = parse(options.notebook, options.assignments)
-    if options.profile:
-        profile = profiles.load(options.profile)
-        values = profile_values(options.notebook, profile) | values
-        if profile.real_data and not values.get("data_dir"):
-            values["data_dir"] = _data_dir(profile, os.environ.get("RIDGE_DATA", ""))
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    output = options.output or Path("runs") / f"{options.notebook}-{stamp}.ipynb"
-    return _run_one(options.notebook, values, output)
-
-
-def _run_one(notebook: str, values: Mapping[str, Any], output: Path) -> int:
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-
-    print(f"{notebook}: running, into {output}", file=sys.stderr)
-    try:
-        seconds = run(notebook, values, output)
-    except (DeadKernelError, papermill.PapermillExecutionError) as error:
-        bad_input = getattr(error, "ename", "") in ("InputError", "StorageError")
-        print(f"error: {failure(notebook, error)}" + ("" if bad_input else f"; see {output}"), file=sys.stderr)
-        return 2 if bad_input else 1
-    print(f"{notebook}: done in {seconds:.0f} s; see {output}", file=sys.stderr)
-    return 0
-
-
-def failure(notebook: str, error: Exception) -> str:
-    """What ended the execution of a notebook, in one sentence.
-
-    Args:
-        notebook: its name.
-        error: what :func:`run` raised.
-    """
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-
-    if isinstance(error, DeadKernelError):
-        return (
-            f"The process that ran {notebook} was ended by the system, most likely for lack of memory: choose a "
-            "smaller model, dtype=bfloat16 or a smaller batch_size."
-        )
-    if isinstance(error, papermill.PapermillExecutionError):
-        if error.ename in ("InputError", "StorageError"):
-            return error.evalue
-        return f"{notebook} failed in cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
-    if isinstance(error, (InputError, StorageError)):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
-
-
-def _data_dir(profile: profiles.Profile, folder: str) -> str:
-    """The absolute path of the folder of the real data, which a profile needs."""
-    if not folder:
-        raise InputError(
-            f"The profile {profile.name!r} reads the real data: give their folder with --data-dir (ridge reference), "
-            "-p data_dir=FOLDER (ridge run) or RIDGE_DATA, laid out as the page on re-running says."
-        )
-    return str(Path(folder).expanduser().resolve())
-
-
-def _reference(options: argparse.Namespace) -> int:
-    from ridge_utils import results, sweep
-
-    chosen = [profiles.load(name) for name in options.names] or profiles.references()
-    for profile in chosen:
-        if not profile.reference or profile.folder != profiles.FOLDER.resolve():
-            raise InputError(
-                f"The profile {profile.name!r} is not a reference profile, so its tables do not belong in results/: "
-                f"run it with `ridge run NOTEBOOK --profile {profile.name}`."
-            )
-    data_dir = options.data_dir or os.environ.get("RIDGE_DATA", "")
-    runs = []
-    for profile in chosen:
-        for notebook in profile.notebooks:
-            values = profile_values(notebook, profile)
-            table = results.FOLDER / "reference" / profile.name / f"{notebook}.csv"
-            output = Path("runs").absolute() / "reference" / profile.name / f"{notebook}.ipynb"
-            if profile.real_data:
-                values["data_dir"] = "given"
-            run = sweep.Run(f"{profile.name}/{notebook}", notebook, values, table, output)
-            if profile.real_data and not options.only_list and not sweep.is_done(run):
-                # Refused before the first of many hours.
-                run = replace(run, parameters={**values, "data_dir": _data_dir(profile, data_dir)})
-            runs.append(run)
-    return _work(runs, "reference runs", options)
-
-
-def _sweep(options: argparse.Namespace) -> int:
-    from ridge_utils import sweep
-
-    folder = options.folder or Path("runs") / options.grid.stem
-    grid = sweep.load(options.grid, folder)
-    status = _work(grid.runs, "runs", options, grid.resources)
-    table = sweep.combine(grid.runs, folder / "table.csv", grid=grid.title)
-    if len(table):
-        print(f"All measurements of the runs that are done: {folder / 'table.csv'}.")
-    return status
-
-
-def _work(
-    runs: Sequence["sweep.Run"], what: str, options: argparse.Namespace, resources: Mapping[str, float] | None = None
-) -> int:
-    """Execute runs and print a line for each."""
-    from ridge_utils import sweep
-
-    done = [sweep.is_done(run) for run in runs]
-    for run, stored in zip(runs, done, strict=True):
-        print(f"{'done' if stored else 'left':5} {run.name}")
-    print(f"{sum(done)} of {len(runs)} {what} are done.", flush=True)
-    if options.only_list or all(done):
-        return 0
-    left = [run for run, stored in zip(runs, done, strict=True) if not stored]
-    outcomes: list[sweep.Outcome] = []
-    for outcome in sweep.work(left, workers=options.workers, scheduler=options.scheduler, resources=resources):
-        outcomes.append(outcome)
-        seconds = sweep.time_left(outcomes, len(left) - len(outcomes), options.workers)
-        rest = f"; about {datetime.timedelta(seconds=round(seconds))} left" if seconds else ""
-        print(
-            f"[{len(outcomes)}/{len(left)}] {outcome.status:6} {outcome.seconds:6.0f} s  {outcome.run.name}{rest}",
-            flush=True,
-        )
-        if outcome.status == "failed":
-            print(f"    {outcome.reason}; see {outcome.run.error}", file=sys.stderr)
-    failed = [outcome.run.name for outcome in outcomes if outcome.status == "failed"]
-    if failed:
-        print(f"error: {len(failed)} of {len(left)} runs failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _list(_options: argparse.Namespace) -> int:
-    for name in notebooks():
-        print(f"{name:28} {_title(name)}")
-    return 0
-
-
-def _params(options: argparse.Namespace) -> int:
-    for parameter in parameters(options.notebook).values():
-        print(f"{parameter.name}: {parameter.type} = {parameter.default}\n    {parameter.help}")
-    return 0
-
-
-def _refresh(options: argparse.Namespace) -> int:
-    for name in options.names or notebooks():
-        print(f"{name}: measuring and executing", file=sys.stderr)
-        refresh(name, measure=not options.pages)
-    return 0
-
-
-def _setup(_options: argparse.Namespace) -> int:
-    from ridge_utils import models
-
-    models.load(models.EMBEDDED)
-    print(f"The embedded model {models.EMBEDDED} is in {cache.directory()}.")
-    return 0
-
-
 def _path(notebook: str) -> Path:
     name = notebook.removesuffix(".ipynb").removeprefix("notebooks/")
-    if name not in notebooks():
-        raise InputError(f"There is no notebook {notebook!r}; choose one of {', '.join(notebooks())}.")
+    if name not in names():
+        raise InputError(f"There is no notebook {notebook!r}; choose one of {', '.join(names())}.")
     return NOTEBOOKS / f"{name}.ipynb"
-
-
-def _title(notebook: str) -> str:
-    import nbformat
-
-    for cell in nbformat.read(_path(notebook), as_version=4).cells:
-        if cell.cell_type == "markdown" and cell.source.startswith("# "):
-            return cell.source.partition("\n")[0].removeprefix("# ")
-    return ""
 
 
 def _convert(parameter: Parameter, text: str) -> Any:

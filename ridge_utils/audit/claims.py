@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pandas.io.formats.style import Styler
 
-from ridge_utils import paper, words
+from ridge_utils import formatting, paper
 from ridge_utils.errors import InputError
 from ridge_utils.reports import SIGNAL, decoding_summary, depth_summary, overfitting_summary, scaling_summary
 from ridge_utils.statistics import by_third, ridge_summary
@@ -514,7 +514,7 @@ def claim_table(frame: pd.DataFrame, claim: str) -> Styler:
     rows = frame[(frame["claim"] == claim) & (frame["ours"] != "")]
     shown = rows[["model", "task", "when", "ours", "agrees", "why"]].rename(columns={"why": "why not, if known"})
     caption = f"{claim}, what we find; information in nats, ± is the band of the rule"
-    style = words.styled(shown, caption).set_table_attributes('class="sentences"')
+    style = formatting.styled(shown, caption).set_table_attributes('class="sentences"')
     return style.map(_coloured, subset=["agrees"])
 
 
@@ -554,7 +554,9 @@ def claims_figure(frame: pd.DataFrame) -> Figure:
             words = ", ".join(f"{number} {verdict}" for verdict, number in found.items()) or "–"
             colour = _COLOURS[_overall(found)]
             ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor="white", linewidth=2))
-            ax.text(x, y, words.replace(", ", "\n", 1) if len(found) > 2 else words, ha="center", va="center", size=8)
+            ax.text(
+                x, y, formatting.replace(", ", "\n", 1) if len(found) > 2 else words, ha="center", va="center", size=8
+            )
     ax.set_xlim(-0.5, len(cases) - 0.5)
     ax.set_ylim(len(counts) - 0.5, -0.5)
     ax.set_yticks(range(len(counts)), counts.index)
@@ -664,7 +666,7 @@ def _symptoms(
         agrees = "yes"
     elif moves["id"] > 0 and len(missing) == 1:
         agrees = "partly"
-    why = f"{words.sentence(', '.join(missing))[:-1]} beyond the noise." if missing else ""
+    why = f"{formatting.sentence(', '.join(missing))[:-1]} beyond the noise." if missing else ""
     return Verdict(when, "; ".join(parts), agrees, why)
 
 

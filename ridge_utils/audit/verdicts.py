@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ridge_utils import inference, results, words
+from ridge_utils import formatting, inference, results
 from ridge_utils.inference import Effect
 
 Verdict = Literal["reproduced", "partly", "not reproduced", "artefact of the estimator", "not judged"]
@@ -222,16 +222,20 @@ def _decide_peak(evidence: Evidence, holds: set[str], _against: set[str]) -> tup
             "The fall is that of the permutation null: the excess over it does not fall.",
         )
     if others and not kept:
-        return "artefact of the estimator", f"None of {words.listed(others)} shows the fall."
+        return "artefact of the estimator", f"None of {formatting.listed(others)} shows the fall."
     needed = {"excess", *CONTROLS, "probe"}
     if needed <= holds:
         return "reproduced", "Every control and the probe show the fall."
     missing = [name for name in ("excess", *CONTROLS, "probe") if name not in holds]
     measured = [name for name in missing if name in evidence.effects]
-    said = [f"{words.listed(measured)} {'does' if len(measured) == 1 else 'do'} not show the fall"] if measured else []
+    said = (
+        [f"{formatting.listed(measured)} {'does' if len(measured) == 1 else 'do'} not show the fall"]
+        if measured
+        else []
+    )
     absent = [name for name in missing if name not in evidence.effects]
-    said += [f"{words.listed(absent)} not measured"] if absent else []
-    return "partly", words.sentence("; ".join(said))
+    said += [f"{formatting.listed(absent)} not measured"] if absent else []
+    return "partly", formatting.sentence("; ".join(said))
 
 
 def _gather_generalisation(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
@@ -274,7 +278,7 @@ def _decide_generalisation(evidence: Evidence, holds: set[str], _against: set[st
     missing = ([] if narrow else ["the interval is too wide to say that the layers coincide"]) + (
         [] if "fall of I" in holds else ["whether I falls after the ridge layer was not measured"]
     )
-    return "partly", words.sentence("; ".join(missing))
+    return "partly", formatting.sentence("; ".join(missing))
 
 
 def _gather_memorisation(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
@@ -325,7 +329,7 @@ def _gather_gain(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
 def _decide_gain(evidence: Evidence, holds: set[str], against: set[str]) -> tuple[Verdict, str]:
     if against:
         more = " and ".join(f"the {name.split()[-2]} third" for name in evidence.effects if name in against)
-        return "not reproduced", words.sentence(f"{more} gains more than the middle one")
+        return "not reproduced", formatting.sentence(f"{more} gains more than the middle one")
     return _of(*(name in holds for name in evidence.effects)), _missed(evidence, holds, against)
 
 
@@ -380,7 +384,7 @@ def _decide_decoding(evidence: Evidence, holds: set[str], _against: set[str]) ->
     missing = ([] if holds else ["the level does not grow beyond its error"]) + (
         [] if stays else [f"the order of the layers may change (lowest end {evidence.facts['lowest']:.2f})"]
     )
-    return _of(bool(holds), stays), words.sentence("; ".join(missing))
+    return _of(bool(holds), stays), formatting.sentence("; ".join(missing))
 
 
 def _gather_depth(tables: Mapping[str, pd.DataFrame]) -> list[Evidence]:
@@ -410,7 +414,7 @@ def _decide_depth(evidence: Evidence, holds: set[str], _against: set[str]) -> tu
     found = [name in holds for name in evidence.effects]
     names = [name for name, fall in zip(evidence.effects, found, strict=True) if fall]
     said = (
-        f"A fall beyond its error at {words.listed(names)}."
+        f"A fall beyond its error at {formatting.listed(names)}."
         if names
         else "No number of blocks has a fall beyond its error."
     )
@@ -588,7 +592,7 @@ def _missed(evidence: Evidence, holds: set[str], against: set[str]) -> str:
     others = [name for name in evidence.effects if name in against]
     unsure = [name for name in evidence.effects if name not in holds | against]
     said = {"Beyond its error on the other side": others, "Not beyond its error": unsure}
-    return " ".join(f"{what}: {words.listed(names)}." for what, names in said.items() if names)
+    return " ".join(f"{what}: {formatting.listed(names)}." for what, names in said.items() if names)
 
 
 def _state(step: int, steps: Sequence[int]) -> str:

@@ -38,7 +38,7 @@ import filelock
 import pandas as pd
 import yaml
 
-from ridge_utils import cache, cli, profiles, results
+from ridge_utils import cache, notebooks, profiles, results
 from ridge_utils.errors import InputError, StorageError
 
 if TYPE_CHECKING:
@@ -142,21 +142,23 @@ def load(path: Path, folder: Path) -> Grid:
     if unknown := sorted(set(map(str, overrides)) - names):
         raise InputError(f"In the grid {path}, 'overrides' names {unknown[0]!r}, which is none of its models or tasks.")
     notebooks = {notebook: own or {} for notebook, own in content["notebooks"].items()}
-    anywhere = {name for notebook in notebooks for name in cli.parameters(notebook)}
+    anywhere = {name for notebook in notebooks for name in notebooks.parameters(notebook)}
     if unknown := sorted({name for own in overrides.values() for name in own} - anywhere):
         raise InputError(f"The overrides of the grid {path} set {unknown[0]!r}, which none of its notebooks declares.")
     for notebook in notebooks:
         # A notebook that trains nothing has no seeds: it is run once.
-        known = cli.parameters(notebook)
+        known = notebooks.parameters(notebook)
         own = {key: values for key, values in axes.items() if _AXES[key] in known}
         for chosen in itertools.product(*own.values()):
             point = dict(zip(own, chosen, strict=True))
             varied = {_AXES[key]: [value] if key == "seeds" else value for key, value in point.items()}
             profile = profiles.Profile(path.stem, "", notebooks, {**shared, **varied})
-            values = cli.profile_values(notebook, profile)
+            values = notebooks.profile_values(notebook, profile)
             for value in point.values():
                 only = {name: one for name, one in overrides.get(value, {}).items() if name in known}
-                values |= cli.profile_values(notebook, replace(profile, parameters={}, notebooks={notebook: only}))
+                values |= notebooks.profile_values(
+                    notebook, replace(profile, parameters={}, notebooks={notebook: only})
+                )
             name = _name(notebook, point)
             place = folder.absolute() / name
             if name in runs:
@@ -174,7 +176,9 @@ def is_done(run: Run) -> bool:
     if not run.table.exists():
         return False
     try:
-        return results.same_parameters({**cli.defaults(run.notebook), **run.parameters}, results.read(run.table)[1])
+        return results.same_parameters(
+            {**notebooks.defaults(run.notebook), **run.parameters}, results.read(run.table)[1]
+        )
     except StorageError:
         return False
 
@@ -196,15 +200,15 @@ def execute(run: Run, quiet: bool = True) -> Outcome:
             if is_done(run):
                 return Outcome(run, "stored")
             extra = {"save_table": str(run.table), "compare": False}
-            known = cli.parameters(run.notebook)
-            cli.run(
+            known = notebooks.parameters(run.notebook)
+            notebooks.run(
                 run.notebook, {**run.parameters, **{k: v for k, v in extra.items() if k in known}}, run.output, quiet
             )
             run.error.unlink(missing_ok=True)
     except Exception as error:  # whatever it is, the other runs go on
         text = _ANSI.sub("", "".join(traceback.format_exception(error)))
         cache.write_text(run.error, text)
-        return Outcome(run, "failed", time.monotonic() - started, cli.failure(run.notebook, error))
+        return Outcome(run, "failed", time.monotonic() - started, notebooks.failure(run.notebook, error))
     return Outcome(run, "done", time.monotonic() - started)
 
 
@@ -271,7 +275,7 @@ def work(
                 cache.write_text(run.error, "".join(traceback.format_exception(error)))
                 lost = isinstance(error, KilledWorker)
                 outcome = Outcome(
-                    run, "failed", 0.0, "its worker was lost" if lost else cli.failure(run.notebook, error)
+                    run, "failed", 0.0, "its worker was lost" if lost else notebooks.failure(run.notebook, error)
                 )
             future.release()
             submit()

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from ridge_utils import words
+from ridge_utils import formatting
 from ridge_utils.statistics import band
 
 #: Colour-blind-safe hues of the three samples, used in every figure.
@@ -347,7 +347,7 @@ def differences(ax: Axes, table: pd.DataFrame, tolerance: pd.DataFrame, step: in
 
     Args:
         ax: where to draw; its vertical axis becomes logarithmic.
-        table: what :func:`ridge_utils.reproducibility.repeat` gave.
+        table: what :func:`ridge_utils.tolerances.repeat` gave.
         tolerance: ``layer`` and ``tolerance`` of the same checkpoint.
         step: the checkpoint.
     """
@@ -435,7 +435,7 @@ def ridge_table(summary: pd.DataFrame) -> Styler:
             "fall to the final norm": with_band(summary["to_final_norm"], summary["to_final_norm_half_width"]),
         }
     )
-    return words.styled(shown, "Ridge layer and falls, in nats; ± is 2σ over all seeds")
+    return formatting.styled(shown, "Ridge layer and falls, in nats; ± is 2σ over all seeds")
 
 
 def table_1(beside: pd.DataFrame, model: str, step: int) -> Styler:
@@ -457,4 +457,4 @@ def table_1(beside: pd.DataFrame, model: str, step: int) -> Styler:
             values = beside[prefix + column]
             columns[name, f"{label} %"] = ["" if pd.isna(value) else f"{100 * value:.1f}" for value in values]
     caption = "I(Z; Y) in nats, ID and OOD together; early-exit accuracy in percent; empty: not known"
-    return words.styled(pd.DataFrame(columns), caption)
+    return formatting.styled(pd.DataFrame(columns), caption)

@@ -1,0 +1,52 @@
+"""What a page says: the numbers in its sentences, and the facts that the sentences rest on.
+
+Sentences are written in Markdown. A number in one is glued by :func:`glue`, and stands there as
+``{glue:text}`name:.3f```; what a sentence says without a number ("the peak lies before the last block") is a fact, a
+named value that :func:`state` prints in the cell that nbval compares.
+"""
+
+from collections.abc import Mapping
+from numbers import Integral, Real
+
+
+def glue(**numbers: float | int | str) -> dict[str, float | int | str]:
+    """Make numbers available to the sentences of the page, under their names.
+
+    Args:
+        numbers: plain numbers, or texts that were computed, such as the name of a layer.
+
+    Returns:
+        The same as plain Python numbers, for :func:`state`.
+    """
+    from myst_nb import glue as glued
+
+    plain = {name: _plain(value) for name, value in numbers.items()}
+    for name, value in plain.items():
+        glued(name, value, display=False)
+    return plain
+
+
+def state(facts: Mapping[str, bool | int | float | str]) -> None:
+    """Print facts, a line each: ``name: value``; numbers to four significant digits, yes or no for a truth.
+
+    nbval compares the lines, so one that no longer holds turns the page red under its own name.
+    """
+    for name, value in facts.items():
+        value = _plain(value)
+        shown = (
+            ("no", "yes")[value] if isinstance(value, bool) else f"{value:.4g}" if isinstance(value, float) else value
+        )
+        print(f"{name}: {shown}")
+
+
+def _plain(value: object) -> bool | int | float | str:
+    if isinstance(value, str):
+        return value
+    # numpy's own numbers print their type, which glue could not format.
+    if isinstance(value, bool) or type(value).__name__ == "bool":
+        return bool(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value) + 0.0  # no -0.0
+    raise TypeError(f"A page states numbers, truths and texts, not {type(value).__name__}.")

@@ -1,0 +1,234 @@
+"""``ridge``: the command line."""
+
+import argparse
+import datetime
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ridge_utils import cache, notebooks, profiles
+from ridge_utils.errors import InputError, StorageError
+
+if TYPE_CHECKING:
+    from ridge_utils.run import sweep
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, 1 if a notebook failed, or 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("ridge_utils").setLevel(logging.INFO)
+    try:
+        return options.call(options)
+    except (InputError, StorageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint that was reached", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ridge", description="Run the notebooks of the book with your own parameters."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("run", help="execute a notebook headless")
+    command.add_argument("notebook", help="its name, as `ridge list` shows it")
+    command.add_argument(
+        "-p", dest="assignments", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated"
+    )
+    command.add_argument(
+        "-o",
+        dest="output",
+        metavar="FILE",
+        type=Path,
+        help="the executed notebook (default: runs/NAME-DATE-TIME.ipynb)",
+    )
+    command.add_argument(
+        "--profile",
+        metavar="FILE",
+        help="a named set of parameters: a YAML file, or the name of one in notebooks/profiles; -p overrides it",
+    )
+    command.set_defaults(call=_run)
+    command = commands.add_parser("reference", help="run the reference profiles that are not in results/ yet")
+    command.add_argument("names", nargs="*", metavar="PROFILE", help="default: all reference profiles")
+    command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
+    command.add_argument(
+        "--data-dir", metavar="FOLDER", help="folder of the real data sets (default: the environment's RIDGE_DATA)"
+    )
+    command.set_defaults(call=_reference)
+    _add_workers(command, 0)
+    command = commands.add_parser("sweep", help="run every combination of a grid's notebooks, models, tasks and seeds")
+    command.add_argument("grid", metavar="GRID", type=Path, help="a YAML file")
+    command.add_argument(
+        "-o", dest="folder", metavar="FOLDER", type=Path, help="folder of the results (default: runs/NAME of the grid)"
+    )
+    command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
+    _add_workers(command, 1)
+    command.set_defaults(call=_sweep)
+    command = commands.add_parser("list", help="name the notebooks")
+    command.set_defaults(call=_list)
+    command = commands.add_parser("params", help="show a notebook's parameters with type, default and help")
+    command.add_argument("notebook")
+    command.set_defaults(call=_params)
+    command = commands.add_parser("refresh", help="maintainers: measure the stored numbers anew, notebook by notebook")
+    command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="default: all")
+    command.add_argument("--pages", action="store_true", help="leave results/ alone and execute the notebooks only")
+    command.set_defaults(call=_refresh)
+    command = commands.add_parser("setup", help="put the embedded model into the cache")
+    command.set_defaults(call=_setup)
+    return parser
+
+
+def _add_workers(command: argparse.ArgumentParser, default: int) -> None:
+    command.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        default=default,
+        help=f"Dask workers on this machine, each with a run; 0: none, one run after the other (default: {default})",
+    )
+    command.add_argument(
+        "--scheduler", metavar="ADDRESS", default="", help="of a Dask scheduler whose workers are used instead"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    values = notebooks.parse(options.notebook, options.assignments)
+    if options.profile:
+        profile = profiles.load(options.profile)
+        values = notebooks.profile_values(options.notebook, profile) | values
+        if profile.real_data and not values.get("data_dir"):
+            values["data_dir"] = _data_dir(profile, os.environ.get("RIDGE_DATA", ""))
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    output = options.output or Path("runs") / f"{options.notebook}-{stamp}.ipynb"
+    return _run_one(options.notebook, values, output)
+
+
+def _run_one(notebook: str, values: Mapping[str, Any], output: Path) -> int:
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    print(f"{notebook}: running, into {output}", file=sys.stderr)
+    try:
+        seconds = notebooks.run(notebook, values, output)
+    except (DeadKernelError, papermill.PapermillExecutionError) as error:
+        bad_input = getattr(error, "ename", "") in ("InputError", "StorageError")
+        print(
+            f"error: {notebooks.failure(notebook, error)}" + ("" if bad_input else f"; see {output}"), file=sys.stderr
+        )
+        return 2 if bad_input else 1
+    print(f"{notebook}: done in {seconds:.0f} s; see {output}", file=sys.stderr)
+    return 0
+
+
+def _data_dir(profile: profiles.Profile, folder: str) -> str:
+    """The absolute path of the folder of the real data, which a profile needs."""
+    if not folder:
+        raise InputError(
+            f"The profile {profile.name!r} reads the real data: give their folder with --data-dir (ridge reference), "
+            "-p data_dir=FOLDER (ridge run) or RIDGE_DATA, laid out as the page on re-running says."
+        )
+    return str(Path(folder).expanduser().resolve())
+
+
+def _reference(options: argparse.Namespace) -> int:
+    from ridge_utils import results
+    from ridge_utils.run import sweep
+
+    chosen = [profiles.load(name) for name in options.names] or profiles.references()
+    for profile in chosen:
+        if not profile.reference or profile.folder != profiles.FOLDER.resolve():
+            raise InputError(
+                f"The profile {profile.name!r} is not a reference profile, so its tables do not belong in results/: "
+                f"run it with `ridge run NOTEBOOK --profile {profile.name}`."
+            )
+    data_dir = options.data_dir or os.environ.get("RIDGE_DATA", "")
+    runs = []
+    for profile in chosen:
+        for notebook in profile.notebooks:
+            values = notebooks.profile_values(notebook, profile)
+            table = results.FOLDER / "reference" / profile.name / f"{notebook}.csv"
+            output = Path("runs").absolute() / "reference" / profile.name / f"{notebook}.ipynb"
+            if profile.real_data:
+                values["data_dir"] = "given"
+            run = sweep.Run(f"{profile.name}/{notebook}", notebook, values, table, output)
+            if profile.real_data and not options.only_list and not sweep.is_done(run):
+                # Refused before the first of many hours.
+                run = replace(run, parameters={**values, "data_dir": _data_dir(profile, data_dir)})
+            runs.append(run)
+    return _work(runs, "reference runs", options)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from ridge_utils.run import sweep
+
+    folder = options.folder or Path("runs") / options.grid.stem
+    grid = sweep.load(options.grid, folder)
+    status = _work(grid.runs, "runs", options, grid.resources)
+    table = sweep.combine(grid.runs, folder / "table.csv", grid=grid.title)
+    if len(table):
+        print(f"All measurements of the runs that are done: {folder / 'table.csv'}.")
+    return status
+
+
+def _work(
+    runs: Sequence["sweep.Run"], what: str, options: argparse.Namespace, resources: Mapping[str, float] | None = None
+) -> int:
+    """Execute runs and print a line for each."""
+    from ridge_utils.run import sweep
+
+    done = [sweep.is_done(run) for run in runs]
+    for run, stored in zip(runs, done, strict=True):
+        print(f"{'done' if stored else 'left':5} {run.name}")
+    print(f"{sum(done)} of {len(runs)} {what} are done.", flush=True)
+    if options.only_list or all(done):
+        return 0
+    left = [run for run, stored in zip(runs, done, strict=True) if not stored]
+    outcomes: list[sweep.Outcome] = []
+    for outcome in sweep.work(left, workers=options.workers, scheduler=options.scheduler, resources=resources):
+        outcomes.append(outcome)
+        seconds = sweep.time_left(outcomes, len(left) - len(outcomes), options.workers)
+        rest = f"; about {datetime.timedelta(seconds=round(seconds))} left" if seconds else ""
+        print(
+            f"[{len(outcomes)}/{len(left)}] {outcome.status:6} {outcome.seconds:6.0f} s  {outcome.run.name}{rest}",
+            flush=True,
+        )
+        if outcome.status == "failed":
+            print(f"    {outcome.reason}; see {outcome.run.error}", file=sys.stderr)
+    failed = [outcome.run.name for outcome in outcomes if outcome.status == "failed"]
+    if failed:
+        print(f"error: {len(failed)} of {len(left)} runs failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _list(_options: argparse.Namespace) -> int:
+    for name in notebooks.names():
+        print(f"{name:28} {notebooks.title(name)}")
+    return 0
+
+
+def _params(options: argparse.Namespace) -> int:
+    for parameter in notebooks.parameters(options.notebook).values():
+        print(f"{parameter.name}: {parameter.type} = {parameter.default}\n    {parameter.help}")
+    return 0
+
+
+def _refresh(options: argparse.Namespace) -> int:
+    for name in options.names or notebooks.names():
+        print(f"{name}: measuring and executing", file=sys.stderr)
+        notebooks.refresh(name, measure=not options.pages)
+    return 0
+
+
+def _setup(_options: argparse.Namespace) -> int:
+    from ridge_utils import models
+
+    models.load(models.EMBEDDED)
+    print(f"The embedded model {models.EMBEDDED} is in {cache.directory()}.")
+    return 0
