@@ -40,6 +40,7 @@ from ridge_utils.errors import InputError
 log = logging.getLogger(__name__)
 
 EMBEDDED = "smollm2-135m"
+EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 
 #: Ways to spread a model over several devices, of accelerate.
 DEVICE_MAPS = ("balanced", "balanced_low_0", "sequential")
@@ -310,6 +311,17 @@ def title(name: str) -> str:
     whole = name[: cut.start()] if cut else name
     short = Path(whole).expanduser().resolve().name if _is_folder(whole) else whole
     return short + (cut.group() if cut else "")
+
+
+def display_name(name: str) -> str:
+    """A model's name as its makers write it, for prose and figures: ``"Qwen2.5-0.5B"`` for ``"Qwen/Qwen2.5-0.5B"``.
+
+    Tables keep :func:`title`, which tells two makers' models of one name apart.
+    """
+    cut = _TRUNCATED.search(name)
+    whole = name[: cut.start()] if cut else name
+    short = EMBEDDED_NAME if whole == EMBEDDED else title(whole).rpartition("/")[2]
+    return f"{short} (first {cut.group(1)} of its blocks)" if cut else short
 
 
 def random_shape(name: str) -> tuple[str, int, int] | None:

@@ -69,8 +69,8 @@ class Study:
 
     @property
     def title(self) -> str:
-        """Model, task and source as a heading of its figures."""
-        return f"{self.context['model']}, {self.context['task']} ({SOURCES[self.context['source']]})"
+        """Model, as its makers write it, task and source: a heading of its figures."""
+        return f"{models.display_name(self.base.name)}, {self.context['task']} ({SOURCES[self.context['source']]})"
 
     def checkpoints(self, last: bool = False, ends: bool = False) -> Iterator[Checkpoint]:
         """The untouched model once, then every checkpoint of every training seed.

@@ -342,6 +342,19 @@ def test_titles_keep_what_is_no_folder(name, expected):
     assert models.title(name) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("smollm2-135m", "SmolLM2-135M-Instruct"),
+        ("smollm2-135m[:8]", "SmolLM2-135M-Instruct (first 8 of its blocks)"),
+        ("Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B"),
+        ("random:gpt2", "random:gpt2"),
+    ],
+)
+def test_display_names_are_as_the_makers_write_them(name, expected):
+    assert models.display_name(name) == expected
+
+
 @pytest.mark.parametrize("blocks", [0, -1, 7])
 def test_depths_out_of_range(llama, blocks):
     words = f"blocks must be between 1 and 6, the depth of 'random:llama', but is {blocks}"
