@@ -1,0 +1,305 @@
+"""What the first page, the README and the referees' questions rest on: numbers, facts and one figure, from results/.
+
+The sentences of these pages are written by hand. A number in them is a substitution that :func:`numbers` fills; what
+they say without a number is a named fact, and the book is not built while one of :func:`facts` does not hold.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from ridge_utils import inference, results, statistics
+
+IMAGE = Path(__file__).parent / "images" / "answer.png"
+
+#: The reference runs whose tables the figure is drawn from.
+SIZES = "smollm2-synthetic/sample_size"
+PROFILES = {
+    "synthetic arithmetic, step 20": ("smollm2-synthetic/predictive_information", 20),
+    "CLUTRR, step 20": ("smollm2-clutrr/predictive_information", 20),
+    "ECQA, step 15": ("smollm2-ecqa/predictive_information", 15),
+}
+TASKS = ("synthetic", "clutrr", "ecqa")
+
+
+@cache
+def reference(name: str) -> pd.DataFrame:
+    """The table of a reference run, ``profile/notebook``."""
+    return results.read(results.FOLDER / "reference" / f"{name}.csv")[0]
+
+
+def falls() -> pd.DataFrame:
+    """How far I, its null and the excess fall from the ridge layer to the last block, by number of examples N.
+
+    Returns:
+        Index N; ``ridge_layer``, ``information`` and ``null`` (their falls) and ``excess`` (what is left), in nats; the
+        untouched SmolLM2-135M-Instruct on synthetic arithmetic, means over samples.
+    """
+    rows = []
+    for n, table in reference(SIZES).groupby("n"):
+        profiles = _profiles(table)
+        ridge, last = profiles["predictive_information"].idxmax(), profiles.index.max()
+        fall = profiles.loc[ridge] - profiles.loc[last]
+        rows.append(
+            {"n": n, "ridge_layer": ridge, "information": fall["predictive_information"], "null": fall["null_information"]}
+        )
+    frame = pd.DataFrame(rows).set_index("n")
+    return frame.assign(excess=frame["information"] - frame["null"])
+
+
+def _profiles(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean profiles over samples of I and its null, a row per layer, the state after the final norm left out."""
+    body = table[(table["site"] != "final_norm") & table["quantity"].isin(["predictive_information", "null_information"])]
+    # The quadrature takes over where the eigenvalues of all examples are out of reach.
+    exact = body[body["variant"] == ""]
+    body = exact if len(exact) else body
+    return body.pivot_table(index="layer", columns="quantity", values="value")
+
+
+@cache
+def ridges() -> pd.DataFrame:
+    """:func:`ridge_utils.statistics.ridge_summary` of every reference run of the pretrained model, by ``task``."""
+    parts = [
+        statistics.ridge_summary(reference(f"smollm2-{task}/predictive_information")).assign(task=task) for task in TASKS
+    ]
+    frame = pd.concat(parts, ignore_index=True)
+    return frame[frame["split"] == "all"].set_index(["task", "step"])
+
+
+def _excess_falls(step: int) -> pd.DataFrame:
+    """The cross-fitted fall of the excess on synthetic arithmetic, a row per training seed."""
+    effects = inference.effects(reference("smollm2-synthetic/estimator_audit"), "ridge_fall")
+    return effects[(effects["split"] == "all") & (effects["variant"] == "excess") & (effects["step"] == step)]
+
+
+def _falling_measures(step: int) -> set[str]:
+    """Which measures other than the paper's fall from their own largest layer to the last block, beyond the interval."""
+    effects = inference.effects(reference("smollm2-synthetic/decodability"), "peak_fall")
+    effects = effects[(effects["step"] == step) & (effects["variant"] != "matrix")]
+    return set(effects.loc[effects["low"] > 0, "variant"])
+
+
+def _probe_rise(step: int) -> pd.Series:
+    """What a linear probe reads at the last block less what it reads at the ridge layer, within examples."""
+    effects = inference.effects(reference("smollm2-synthetic/decodability"), "v_information_fall")
+    row = effects[(effects["variant"] == "") & (effects["step"] == step)].iloc[0]
+    return pd.Series({"estimate": -row["estimate"], "low": -row["high"], "high": -row["low"]})
+
+
+def _controls(task: str, step: int) -> pd.DataFrame:
+    """Of each other setting of the estimator, on ID examples: whether its curve falls, and whether above its null."""
+    table = reference(f"smollm2-{task}/estimator_audit")
+    keys = ["split", "step", "train_seed", "variant"]
+    falls, excess, excess_falls = (
+        inference.effects(table, quantity).set_index(keys)["low"] > 0
+        for quantity in ("control_fall", "control_excess", "control_excess_fall")
+    )
+    frame = pd.DataFrame({"falls": falls, "above_null": falls & excess & excess_falls}).dropna().reset_index()
+    chosen = (frame["split"] == "id") & (frame["step"] == step) & ~frame["variant"].isin(["", "excess"])
+    return frame[chosen].set_index("variant")[["falls", "above_null"]].astype(bool)
+
+
+def _effects(notebook: str, quantities: Mapping[str, int]) -> pd.DataFrame:
+    """Effects of all reference runs of a notebook over their training seeds, turned so that the claim's side is above 0.
+
+    Args:
+        notebook: its name.
+        quantities: the sign that the claim gives each quantity.
+    """
+    tables = {f"{profile}": table for profile, (table, _) in results.references(notebook).items()}
+    effects = inference.across_seeds(inference.gathered(tables, {name: name for name in quantities}))
+    holds = pd.Series(inference.holm(effects["p"].tolist()), index=effects.index) <= 0.05
+    side = effects["estimate"] * effects["quantity"].map(quantities) > 0
+    return pd.DataFrame({"claimed": holds & side, "against": holds & ~side})
+
+
+ATTENTION = {"signal_attention_fall": 1, "signal_attention_excess": 1, "last_token_attention_excess": 1}
+SCALING = {"scale_shift": -1, "scaled_accuracy_gain": 1}
+
+
+def _untouched(notebook: str, quantity: str, variant: str) -> pd.Series:
+    """An effect of the untouched model on OOD examples of synthetic arithmetic."""
+    effects = inference.effects(reference(f"smollm2-synthetic/{notebook}"), quantity)
+    chosen = (effects["split"] == "ood") & (effects["step"] == 0) & (effects["variant"] == variant)
+    return effects[chosen].iloc[0]
+
+
+def _exit_gaps(step: int) -> pd.DataFrame:
+    """Layer of the best OOD exit less the ridge layer on synthetic arithmetic, a row per training seed."""
+    effects = inference.effects(reference("smollm2-synthetic/early_exit"), "exit_layer_difference")
+    return effects[(effects["split"] == "ood") & (effects["step"] == step) & (effects["variant"] == "")]
+
+
+def _best_exits() -> pd.DataFrame:
+    """OOD accuracy of every exit after the longest fine-tuning: its largest layer and value, by task and exit."""
+    rows = []
+    for task in TASKS:
+        table = reference(f"smollm2-{task}/early_exit")
+        table = table[(table["split"] == "ood") & (table["step"] == table["step"].max())]
+        constant = table[table["quantity"] == "constant_accuracy"]["value"].iloc[0]
+        exits = table[(table["quantity"] == "early_exit_accuracy") & (table["site"] != "final_norm")]
+        for variant, profile in exits.groupby(["variant", "layer"])["value"].mean().groupby("variant"):
+            layer = profile.droplevel("variant").idxmax()
+            rows.append({"task": task, "exit": variant, "layer": layer, "value": profile.max(), "constant": constant})
+    return pd.DataFrame(rows)
+
+
+def _depths_with_ridge() -> set[int]:
+    """Numbers of blocks at which the model, cut to its first ones and fine-tuned on synthetic arithmetic, has a ridge."""
+    depths = set()
+    for _, table in reference("smollm2-synthetic/truncation").groupby("model"):
+        summary = statistics.ridge_summary(table)
+        summary = summary[(summary["split"] == "all") & (summary["step"] == summary["step"].max())]
+        depths |= set(summary.loc[summary["has_ridge"], "blocks"])
+    return depths
+
+
+def _from_scratch() -> pd.DataFrame:
+    """:func:`ridge_utils.statistics.ridge_summary` of the models from scratch, at the end of their training."""
+    tables = [
+        table for name, (table, _) in results.references("predictive_information").items() if name.startswith("scratch")
+    ]
+    frame = pd.concat([statistics.ridge_summary(table) for table in tables])
+    return frame[(frame["split"] == "all") & (frame["step"] == frame["step"].max())]
+
+
+def _interval(effect: pd.Series, digits: int, sign: int = 1) -> str:
+    low, high = sorted((sign * effect["low"], sign * effect["high"]))
+    return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def numbers() -> dict[str, str]:
+    """The numbers in the sentences, as they are printed, by the name of their substitution."""
+    fall, ridge = falls(), ridges()
+    largest = int(fall.index.max())
+    rise = _probe_rise(40)
+    untouched, early = _controls("synthetic", 0), _controls("synthetic", 20)
+    attention, scaling = _effects("attention", ATTENTION), _effects("residual_scaling", SCALING)
+    ablation = _untouched("interventions", "ablation_contrast", "skip")
+    gap = _untouched("early_exit", "exit_layer_difference", "")
+    early_gaps = _exit_gaps(20)["estimate"]
+    return {
+        "controls": str(len(untouched)),
+        "controls_with_ridge": str(untouched["falls"].sum()),
+        "controls_above_null": str(early["above_null"].sum()),
+        "attention_effects": str(len(attention)),
+        "attention_claimed": str(attention["claimed"].sum()),
+        "attention_against": str(attention["against"].sum()),
+        "scaling_effects": str(len(scaling)),
+        "ablation": f"{-ablation['estimate']:.2f}",
+        "ablation_interval": _interval(ablation, 2, -1),
+        "exit_gap": f"{gap['estimate']:.1f}",
+        "exit_gap_interval": _interval(gap, 1),
+        "exit_gap_early": f"{early_gaps.min():.1f} to {early_gaps.max():.1f}",
+        "null_share": f"{fall.loc[200, 'null'] / fall.loc[200, 'information']:.0%}".replace("%", " %"),
+        "fall_200": f"{fall.loc[200, 'information']:.3f}",
+        "largest_n": f"{largest:,}",
+        "fall_largest": f"{fall.loc[largest, 'information']:.4f}",
+        "excess_largest": f"{fall.loc[largest, 'excess']:.4f}",
+        "states": str(len(ridge)),
+        "states_with_ridge": str(int(ridge["has_ridge"].sum())),
+        "probe_rise": f"{rise['estimate']:.2f}",
+        "probe_rise_interval": f"{rise['low']:.2f} to {rise['high']:.2f}",
+    }
+
+
+def facts() -> dict[str, bool]:
+    """What the sentences say without a number, by what is said; each must be true."""
+    fall, ridge = falls(), ridges()
+    largest = int(fall.index.max())
+    natural = ridge.loc[["clutrr", "ecqa"]]
+    synthetic = ridge.loc["synthetic"]
+    steps = list(synthetic.index[synthetic["has_ridge"]])
+    exits = _best_exits()
+    return {
+        "CLUTRR and ECQA: the last block has the largest I at every checkpoint": bool(
+            (natural["ridge_layer"] == natural["blocks"]).all()
+        ),
+        "synthetic arithmetic: a ridge untouched and after 20 steps, at no other checkpoint": steps == [0, 20],
+        "synthetic arithmetic: the last block has the largest I from step 80 on": bool(
+            (synthetic.loc[80:, "ridge_layer"] == synthetic.loc[80:, "blocks"]).all()
+        ),
+        "untouched: the ridge layer is 24 at every N": bool((fall["ridge_layer"] == 24).all()),
+        "untouched, N = 200: the null makes more than nine tenths of the fall": bool(
+            fall.loc[200, "null"] > 0.9 * fall.loc[200, "information"]
+        ),
+        "untouched, largest N: more than half of the fall is above the null": bool(
+            fall.loc[largest, "excess"] > 0.5 * fall.loc[largest, "information"]
+        ),
+        "steps 20 and 40: the excess falls beyond its error in each of three training seeds": all(
+            len(_excess_falls(step)) == 3 and bool((_excess_falls(step)["low"] > 0).all()) for step in (20, 40)
+        ),
+        "after the final norm the estimate is lower on synthetic arithmetic, higher on the other tasks": bool(
+            (synthetic["at_final_norm"] < synthetic["at_last_block"]).all()
+            and (natural["at_final_norm"] > natural["at_last_block"]).all()
+        ),
+        "untouched: none of six other measures falls beyond its error": _falling_measures(0) == set(),
+        "steps 20 and 40: the kernel and the distance measure fall, no other": all(
+            _falling_measures(step) == {"alignment", "distance"} for step in (20, 40)
+        ),
+        "after the longest fine-tuning: translators and trained heads are best at the last block on every task": bool(
+            (exits[exits["exit"].isin(["tuned_lens", "trained_head"])]["layer"] == 30).all()
+        ),
+        "CLUTRR: no exit beats the commonest answer": bool(
+            (exits[exits["task"] == "clutrr"]["value"] < exits[exits["task"] == "clutrr"]["constant"]).all()
+        ),
+        "other settings: none has a ridge above its null in the untouched model, nor on CLUTRR and ECQA": not any(
+            _controls(task, step)["above_null"].any()
+            for task, step in (("synthetic", 0), ("clutrr", 0), ("clutrr", 20), ("ecqa", 0), ("ecqa", 30))
+        ),
+        "from scratch: none of four models has a ridge at the end of its training": bool(
+            len(_from_scratch()) == 4 and not _from_scratch()["has_ridge"].any()
+        ),
+        "cut and fine-tuned: a ridge at 8 and 9 blocks alone": _depths_with_ridge() == {8, 9},
+        "residual scaling: no effect on either side": not _effects("residual_scaling", SCALING).any(axis=None),
+        "step 20: the best OOD exit lies after the ridge in each training seed": bool(
+            len(_exit_gaps(20)) == 3 and (_exit_gaps(20)["low"] > 0).all()
+        ),
+        "steps 20 and 40: a linear probe reads more at the last block than at the ridge": all(
+            bool(_probe_rise(step)["low"] > 0) for step in (20, 40)
+        ),
+    }
+
+
+def draw(path: Path = IMAGE) -> None:
+    """Draw the figure of the first page, with the digests of its tables in the file's metadata."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    from ridge_utils import figures
+
+    figures.style()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.7))
+    fall = falls()
+    for n, colour in ((200, "#0072b2"), (int(fall.index.max()), "#d55e00")):
+        table = reference(SIZES)
+        profiles = _profiles(table[table["n"] == n])
+        left.plot(profiles["predictive_information"], color=colour, label=f"I, N = {n:,}")
+        left.plot(profiles["null_information"], color=colour, linestyle="--", label=f"targets shuffled, N = {n:,}")
+    left.set_title("Untouched, synthetic arithmetic: at 200 examples\nshuffled targets give nearly the same curve", fontsize=10)
+    left.set_ylabel("I(Z; Y) in nats")
+    for (name, (run, step)), colour in zip(PROFILES.items(), ("#0072b2", "#009e73", "#cc79a7"), strict=True):
+        rows = reference(run)
+        rows = rows[(rows["split"] == "all") & (rows["step"] == step) & (rows["site"] != "final_norm")]
+        profile = rows[rows["quantity"] == "predictive_information"].groupby("layer")["value"].mean()
+        right.plot(profile / profile.max(), color=colour, label=name)
+    right.set_title("Early in fine-tuning: a fall before the end\non one task of three", fontsize=10)
+    right.set_ylabel("I(Z; Y), share of its largest value")
+    for ax in (left, right):
+        ax.set_xlabel("layer")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.set_ylim(bottom=0)
+        ax.legend(fontsize=9, loc="upper left")
+    figure.savefig(path, dpi=160, metadata={"Source": source()})
+
+
+def source() -> str:
+    """The digests of the tables that the figure is drawn from."""
+    names = [SIZES, *(run for run, _ in PROFILES.values())]
+    return " ".join(results.read(results.FOLDER / "reference" / f"{name}.csv")[1]["sha256"][:12] for name in names)
+
+
+if __name__ == "__main__":
+    draw()
