@@ -43,7 +43,12 @@ def falls() -> pd.DataFrame:
         ridge, last = profiles["predictive_information"].idxmax(), profiles.index.max()
         fall = profiles.loc[ridge] - profiles.loc[last]
         rows.append(
-            {"n": n, "ridge_layer": ridge, "information": fall["predictive_information"], "null": fall["null_information"]}
+            {
+                "n": n,
+                "ridge_layer": ridge,
+                "information": fall["predictive_information"],
+                "null": fall["null_information"],
+            }
         )
     frame = pd.DataFrame(rows).set_index("n")
     return frame.assign(excess=frame["information"] - frame["null"])
@@ -51,7 +56,9 @@ def falls() -> pd.DataFrame:
 
 def _profiles(table: pd.DataFrame) -> pd.DataFrame:
     """Mean profiles over samples of I and its null, a row per layer, the state after the final norm left out."""
-    body = table[(table["site"] != "final_norm") & table["quantity"].isin(["predictive_information", "null_information"])]
+    body = table[
+        (table["site"] != "final_norm") & table["quantity"].isin(["predictive_information", "null_information"])
+    ]
     # The quadrature takes over where the eigenvalues of all examples are out of reach.
     exact = body[body["variant"] == ""]
     body = exact if len(exact) else body
@@ -62,7 +69,8 @@ def _profiles(table: pd.DataFrame) -> pd.DataFrame:
 def ridges() -> pd.DataFrame:
     """:func:`ridge_utils.statistics.ridge_summary` of every reference run of the pretrained model, by ``task``."""
     parts = [
-        statistics.ridge_summary(reference(f"smollm2-{task}/predictive_information")).assign(task=task) for task in TASKS
+        statistics.ridge_summary(reference(f"smollm2-{task}/predictive_information")).assign(task=task)
+        for task in TASKS
     ]
     frame = pd.concat(parts, ignore_index=True)
     return frame[frame["split"] == "all"].set_index(["task", "step"])
@@ -157,12 +165,14 @@ def _depths_with_ridge() -> set[int]:
 
 
 def _from_scratch() -> pd.DataFrame:
-    """:func:`ridge_utils.statistics.ridge_summary` of the models from scratch, at the end of their training."""
-    tables = [
-        table for name, (table, _) in results.references("predictive_information").items() if name.startswith("scratch")
-    ]
-    frame = pd.concat([statistics.ridge_summary(table) for table in tables])
-    return frame[(frame["split"] == "all") & (frame["step"] == frame["step"].max())]
+    """Whether each model from scratch has a ridge: a row per model, a column per step."""
+    runs = results.references("predictive_information")
+    summaries = {
+        name: statistics.ridge_summary(table) for name, (table, _) in runs.items() if name.startswith("scratch")
+    }
+    return pd.DataFrame(
+        {name: s[s["split"] == "all"].set_index("step")["has_ridge"] for name, s in summaries.items()}
+    ).T
 
 
 def _interval(effect: pd.Series, digits: int, sign: int = 1) -> str:
@@ -212,7 +222,7 @@ def facts() -> dict[str, bool]:
     natural = ridge.loc[["clutrr", "ecqa"]]
     synthetic = ridge.loc["synthetic"]
     steps = list(synthetic.index[synthetic["has_ridge"]])
-    exits = _best_exits()
+    exits, scratch = _best_exits(), _from_scratch()
     return {
         "CLUTRR and ECQA: the last block has the largest I at every checkpoint": bool(
             (natural["ridge_layer"] == natural["blocks"]).all()
@@ -250,7 +260,10 @@ def facts() -> dict[str, bool]:
             for task, step in (("synthetic", 0), ("clutrr", 0), ("clutrr", 20), ("ecqa", 0), ("ecqa", 30))
         ),
         "from scratch: none of four models has a ridge at the end of its training": bool(
-            len(_from_scratch()) == 4 and not _from_scratch()["has_ridge"].any()
+            len(scratch) == 4 and not scratch.iloc[:, -1].any()
+        ),
+        "from scratch: each model has a ridge at an earlier checkpoint, one with random weights": bool(
+            scratch.iloc[:, :-1].any(axis=1).all() and scratch[0].sum() == 1
         ),
         "cut and fine-tuned: a ridge at 8 and 9 blocks alone": _depths_with_ridge() == {8, 9},
         "residual scaling: no effect on either side": not _effects("residual_scaling", SCALING).any(axis=None),
@@ -278,7 +291,9 @@ def draw(path: Path = IMAGE) -> None:
         profiles = _profiles(table[table["n"] == n])
         left.plot(profiles["predictive_information"], color=colour, label=f"I, N = {n:,}")
         left.plot(profiles["null_information"], color=colour, linestyle="--", label=f"targets shuffled, N = {n:,}")
-    left.set_title("Untouched, synthetic arithmetic: at 200 examples\nshuffled targets give nearly the same curve", fontsize=10)
+    left.set_title(
+        "Untouched, synthetic arithmetic: at 200 examples\nshuffled targets give nearly the same curve", fontsize=10
+    )
     left.set_ylabel("I(Z; Y) in nats")
     for (name, (run, step)), colour in zip(PROFILES.items(), ("#0072b2", "#009e73", "#cc79a7"), strict=True):
         rows = reference(run)

@@ -11,18 +11,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import nbformat
-import pandas as pd
 import yaml
 
-from ridge_utils import figures, paper, reports, results, statistics, study, tolerances
-from ridge_utils.audit import claims, questions, verdict_page, verdicts
+sys.path.insert(0, str(Path(__file__).parent))
+import answer
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "_build" / "source"
-STORED = "predictive_information"
 
 
 def main() -> int:
@@ -102,59 +99,11 @@ def page(path: Path) -> bytes:
     return nbformat.writes(notebook).encode()
 
 
-def substitutions() -> dict[str, Any]:
-    """What the prose says of the stored numbers."""
-    table, origin = results.read(results.FOLDER / f"{STORED}.csv")
-    differences, _ = results.read(results.FOLDER / tolerances.DIFFERENCES / f"{STORED}.csv")
-    summary = statistics.ridge_summary(table)
-    parameters = origin["parameters"]
-    tables = verdicts.stored()
-    judged = verdicts.judge(tables)
-    return {
-        "model": origin["model"]["name"],
-        "task": parameters["task"].replace("_", " "),
-        "source": origin["data"]["source"],
-        "n": parameters["n_samples"],
-        "blocks": origin["model"]["blocks"],
-        "seeds": len(parameters["sampling_seeds"]),
-        "date": origin["date"],
-        "versions": ", ".join(f"{name} {origin['versions'][name]}" for name in ("torch", "transformers")),
-        "finding": statistics.headline(summary, origin["model"]["name"]),
-        "ridge_layers": tolerances.describe_ridge_layers(tolerances.ridge_layers(differences, table)),
-        "ridge_table": ridge_table(summary[summary["split"] == "all"].sort_values("step")),
-        "ridge_counts": reports.ridge_counts(study.references(STORED)),
-        "verdicts": verdict_table(),
-        "audit_headline": verdict_page.headline(judged),
-        "audit_verdicts": verdict_page.counts_table(judged),
-        **questions.answers(judged, tables),
-    }
-
-
-def verdict_table() -> str:
-    """A Markdown table of how often each claim was found to hold in the reference runs."""
-    rows = claims.compare({path.stem: reference_tables(path.stem) for path in (ROOT / "notebooks").glob("*.ipynb")})
-    counts = rows.groupby(["claim", "agrees"]).size().unstack(fill_value=0)  # noqa: PD010
-    lines = ["claim | what it says | yes | partly | no", "--- | --- | ---: | ---: | ---:"]
-    for claim in paper.claims().itertuples():
-        found = [str(counts.get(verdict, {}).get(claim.id, 0)) for verdict in ("yes", "partly", "no")]
-        lines.append(" | ".join([claim.id, claim.statement, *found]))
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-def reference_tables(notebook: str) -> dict[str, pd.DataFrame]:
-    """The tables of a notebook's reference runs by profile."""
-    return {name: table for name, (table, _) in results.references(notebook).items()}
-
-
-def ridge_table(summary: pd.DataFrame) -> str:
-    """A Markdown table of the ridge at each checkpoint."""
-    columns = ["checkpoint", "ridge layer", "I at the ridge", "at the last block", "after the final norm", "fall"]
-    lines = [" | ".join(columns), " | ".join("---" for _ in columns)]
-    for row, ridge in zip(summary.itertuples(), figures.ridge_names(summary), strict=True):
-        values = [f"{value:.3f}" for value in (row.at_ridge, row.at_last_block, row.at_final_norm)]
-        fall = f"{row.to_last_block:.3f} ± {row.to_last_block_half_width:.3f}" if row.ridge_layer < row.blocks else ""
-        lines.append(" | ".join([f"step {row.step}" if row.step else "untouched", ridge, *values, fall]))
-    return "\n".join(f"| {line} |" for line in lines)
+def substitutions() -> dict[str, str]:
+    """The numbers in the prose pages; the book is not built while a fact that their sentences rest on does not hold."""
+    if wrong := [fact for fact, holds in answer.facts().items() if not holds]:
+        sys.exit("A sentence rests on what results/ no longer shows:\n  " + "\n  ".join(wrong))
+    return answer.numbers()
 
 
 def durations(notebooks: Path) -> list[str]:

@@ -1,0 +1,35 @@
+"""The first page and the referees' questions: each fact that a sentence rests on, and the figure's tables."""
+
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pandas as pd
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "book"))
+import answer
+
+
+@pytest.mark.parametrize(("fact", "holds"), answer.facts().items())
+def test_every_fact_that_a_sentence_rests_on_holds(fact, holds):
+    assert holds, fact
+
+
+def test_the_figure_was_drawn_from_the_stored_tables():
+    assert Image.open(answer.IMAGE).text["Source"] == answer.source()
+    height, width = matplotlib.image.imread(answer.IMAGE).shape[:2]
+    assert width > 1.5 * height
+
+
+def test_a_table_that_changes_changes_the_fact(monkeypatch):
+    table = answer.reference(answer.SIZES).copy()
+    fall = answer.falls()
+    assert fall.loc[200, "null"] + fall.loc[200, "excess"] == pytest.approx(fall.loc[200, "information"])
+    ridge = (table["layer"] == 24) & (table["quantity"] == "null_information") & (table["n"] == 200)
+    table.loc[ridge, "value"] /= 2
+    monkeypatch.setattr(answer, "reference", lambda name: table)
+    changed = answer.falls()
+    assert changed.loc[200, "null"] < 0.5 * changed.loc[200, "information"]
+    pd.testing.assert_frame_equal(changed.drop(200), fall.drop(200))
