@@ -1,6 +1,9 @@
-"""One function per kind of figure: a table in, axes out. Nothing is computed here but the band's edges."""
+"""One function per kind of figure: a tidy table in, a figure out. Nothing is computed here but the bands' edges.
 
-from collections.abc import Mapping, Sequence
+A figure is 6.8 inches wide, with at most two panels side by side, so that it can be read on a phone.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -9,19 +12,22 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from pandas.io.formats.style import Styler
 
 from ridge_utils import formatting
 from ridge_utils.statistics import band
 
-#: Colour-blind-safe hues of the three samples, used in every figure.
-COLOURS = {"id": "#0072b2", "ood": "#d55e00", "all": "#444444"}
+#: Colour-blind-safe hues of the samples, used in every figure.
+COLOURS = {"id": "#0072b2", "ood": "#d55e00", "all": "#444444", "train": "#009e73"}
+#: What figures call the samples.
 NAMES = {"id": "in-distribution (ID)", "ood": "out-of-distribution (OOD)", "all": "ID and OOD together"}
-
+#: Hues of curves that are neither samples nor checkpoints (Okabe and Ito).
+HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
+#: What the vertical axis of a quantity says.
 LABELS = {"predictive_information": "I(Z; Y) in nats", "incremental_information": "I(ΔZ; Y) in nats"}
 
-#: Axes of attention maps with more tokens than this carry numbers, not texts.
-_LABELLED = 80
+WIDTH = 6.8
 
 
 def style() -> None:
@@ -33,12 +39,319 @@ def style() -> None:
             "axes.facecolor": "white",
             "axes.spines.top": False,
             "axes.spines.right": False,
+            "axes.titlesize": 10,
             "figure.constrained_layout.use": True,
             "figure.dpi": 120,
             "font.size": 10,
+            "legend.fontsize": 9,
             "legend.frameon": False,
         }
     )
+
+
+def checkpoint_shades(split: str, count: int) -> list[tuple[float, float, float]]:
+    """Shades of a sample's colour for so many checkpoints, from full to light: lighter is later, as in the paper."""
+    red, green, blue = mpl.colors.to_rgb(COLOURS[split])
+    lightness = [0.6 * i / max(1, count - 1) for i in range(count)]
+    return [(red + (1 - red) * t, green + (1 - green) * t, blue + (1 - blue) * t) for t in lightness]
+
+
+def checkpoint_name(step: int) -> str:
+    """How legends, titles and tables call a checkpoint."""
+    return f"step {int(step)}" if step else "untouched"
+
+
+def profiles(
+    table: pd.DataFrame,
+    quantity: str = "predictive_information",
+    *,
+    panels: str = "split",
+    curves: str = "step",
+    null: str = "",
+    sigmas: float = 2.0,
+    label: str = "",
+    title: str = "",
+    log: bool = False,
+) -> Figure:
+    """A quantity over layers: a panel per value of one column, a curve with its band per value of another.
+
+    Checkpoints are shades of their sample's colour, lighter is later. The state after the final norm stands apart as
+    a diamond, one place to the right of the last block.
+
+    Args:
+        table: table of measurements, a value per layer and seed.
+        quantity: which of its quantities to draw.
+        panels: column that tells the panels apart; a column with one value gives one wide panel.
+        curves: column that tells the curves apart.
+        null: another quantity of the table, drawn dotted in the colours of the curves that it belongs to.
+        sigmas: half-width of the bands in standard deviations over all seeds.
+        label: of the vertical axis; by default what :data:`LABELS` has.
+        title: of the whole figure.
+        log: logarithmic vertical axis.
+    """
+    rows = table[table["quantity"].isin([quantity, null])]
+    figure, axes = panel_grid(_order(rows[panels], panels), panels)
+    keys = _order(rows[curves], curves)
+    for value, ax in axes.items():
+        here = rows[rows[panels] == value]
+        hue = str(value) if panels == "split" else str(here["split"].iloc[0])
+        shades = checkpoint_shades(hue, len(keys)) if curves == "step" else [*HUES, *HUES][: len(keys)]
+        for key, shade in zip(keys, shades, strict=True):
+            of_key = here[here[curves] == key]
+            measured = of_key["quantity"] == quantity
+            if measured.any():
+                curve(ax, of_key[measured], shade, _heading(curves, key), sigmas)
+            if (~measured).any():
+                curve(ax, of_key[~measured], shade, f"{_heading(curves, key)}, null", sigmas, line=":")
+        layer_axis(ax, here)
+        if log:
+            ax.set_yscale("log")
+    _left_labels(axes.values(), label or LABELS.get(quantity, quantity.replace("_", " ")))
+    legend(figure, axes.values())
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def curve(ax: Axes, rows: pd.DataFrame, colour: Any, label: str, sigmas: float = 2.0, line: str = "-") -> None:
+    """Draw one mean over layers with its band, and a diamond for the state after the final norm if it is there.
+
+    Args:
+        ax: where to draw.
+        rows: measurements of one quantity at one checkpoint and split.
+        colour: of line, band and diamond.
+        label: for the legend.
+        sigmas: half-width of the band in standard deviations over seeds.
+        line: matplotlib's line style.
+    """
+    summary = band(rows, ["site", "layer"], sigmas)
+    body = summary[summary["site"] != "final_norm"].sort_values("layer")
+    layers = body["layer"].astype(int)
+    ax.fill_between(layers, body["low"], body["high"], color=colour, alpha=0.25, linewidth=0)
+    ax.plot(layers, body["mean"], color=colour, label=label, ls=line)
+    norm = summary[summary["site"] == "final_norm"]
+    if len(norm):
+        ax.errorbar(
+            norm["layer"].astype(int) + 1, norm["mean"], yerr=norm["half_width"], color=colour, marker="D",
+            markersize=4, mfc=colour if line == "-" else "white",
+        )  # fmt: skip
+
+
+def effects(
+    table: pd.DataFrame, rows: str, *, groups: str = "", panels: str = "", label: str = "", reference: float = 0.0
+) -> Figure:
+    """Estimates with their intervals, a line each, around a value that says that there is nothing.
+
+    Args:
+        table: ``estimate``, ``low`` and ``high`` (NaN: no interval), and the columns named here.
+        rows: column with the name of each line, in the table's order, the first on top.
+        groups: column that is told by colour, side by side within a line.
+        panels: column that tells the panels apart.
+        label: of the horizontal axis.
+        reference: where the vertical line stands.
+    """
+    table = table.assign(_="") if not panels else table
+    names = list(dict.fromkeys(table[rows]))
+    keys = _order(table[groups], groups) if groups else [None]
+    height = 0.55 + (0.12 + 0.16 * len(keys)) * max(2, len(names))
+    figure, axes = panel_grid(_order(table[panels or "_"], panels), panels or "_", height, sharex=True)
+    offsets = np.linspace(-0.25, 0.25, len(keys)) if len(keys) > 1 else [0.0]
+    for value, ax in axes.items():
+        here = table[table[panels or "_"] == value]
+        ax.axvline(reference, color="#999999", lw=0.8)
+        for key, offset, hue in zip(keys, offsets, _colours(groups, keys), strict=True):
+            of_key = here if key is None else here[here[groups] == key]
+            places = [names.index(name) + offset for name in of_key[rows]]
+            ax.hlines(places, of_key["low"], of_key["high"], color=hue, lw=1.6)
+            ax.plot(of_key["estimate"], places, "o", color=hue, ms=4.5, label=_heading(groups, key) if groups else None)
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+    for ax in _bottom(axes.values()):
+        ax.set_xlabel(label)
+    if groups:
+        legend(figure, axes.values())
+    return figure
+
+
+def heat_map(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    value: str = "value",
+    *,
+    panels: str = "",
+    label: str = "",
+    limits: tuple[float, float] | None = None,
+    diverging: bool = False,
+) -> Figure:
+    """The mean of a value over two columns, as colours; cells without a value stay white.
+
+    Args:
+        table: tidy table.
+        x, y: columns of the two axes; numbers are drawn where they are, with integer ticks, texts in the table's order.
+        value: column that is averaged.
+        panels: column that tells the panels apart.
+        label: of the colour bar.
+        limits: of the colours; by default the smallest and the largest value of all panels.
+        diverging: two hues around zero instead of one.
+    """
+    table = table.assign(_="") if not panels else table
+    grids = {
+        key: table[table[panels or "_"] == key]
+        .pivot_table(index=y, columns=x, values=value, sort=False)
+        .reindex(index=_order(table[y], y), columns=_order(table[x], x))
+        for key in _order(table[panels or "_"], panels)
+    }
+    lowest = min(grid.min().min() for grid in grids.values())
+    highest = max(grid.max().max() for grid in grids.values())
+    if diverging and limits is None:
+        limits = (-max(abs(lowest), abs(highest)), max(abs(lowest), abs(highest)))
+    figure, axes = panel_grid(list(grids), panels or "_", max(2.2, 0.6 + 0.16 * len(next(iter(grids.values())))))
+    for key, ax in axes.items():
+        grid = grids[key].astype(float)
+        image = ax.imshow(
+            grid, aspect="auto", interpolation="nearest", cmap="RdBu_r" if diverging else "viridis",
+            vmin=(limits or (lowest, highest))[0], vmax=(limits or (lowest, highest))[1],
+        )  # fmt: skip
+        for axis, names in ((ax.xaxis, list(grid.columns)), (ax.yaxis, list(grid.index))):
+            step = max(1, -(-len(names) // 12)) if all(isinstance(name, int | np.integer) for name in names) else 1
+            axis.set_ticks(range(0, len(names), step), [str(name) for name in names[::step]])
+    for ax in _bottom(axes.values()):
+        ax.set_xlabel(x.replace("_", " "))
+    _left_labels(axes.values(), y.replace("_", " "))
+    figure.colorbar(image, ax=list(axes.values()), label=label, shrink=0.9)
+    return figure
+
+
+def bars(
+    table: pd.DataFrame,
+    rows: str,
+    value: str = "value",
+    *,
+    groups: str = "",
+    panels: str = "",
+    label: str = "",
+    reference: float | None = None,
+) -> Figure:
+    """Horizontal bars, a line per name, with error bars where the table has ``low`` and ``high``.
+
+    Args:
+        table: tidy table, a row per bar.
+        rows: column with the name of each line, in the table's order, the first on top.
+        value: column of the bars' lengths.
+        groups: column that is told by colour, below each other within a line.
+        panels: column that tells the panels apart.
+        label: of the horizontal axis.
+        reference: where a vertical line stands, such as chance.
+    """
+    table = table.assign(_="") if not panels else table
+    names = list(dict.fromkeys(table[rows]))
+    keys = _order(table[groups], groups) if groups else [None]
+    height = 0.55 + (0.12 + 0.16 * len(keys)) * max(2, len(names))
+    figure, axes = panel_grid(_order(table[panels or "_"], panels), panels or "_", height, sharex=True)
+    thick = 0.8 / len(keys)
+    for panel, ax in axes.items():
+        here = table[table[panels or "_"] == panel]
+        for place, (key, hue) in enumerate(zip(keys, _colours(groups, keys), strict=True)):
+            of_key = here if key is None else here[here[groups] == key]
+            places = [names.index(name) - 0.4 + thick * (place + 0.5) for name in of_key[rows]]
+            ax.barh(places, of_key[value], thick, color=hue, label=_heading(groups, key) if groups else None)
+            if {"low", "high"} <= set(table):
+                ax.hlines(places, of_key["low"], of_key["high"], color="black", lw=1)
+        if reference is not None:
+            ax.axvline(reference, color="#999999", ls="--", lw=1)
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(len(names) - 0.5, -0.5)
+    for ax in _bottom(axes.values()):
+        ax.set_xlabel(label)
+    if groups:
+        legend(figure, axes.values())
+    return figure
+
+
+def panel_grid(
+    values: Sequence[Any], column: str = "", height: float = 2.9, sharex: bool = False
+) -> tuple[Figure, dict[Any, Axes]]:
+    """Axes for the panels, at most two side by side and titled by what they show; one alone is as wide as the figure.
+
+    Args:
+        values: what tells the panels apart.
+        column: its column.
+        height: of a panel, in inches.
+        sharex: the panels share the horizontal axis as well as the vertical one.
+    """
+    across = min(2, len(values))
+    down = -(-len(values) // across)
+    size = (WIDTH, height * down + 0.5)
+    figure, grid = plt.subplots(down, across, figsize=size, squeeze=False, sharey=True, sharex=sharex)
+    for ax in grid.flat[len(values) :]:
+        ax.set_axis_off()
+    axes = dict(zip(values, grid.flat, strict=False))
+    for value, ax in axes.items():
+        ax.set_title(_heading(column, value))
+        ax.tick_params(labelbottom=True)
+    return figure, axes
+
+
+def layer_axis(ax: Axes, rows: pd.DataFrame, floor: bool = True) -> None:
+    """Integer ticks and the name of the axis over layers; the vertical one starts at zero if nothing lies below it."""
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    has_norm, has_embedding = (rows["site"] == "final_norm").any(), (rows["site"] == "embedding").any()
+    ax.set_xlabel("layer (◆ after the final norm)" if has_norm else "layer" if has_embedding else "block")
+    if floor and ax.get_ylim()[0] > -0.1 * ax.get_ylim()[1]:
+        ax.set_ylim(bottom=0, auto=True)
+
+
+def legend(figure: Figure, axes: Iterable[Axes]) -> None:
+    """One legend for all panels, below them, where it covers no data."""
+    entries = {
+        name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)
+    }  # a name once
+    longest = max(map(len, entries), default=1)
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside lower center", ncols=max(1, min(4, 72 // (longest + 6)))
+    )
+
+
+def _left_labels(axes: Iterable[Axes], label: str) -> None:
+    """Write a vertical axis' label beside the panels on the left."""
+    for ax in axes:
+        if ax.get_subplotspec().is_first_col():
+            ax.set_ylabel(label)
+
+
+def _bottom(axes: Iterable[Axes]) -> list[Axes]:
+    """The lowest panel of each column."""
+    return list({ax.get_subplotspec().colspan.start: ax for ax in axes}.values())
+
+
+def _order(values: "pd.Series[Any]", column: str) -> list[Any]:
+    """The values of a column as figures order them: samples as in NAMES, numbers by size, others as they come."""
+    present = list(dict.fromkeys(values.dropna()))
+    if column == "split":
+        return [split for split in COLOURS if split in present]
+    return sorted(present) if pd.api.types.is_numeric_dtype(values) else present
+
+
+def _heading(column: str, value: Any) -> str:
+    """What a title or a legend calls a value of a column."""
+    if column == "step":
+        return checkpoint_name(value)
+    return NAMES.get(str(value), str(value)) if column == "split" else str(value)
+
+
+def _colours(column: str, values: Sequence[Any]) -> list[Any]:
+    """A colour for each value: samples have theirs, checkpoints are shades, others take the hues in turn."""
+    if column == "step":
+        return list(checkpoint_shades("all", len(values)))
+    if column == "split":
+        return [COLOURS[value] for value in values]
+    return [HUES[place % len(HUES)] for place in range(len(values))]
+
+
+# What follows goes as the pages that call it are rewritten.
+
+#: Axes of attention maps with more tokens than this carry numbers, not texts.
+_LABELLED = 80
 
 
 def information_figure(table: pd.DataFrame, title: str, quantity: str = "predictive_information") -> Figure:
@@ -62,7 +375,7 @@ def information_rows(tables: Mapping[str, pd.DataFrame], quantity: str = "predic
     figure = plt.figure(figsize=(11, 3.8 * len(tables)))
     for part, (title, table) in zip(np.atleast_1d(figure.subfigures(len(tables), 1)), tables.items(), strict=True):
         axes = part.subplots(1, 3, sharey=True)
-        for ax, split in zip(axes, NAMES, strict=True):
+        for ax, split in zip(axes, ("id", "ood", "all"), strict=True):
             profile(ax, table, split, quantity)
         axes[0].set_ylabel(LABELS[quantity])
         axes[0].legend(fontsize=8)
@@ -93,29 +406,6 @@ def profile(ax: Axes, table: pd.DataFrame, split: str, quantity: str, sigmas: fl
         ax.set_xlabel("block")
     ax.set_title(NAMES[split], fontsize=10)
     ax.set_ylim(bottom=0, auto=True)
-
-
-def curve(ax: Axes, rows: pd.DataFrame, colour: Any, label: str, sigmas: float = 2.0, line: str = "-") -> None:
-    """Draw one mean over layers with its band, and a diamond for the state after the final norm if it is there.
-
-    Args:
-        ax: where to draw.
-        rows: measurements of one quantity at one checkpoint and split.
-        colour: of line, band and diamond.
-        label: for the legend.
-        sigmas: half-width of the band in standard deviations over seeds.
-        line: matplotlib's line style.
-    """
-    summary = band(rows, ["site", "layer"], sigmas)
-    body = summary[summary["site"] != "final_norm"]
-    layers = body["layer"].astype(int)
-    ax.fill_between(layers, body["low"], body["high"], color=colour, alpha=0.25, linewidth=0)
-    ax.plot(layers, body["mean"], color=colour, label=label, ls=line)
-    norm = summary[summary["site"] == "final_norm"]
-    if len(norm):
-        ax.errorbar(
-            norm["layer"].astype(int) + 1, norm["mean"], yerr=norm["half_width"], color=colour, marker="D", markersize=4
-        )
 
 
 def running_sum(table: pd.DataFrame, title: str) -> Figure:
@@ -162,7 +452,7 @@ def depths(tables: Mapping[str, pd.DataFrame]) -> Figure:
     for part, (title, states) in zip(parts, runs.items(), strict=True):
         axes = part.subplots(len(states), 3, sharey="row", squeeze=False)
         for row, (when, chosen) in zip(axes, states.items(), strict=True):
-            for ax, split in zip(row, NAMES, strict=True):
+            for ax, split in zip(row, ("id", "ood", "all"), strict=True):
                 _cuts(ax, chosen[(chosen["split"] == split) & (chosen["quantity"] == "predictive_information")])
                 ax.set_title(f"{when}, {NAMES[split]}", fontsize=10)
                 ax.set_ylim(bottom=0, auto=True)
@@ -331,13 +621,6 @@ def decoding(table: pd.DataFrame, title: str) -> Figure:
         ax.legend(fontsize=7)
     figure.suptitle(title)
     return figure
-
-
-def checkpoint_shades(split: str, count: int) -> list[tuple[float, float, float]]:
-    """Shades of a sample's colour for so many checkpoints, from full to light: lighter is later, as in the paper."""
-    red, green, blue = mpl.colors.to_rgb(COLOURS[split])
-    lightness = [0.65 * i / max(1, count - 1) for i in range(count)]
-    return [(red + (1 - red) * t, green + (1 - green) * t, blue + (1 - blue) * t) for t in lightness]
 
 
 def differences(ax: Axes, table: pd.DataFrame, tolerance: pd.DataFrame, step: int) -> None:

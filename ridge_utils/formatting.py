@@ -1,5 +1,6 @@
 """Words and numbers as the sentences and tables of every page write them."""
 
+import hashlib
 from collections.abc import Iterable
 
 import pandas as pd
@@ -34,5 +35,7 @@ def number(value: float, digits: int, sign: str = "") -> str:
 
 
 def styled(shown: pd.DataFrame, caption: str) -> Styler:
-    """A table for people, without its index."""
-    return shown.style.hide(axis="index").set_caption(caption)
+    """A table for people, without its index; its id goes by its content, so that an executed page stays the same."""
+    content = caption + shown.to_csv(index=False)
+    table_id = hashlib.sha256(content.encode()).hexdigest()[:8]
+    return shown.style.hide(axis="index").set_caption(caption).set_uuid(table_id)
