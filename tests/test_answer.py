@@ -33,3 +33,12 @@ def test_a_table_that_changes_changes_the_fact(monkeypatch):
     changed = answer.falls()
     assert changed.loc[200, "null"] < 0.5 * changed.loc[200, "information"]
     pd.testing.assert_frame_equal(changed.drop(200), fall.drop(200))
+
+
+def test_the_readme_gives_the_answer_of_the_first_page():
+    root = Path(answer.__file__).parent.parent
+    prose = (root / "book" / "intro.md").read_text(encoding="utf-8")
+    (paragraph,) = [line for line in prose.splitlines() if line.startswith("**In the one pretrained")]
+    for name, number in answer.numbers().items():
+        paragraph = paragraph.replace("{{ %s }}" % name, number)
+    assert paragraph in (root / "README.md").read_text(encoding="utf-8")
