@@ -1,10 +1,12 @@
 """Words and numbers as the sentences and tables of every page write them."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 from pandas.io.formats.style import Styler
+
+from ridge_utils import inference
 
 
 def when(step: int) -> str:
@@ -39,3 +41,78 @@ def styled(shown: pd.DataFrame, caption: str) -> Styler:
     content = caption + shown.to_csv(index=False)
     table_id = hashlib.sha256(content.encode()).hexdigest()[:8]
     return shown.style.hide(axis="index").set_caption(caption).set_uuid(table_id)
+
+
+def effect_table(
+    effects: pd.DataFrame, columns: Mapping[str, str] | Sequence[str], caption: str, digits: int = 3
+) -> Styler:
+    """Effects as a table for people, their p-values after Holm's correction over its rows.
+
+    Args:
+        effects: rows with ``estimate``, ``low``, ``high``, ``p`` and ``effect_size``, as
+            :func:`ridge_utils.inference.effects` gives them; they are one family of tests.
+        columns: which columns tell the rows apart, as headings by column or as a list of columns; a ``split`` reads
+            ID, OOD or both, and what is missing reads –.
+        caption: what the effects are; that intervals cover 95 % and p is corrected is added to it.
+        digits: decimals of estimates and intervals.
+    """
+    headings = dict(columns) if isinstance(columns, Mapping) else {name: name.replace("_", " ") for name in columns}
+    shown = {heading: [_label(value, column) for value in effects[column]] for column, heading in headings.items()}
+    shown["estimate"] = [number(value, digits, "+") for value in effects["estimate"]]
+    shown["interval"] = [_interval(*ends, digits) for ends in zip(effects["low"], effects["high"], strict=True)]
+    shown["p"] = [p_text(p) for p in inference.holm(effects["p"].tolist())]
+    if effects["effect_size"].notna().any():
+        shown["effect size"] = ["–" if pd.isna(value) else number(value, 2, "+") for value in effects["effect_size"]]
+    rows = "row" if len(effects) == 1 else f"{len(effects)} rows"
+    covers = f"{inference.CONFIDENCE:.0%}".replace("%", " %")
+    says = f"{caption}; intervals cover {covers}, p is after Holm's correction over the {rows}"
+    return styled(pd.DataFrame(shown), says)
+
+
+def effect_text(effect: "pd.Series[float]", digits: int = 3) -> str:
+    """One effect inside a sentence: ``+0.120 (0.080 to 0.160; p < 0.001; effect size +0.61)``.
+
+    Args:
+        effect: a row of effects; its ``p`` is shown as it stands, so correct it first.
+        digits: decimals of the estimate and the interval.
+    """
+    size = "" if pd.isna(effect["effect_size"]) else f"; effect size {number(effect['effect_size'], 2, '+')}"
+    p = p_text(effect["p"])
+    interval = _interval(effect["low"], effect["high"], digits)
+    return f"{number(effect['estimate'], digits, '+')} ({interval}; p {p if p.startswith('<') else f'= {p}'}{size})"
+
+
+def sides(effects: pd.DataFrame, claimed: Mapping[str, int]) -> str:
+    """How many effects are beyond their error, and on which side (Markdown).
+
+    Args:
+        effects: what :func:`ridge_utils.inference.gathered` gave; its rows are one family of tests.
+        claimed: the sign that the paper's claim gives each ``quantity``, 1 or -1.
+    """
+    firm = pd.Series(inference.holm(effects["p"].tolist()), index=effects.index) <= inference.LEVEL
+    side = effects["estimate"] * effects["quantity"].map(claimed).astype(float) > 0
+    counts = [int(which.sum()) for which in (firm & side, firm & ~side, ~firm)]
+    return (
+        f"Of {len(effects)} effects, {counts[0]} are beyond their error on the side of the paper's claim, {counts[1]} "
+        f"on the other side, and {counts[2]} are not told from zero (p up to {inference.LEVEL:g} after Holm's correction over "
+        "all of them)."
+    )
+
+
+def p_text(p: float) -> str:
+    """A p-value with three decimals; ``< 0.001`` where it is smaller, – where there is none."""
+    if pd.isna(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _interval(low: float, high: float, digits: int) -> str:
+    return f"{number(low, digits)} to {number(high, digits)}"
+
+
+def _label(value: object, column: str) -> str:
+    if pd.isna(value):  # type: ignore[call-overload]
+        return "–"
+    if column == "split":
+        return {"all": "both"}.get(str(value), str(value).upper())
+    return str(value)

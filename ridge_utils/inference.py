@@ -5,8 +5,8 @@ tests, and its rules are those of the book's protocol.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from ridge_utils.errors import InputError
 
 #: Coverage of every interval.
 CONFIDENCE = 0.95
+#: Up to this corrected p-value an effect counts as beyond its error.
+LEVEL = 0.05
 #: Resamples of every bootstrap and permutation test; a p-value is then never below 1 / (RESAMPLES + 1).
 RESAMPLES = 9999
 
@@ -232,6 +234,53 @@ def effects(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
     wide = rows.set_index([*keys, "quantity"])["value"].unstack("quantity").reset_index()  # noqa: PD010
     wide.columns.name = None
     return wide.reindex(columns=[*keys, *names.values()]).astype(dict.fromkeys(names.values(), np.float64))
+
+
+def gathered(tables: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> pd.DataFrame:
+    """The effects of several quantities in several tables of measurements, one row each.
+
+    Args:
+        tables: tables of measurements, by what the reader calls them; one without these quantities adds no row.
+        names: what the reader calls each quantity, by its name in the tables.
+
+    Returns:
+        The rows of :func:`ridge_utils.inference.effects` with ``run`` (whose table), ``quantity`` and ``effect`` (what
+        the reader calls it), in the order of the arguments.
+    """
+    parts = [
+        effects(table, quantity).assign(run=run, quantity=quantity, effect=effect)
+        for run, table in tables.items()
+        for quantity, effect in names.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def together(every: Sequence[Effect]) -> Effect:
+    """The effects of one fine-tuning with several training seeds as one, so that each seed has to show it by itself.
+
+    Returns:
+        The mean estimate and size, the interval that spans all, and the largest p-value, 1 where the signs differ.
+    """
+    signs = {math.copysign(1, effect.estimate) for effect in every}
+    sizes = [effect.size for effect in every if not math.isnan(effect.size)]
+    return Effect(
+        sum(effect.estimate for effect in every) / len(every),
+        min(effect.low for effect in every),
+        max(effect.high for effect in every),
+        max(effect.p for effect in every) if len(signs) == 1 else 1.0,
+        sum(sizes) / len(sizes) if sizes else math.nan,
+    )
+
+
+def across_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`gathered` or :func:`effects` with the training seeds of each model :func:`together`."""
+    numbers = ["estimate", "low", "high", "p", "effect_size"]
+    keys = [column for column in table if column not in (*numbers, "train_seed")]
+    out = [
+        (*key, *astuple(together([Effect(*row) for row in rows[numbers].itertuples(index=False)])))
+        for key, rows in table.groupby(keys, sort=False, dropna=False)
+    ]
+    return pd.DataFrame(out, columns=[*keys, *numbers]).astype(table.dtypes[[*keys, *numbers]])
 
 
 def _from_error(mean: float, error: float, freedom: float) -> Effect:

@@ -7,9 +7,10 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from ridge_utils import formatting
-from ridge_utils.effects import across_seeds, effect_table, gathered, sides
 from ridge_utils.figures import ridge_names, with_band
-from ridge_utils.statistics import by_third, ridge_summary
+from ridge_utils.formatting import effect_table, sides
+from ridge_utils.inference import across_seeds, gathered
+from ridge_utils.statistics import by_third, ridge_summary, third_of
 
 #: The attention that the claim is about, without the first token, on which models park attention whatever it says.
 SIGNAL = "signal_after_first_attention"
@@ -290,13 +291,9 @@ def scaling_summary(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = table[table["quantity"] == "residual_scale"]
     blocks = rows["layer"].max()
-    place = (rows["layer"].astype(float) - 0.5) / float(blocks)
-    chosen = {
-        "last_block": rows["layer"] == blocks,
-        "last_third": place > 2 / 3,
-        "middle_third": (place > 1 / 3) & (place <= 2 / 3),
-        "first_third": place <= 1 / 3,
-    }
+    thirds = pd.Series([third_of(layer, blocks) for layer in rows["layer"]], index=rows.index, dtype=object)
+    chosen = {"last_block": rows["layer"] == blocks}
+    chosen |= {f"{third}_third": thirds == third for third in ("last", "middle", "first")}
     out: dict[str, Any] = {}
     for name, which in chosen.items():
         fits = rows[which].groupby(["split", "train_seed", "sample_seed"], dropna=False)["value"].mean()

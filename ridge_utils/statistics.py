@@ -9,6 +9,9 @@ from torch import Tensor
 
 from ridge_utils.errors import InputError
 
+#: Names of the thirds of the blocks, see :func:`third_of`.
+THIRDS = ("first", "middle", "last")
+
 
 def subsample(pool: int, n: int, seed: int) -> Tensor:
     """Indices of ``n`` of ``pool`` examples, drawn without replacement.
@@ -73,7 +76,8 @@ def ridge_summary(table: pd.DataFrame, quantity: str = "predictive_information",
         One row per split and step, with ``blocks``, ``ridge_layer``, ``at_ridge``, ``at_last_block``,
         ``at_final_norm`` (mean value), and for each fall, ``to_last_block`` and ``to_final_norm``, its mean, its
         ``…_half_width`` and whether it is ``…_beyond_band``. What belongs to the final norm is NaN where the quantity
-        was not measured there.
+        was not measured there. ``has_ridge`` is True where the largest layer lies after the embedding and before the
+        last block, and the fall to the last block is beyond its band: the book's one definition of a ridge.
     """
     rows = table[table["quantity"] == quantity]
     out = []
@@ -104,8 +108,17 @@ def ridge_summary(table: pd.DataFrame, quantity: str = "predictive_information",
                 f"{name}_half_width": half_width,
                 f"{name}_beyond_band": fall.mean() > half_width,
             }
+        row["has_ridge"] = bool(0 < ridge < blocks and row["to_last_block_beyond_band"])
         out.append(row)
     return pd.DataFrame(out)
+
+
+def third_of(layer: int, blocks: int) -> str:
+    """The third of the blocks that a block is in: ``first``, ``middle`` or ``last``.
+
+    Block l of L lies at (l - 1/2)/L, the middle of its part of the depth.
+    """
+    return THIRDS[min(2, int(3 * (layer - 0.5) / blocks))]
 
 
 def by_third(table: pd.DataFrame, quantity: str, sigmas: float = 2.0) -> pd.DataFrame:
@@ -120,8 +133,8 @@ def by_third(table: pd.DataFrame, quantity: str, sigmas: float = 2.0) -> pd.Data
         One row per split, step and ``third`` (first, middle, last) with ``mean``, ``half_width``, ``low`` and ``high``.
     """
     rows = table[(table["quantity"] == quantity) & (table["site"] == "block")].copy()
-    place = (rows["layer"].astype(float) - 0.5) / float(rows["layer"].max())
-    rows["third"] = pd.cut(place, [0, 1 / 3, 2 / 3, 1], labels=["first", "middle", "last"]).astype(str)
+    blocks = rows["layer"].max()
+    rows["third"] = [third_of(layer, blocks) for layer in rows["layer"]]
     rows["train_seed"] = rows["train_seed"].fillna(-1)
     keys = ["split", "step", "third"]
     means = rows.groupby([*keys, "train_seed", "sample_seed"], sort=False, dropna=False)["value"].mean().reset_index()

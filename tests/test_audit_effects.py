@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from ridge_utils import effects, inference
+from ridge_utils import formatting, inference
 from ridge_utils.inference import Effect
 
 CONTEXT = {"model": "m", "task": "t", "source": "own", "sample_seed": None, "n": 9}
@@ -33,7 +33,7 @@ NAMES = {"shift": "the shift", "fall": "the fall"}
 
 
 def test_effects_are_gathered_in_the_order_asked_for(tables):
-    found = effects.gathered(tables, NAMES)
+    found = inference.gathered(tables, NAMES)
     assert list(zip(found["run"], found["effect"], found["estimate"], strict=True)) == [
         ("one", "the shift", -0.00012),
         ("one", "the fall", 0.3),
@@ -42,11 +42,11 @@ def test_effects_are_gathered_in_the_order_asked_for(tables):
         ("two", "the shift", -0.5),
     ]
     assert found["quantity"].tolist() == ["shift", "fall", "fall", "fall", "shift"]
-    assert effects.gathered(tables, {"other": "another"}).empty
+    assert inference.gathered(tables, {"other": "another"}).empty
 
 
 def test_training_seeds_stand_together_by_the_protocol(tables):
-    together = effects.across_seeds(effects.gathered(tables, NAMES))
+    together = inference.across_seeds(inference.gathered(tables, NAMES))
     assert len(together) == 4
     (row,) = together[together["step"] == 7].to_dict("records")
     assert (row["estimate"], row["low"], row["high"]) == pytest.approx((0.3, 0.0, 0.5))
@@ -58,7 +58,7 @@ def test_seeds_of_different_signs_show_nothing():
     table = pd.concat(
         [rows("fall", Effect(s * 0.2, -1, 1, 0.01, s), step=7, train_seed=s) for s in (1, -1)], ignore_index=True
     )
-    (row,) = effects.across_seeds(inference.effects(table, "fall")).to_dict("records")
+    (row,) = inference.across_seeds(inference.effects(table, "fall")).to_dict("records")
     assert (row["estimate"], row["p"]) == (0, 1)
 
 
@@ -67,8 +67,8 @@ def shown(styler):
 
 
 def test_the_table_corrects_its_p_values_and_says_so(tables):
-    found = effects.across_seeds(effects.gathered(tables, NAMES))
-    table = effects.effect_table(found, {"run": "run", "split": "sample", "effect": "what"}, "Planted effects")
+    found = inference.across_seeds(inference.gathered(tables, NAMES))
+    table = formatting.effect_table(found, {"run": "run", "split": "sample", "effect": "what"}, "Planted effects")
     assert shown(table) == [
         {"run": "one", "sample": "ID", "what": "the shift", "estimate": "+0.000", "interval": "-0.200 to 0.100",
          "p": "0.500", "effect size": "–"},
@@ -85,27 +85,27 @@ def test_the_table_corrects_its_p_values_and_says_so(tables):
 
 def test_columns_can_be_a_list_and_sizes_can_be_missing(tables):
     found = inference.effects(tables["one"], "shift")
-    (row,) = shown(effects.effect_table(found, ["split", "train_seed"], "c", digits=1))
+    (row,) = shown(formatting.effect_table(found, ["split", "train_seed"], "c", digits=1))
     assert row == {"split": "ID", "train seed": "–", "estimate": "+0.0", "interval": "-0.2 to 0.1", "p": "0.500"}
-    none = effects.effect_table(inference.effects(tables["one"], "other"), ["split"], "c")
+    none = formatting.effect_table(inference.effects(tables["one"], "other"), ["split"], "c")
     assert shown(none) == []
 
 
 def test_an_effect_in_a_sentence():
     effect = {"estimate": 0.1234, "low": -0.0001, "high": 0.25, "p": 0.0004, "effect_size": 0.614}
-    assert effects.effect_text(pd.Series(effect)) == "+0.123 (0.000 to 0.250; p < 0.001; effect size +0.61)"
+    assert formatting.effect_text(pd.Series(effect)) == "+0.123 (0.000 to 0.250; p < 0.001; effect size +0.61)"
     effect |= {"p": 0.04, "effect_size": math.nan}
-    assert effects.effect_text(pd.Series(effect), digits=2) == "+0.12 (0.00 to 0.25; p = 0.040)"
+    assert formatting.effect_text(pd.Series(effect), digits=2) == "+0.12 (0.00 to 0.25; p = 0.040)"
 
 
 def test_sides_count_what_is_beyond_its_error_after_correction(tables):
-    found = effects.across_seeds(effects.gathered(tables, NAMES))
-    text = effects.sides(found, {"shift": -1, "fall": 1})
+    found = inference.across_seeds(inference.gathered(tables, NAMES))
+    text = formatting.sides(found, {"shift": -1, "fall": 1})
     assert text == (
         "Of 4 effects, 2 are beyond their error on the side of the paper's claim, 0 on the other side, and 2 are not "
         "told from zero (p up to 0.05 after Holm's correction over all of them)."
     )
-    assert "1 are beyond their error on the side of the paper's claim, 1 on" in effects.sides(
+    assert "1 are beyond their error on the side of the paper's claim, 1 on" in formatting.sides(
         found, {"shift": 1, "fall": 1}
     )
 
@@ -114,4 +114,4 @@ def test_sides_count_what_is_beyond_its_error_after_correction(tables):
     ("p", "text"), [(0.0, "< 0.001"), (0.00099, "< 0.001"), (0.001, "0.001"), (1, "1.000"), (math.nan, "–")]
 )
 def test_p_values_as_people_read_them(p, text):
-    assert effects.p_text(p) == text
+    assert formatting.p_text(p) == text

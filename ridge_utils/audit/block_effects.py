@@ -20,11 +20,13 @@ from ridge_utils import early_exit, formatting, inference, information, measures
 from ridge_utils.audit import interventions, joint_scaling, memorisation
 from ridge_utils.audit.interventions import Outcomes, Patching
 from ridge_utils.audit.joint_scaling import JointFit
-from ridge_utils.effects import LEVEL, across_seeds, effect_table, effect_text, p_text
 from ridge_utils.errors import InputError
 from ridge_utils.figures import COLOURS, NAMES
+from ridge_utils.formatting import effect_table, effect_text, p_text
+from ridge_utils.inference import LEVEL, across_seeds
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations, encode
+from ridge_utils.statistics import THIRDS, third_of
 from ridge_utils.store import remember
 from ridge_utils.tasks import Example
 from ridge_utils.training import Settings
@@ -445,13 +447,14 @@ def joint_headline(table: pd.DataFrame) -> str:
         return "No factors were trained with the weights in this run."
     means = rows.groupby("layer")["value"].mean()
     depth = int(means.index.max())
+    thirds = means.groupby([third_of(layer, depth) for layer in means.index]).mean().reindex(THIRDS)
     lowest, highest = means.idxmin(), means.idxmax()
     accuracy = table[table["quantity"] == "joint_accuracy"].groupby("split")["value"].mean()
     said = (
         f"After {rows['step'].iloc[0]} steps the factors lie between {means.min():.3f} (block {lowest}) and "
         f"{means.max():.3f} (block {highest}); the last block's is {means[depth]:.3f}, the last third of the blocks "
-        f"has a mean of {means[means.index > depth * 2 / 3].mean():.3f}, the middle third of "
-        f"{means[(means.index > depth / 3) & (means.index <= depth * 2 / 3)].mean():.3f}. Accuracy with them is "
+        f"has a mean of {thirds['last']:.3f}, the middle third of "
+        f"{thirds['middle']:.3f}. Accuracy with them is "
         f"{100 * accuracy['id']:.1f} % (ID) and {100 * accuracy['ood']:.1f} % (OOD)"
     )
     gains = across_seeds(inference.effects(table, "joint_accuracy_gain"))

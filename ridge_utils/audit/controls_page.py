@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from pandas.io.formats.style import Styler
 
-from ridge_utils import effects, formatting, inference
+from ridge_utils import formatting, inference
 from ridge_utils.audit.controls import CONTROLS, FALLS, FAMILIES, LABELS, OUTPUT
 from ridge_utils.figures import COLOURS, NAMES, checkpoint_shades
 
@@ -285,10 +285,10 @@ def fall_effects(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         tables: tables of measurements, by what the reader calls them.
 
     Returns:
-        What :func:`ridge_utils.effects.across_seeds` gives, with ``control`` (what the reader calls the variant),
+        What :func:`ridge_utils.inference.across_seeds` gives, with ``control`` (what the reader calls the variant),
         the rows of each run, split and step in the order of :data:`ridge_utils.audit.controls.FALLS`.
     """
-    found = effects.across_seeds(effects.gathered(tables, {"ridge_fall": "fall"}))
+    found = inference.across_seeds(inference.gathered(tables, {"ridge_fall": "fall"}))
     runs = {run: place for place, run in enumerate(tables)}
     order = {variant: place for place, variant in enumerate(FALLS)}
     found = found.assign(
@@ -309,12 +309,12 @@ def fall_headline(table: pd.DataFrame) -> str:
     parts = []
     for (split, step), own in found.groupby(["split", "step"], sort=False):
         own = own.set_index("variant")
-        firm = own[(own["p"] <= effects.LEVEL) & (own["estimate"] > 0)]
+        firm = own[(own["p"] <= inference.LEVEL) & (own["estimate"] > 0)]
         falls = "falls" if "" in firm.index else "does not fall beyond its error"
         others = firm.drop(index="", errors="ignore")["control"]
         named = f": {formatting.listed(others)}" if len(others) else ""
         parts.append(
-            f"- {formatting.when(step)}, {_examples(split)}: I {falls}, {effects.effect_text(own.loc[''])}; it falls under "
+            f"- {formatting.when(step)}, {_examples(split)}: I {falls}, {formatting.effect_text(own.loc[''])}; it falls under "
             f"**{len(others)} of {len(own) - 1} controls**{named}."
         )
     return (
@@ -333,7 +333,7 @@ def fall_table(tables: Mapping[str, pd.DataFrame]) -> Styler:
     if len(tables) == 1:
         del columns["run"]
     caption = "Cross-fitted fall from the largest layer to the last block, in nats; positive means that it falls"
-    return effects.effect_table(fall_effects(tables), columns, caption)
+    return formatting.effect_table(fall_effects(tables), columns, caption)
 
 
 def control_map(tables: Mapping[str, pd.DataFrame], splits: Sequence[str] = ("id", "ood")) -> Figure:

@@ -21,7 +21,7 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 from torch import Tensor
 
-from ridge_utils import effects, formatting, inference, information, results, statistics
+from ridge_utils import formatting, inference, information, results, statistics
 from ridge_utils.audit import estimators, probes
 from ridge_utils.errors import InputError
 from ridge_utils.inference import CONFIDENCE, Effect, effect_rows, half_sample_effect, paired_effect
@@ -514,7 +514,7 @@ def falls(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     Returns:
         The effects as rows, with ``run``, ``checkpoint`` and ``probe``, what the reader calls them.
     """
-    found = effects.across_seeds(effects.gathered(tables, {"v_information_fall": "fall"}))
+    found = inference.across_seeds(inference.gathered(tables, {"v_information_fall": "fall"}))
     labels = {MEASURES[name].variant: MEASURES[name].label for name in PROBES}
     return found.assign(checkpoint=found["step"].map(formatting.when), probe=found["variant"].map(labels))
 
@@ -719,7 +719,7 @@ def _draw_interval(ax: Axes, profile: pd.DataFrame, measure: Measure) -> None:
 
 
 def _over_seeds(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    return effects.across_seeds(inference.effects(table, quantity))
+    return inference.across_seeds(inference.effects(table, quantity))
 
 
 def _moved(fall: "pd.Series[float]") -> str:

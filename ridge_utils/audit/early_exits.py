@@ -14,7 +14,7 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 from torch import Tensor
 
-from ridge_utils import early_exit, effects, formatting, inference, information, results, statistics, study, tasks
+from ridge_utils import early_exit, formatting, inference, information, results, statistics, study, tasks
 from ridge_utils.audit import lens
 from ridge_utils.errors import InputError
 from ridge_utils.figures import COLOURS, NAMES, checkpoint_shades
@@ -226,11 +226,11 @@ def comparisons(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         tables: tables of measurements, by what the reader calls them.
 
     Returns:
-        What :func:`ridge_utils.effects.across_seeds` gives, with ``exit`` (how the layer is read) and, as texts,
+        What :func:`ridge_utils.inference.across_seeds` gives, with ``exit`` (how the layer is read) and, as texts,
         ``ridge`` and ``best``, the layers of the whole pool, a range where training seeds differ, and ``at_best``, the
         accuracy of the best exit.
     """
-    found = effects.across_seeds(effects.gathered(tables, COMPARED))
+    found = inference.across_seeds(inference.gathered(tables, COMPARED))
     # pandas has put the variants in alphabetical order.
     found = found.sort_values("variant", key=lambda column: column.map(list(EXITS).index), kind="stable")
     found = found.sort_values(["step", "split"], kind="stable")
@@ -366,7 +366,7 @@ def comparison_table(found: pd.DataFrame, quantity: str) -> Styler:
         del columns["run"]
     unit = f"in layers, over {HALVES} random halves" if layers else "paired over examples"
     caption = f"{COMPARED[quantity].capitalize()}, {unit}"
-    return effects.effect_table(rows, columns, caption, digits=1 if layers else 3)
+    return formatting.effect_table(rows, columns, caption, digits=1 if layers else 3)
 
 
 def at_the_end(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from ridge_utils import formatting, inference, results
 from ridge_utils.inference import Effect
+from ridge_utils.statistics import third_of
 
 Verdict = Literal["reproduced", "partly", "not reproduced", "artefact of the estimator", "not judged"]
 
@@ -30,7 +31,7 @@ NOT_MEASURED = "Not measured."
 MIXED = "mixed"
 
 #: Family-wise error rate of a claim's tests.
-LEVEL = 0.05
+LEVEL = inference.LEVEL
 #: The controls of C1, what each of them asks of the fall, by the variant that the table of the audit names.
 CONTROLS = ("centred", "whitened", "median_bandwidth")
 #: For C2, the widest interval, in shares of the depth, that pins a layer down.
@@ -523,23 +524,11 @@ def _effects(table: pd.DataFrame, quantity: str, split: str, variant: str | None
     if variant is not None:
         rows = rows[rows["variant"] == variant]
     return {
-        (int(step), name): _together(
+        (int(step), name): inference.together(
             [Effect(row.estimate, row.low, row.high, row.p, row.effect_size) for row in own.itertuples()]
         )
         for (step, name), own in rows.groupby(["step", "variant"], sort=False)
     }
-
-
-def _together(every: Sequence[Effect]) -> Effect:
-    """The mean estimate, the interval that spans all, and the largest p-value, 1 where the signs differ."""
-    signs = {math.copysign(1, effect.estimate) for effect in every}
-    return Effect(
-        sum(effect.estimate for effect in every) / len(every),
-        min(effect.low for effect in every),
-        max(effect.high for effect in every),
-        max(effect.p for effect in every) if len(signs) == 1 else 1.0,
-        sum(effect.size for effect in every) / len(every),
-    )
 
 
 def _by_seed(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
@@ -553,7 +542,7 @@ def _over_seeds(rows: pd.DataFrame, statistic: Callable[[pd.DataFrame], pd.Serie
     body = rows[rows["site"] != "final_norm"]
     wide = _by_seed(body, ["layer"])
     parts = [wide.loc[[seed]] for seed in wide.index.get_level_values("train_seed").unique()]
-    return _together([_subsampled(statistic(part), body["fraction"].iloc[0]) for part in parts])
+    return inference.together([_subsampled(statistic(part), body["fraction"].iloc[0]) for part in parts])
 
 
 def _subsampled(values: "pd.Series[float]", fraction: float) -> Effect:
@@ -561,9 +550,8 @@ def _subsampled(values: "pd.Series[float]", fraction: float) -> Effect:
 
 
 def _third_gain(wide: pd.DataFrame, other: str) -> "pd.Series[float]":
-    place = (wide.columns.astype(float) - 0.5) / float(wide.columns.max())
-    thirds = {"first": place <= 1 / 3, "middle": (place > 1 / 3) & (place <= 2 / 3), "last": place > 2 / 3}
-    return wide.loc[:, thirds["middle"]].mean(axis=1) - wide.loc[:, thirds[other]].mean(axis=1)
+    means = wide.T.groupby([third_of(layer, wide.columns.max()) for layer in wide.columns]).mean().T
+    return means["middle"] - means[other]
 
 
 def _fall(wide: pd.DataFrame) -> "pd.Series[float]":
