@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import hashlib
 import importlib.util
 import json
@@ -120,6 +121,7 @@ class LoadedModel:
     embedding: nn.Embedding = field(repr=False)
     #: the norm between the last block and the head
     final_norm: nn.Module = field(repr=False)
+    _hashed: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -138,10 +140,22 @@ class LoadedModel:
         """Dimension d of the hidden states."""
         return self.embedding.weight.shape[1]
 
-    @property
+    @functools.cached_property
     def context(self) -> int | None:
         """Longest sequence in tokens, or None where the architecture sets no limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    @property
+    def weights_sha256(self) -> str:
+        """:func:`fingerprint` of its weights, hashed once and again only after one of them was replaced or written."""
+        tensors = self.model.state_dict(keep_vars=True).values()
+        if any(tensor.is_meta for tensor in tensors):  # they lie where accelerate keeps them, and tell nothing here
+            return fingerprint(self.model)
+        # torch counts how often a tensor was written to.
+        written = [(id(tensor), tensor.data_ptr(), tensor._version) for tensor in tensors]
+        if written != self._hashed.get("written"):
+            self._hashed.update(written=written, sha256=fingerprint(self.model))
+        return self._hashed["sha256"]
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Rows of the input embedding, shape (N, d), on its device."""
@@ -527,6 +541,6 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "width": loaded.width,
         "tied_embeddings": bool(getattr(config, "tie_word_embeddings", False)),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
-        "weights_sha256": fingerprint(loaded.model),
+        "weights_sha256": loaded.weights_sha256,
         "config_sha256": hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True, default=str).encode()).hexdigest(),
     }

@@ -1,6 +1,7 @@
 """From prompts to hidden states: one forward pass of the model's body, kept at the last prompt token only."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from ridge_utils.batches import work_through
 from ridge_utils.errors import InputError
@@ -126,12 +128,7 @@ def encode(loaded: LoadedModel, example: Example) -> tuple[list[int], list[int]]
     Raises:
         InputError: no tokens in the prompt or the target, or more in the prompt than the model's context.
     """
-    prompt = list(loaded.tokenizer(example.prompt).input_ids)
-    whole = list(loaded.tokenizer(example.prompt + example.target).input_ids)
-    if whole[: len(prompt)] == prompt:
-        target = whole[len(prompt) :]
-    else:
-        target = list(loaded.tokenizer(example.target, add_special_tokens=False).input_ids)
+    prompt, target = (list(ids) for ids in _tokens(loaded.tokenizer, example.prompt, example.target))
     if not prompt or not target:
         raise InputError(f"The prompt {example.prompt!r} or its target {example.target!r} has no tokens.")
     if loaded.context is not None and len(prompt) > loaded.context:
@@ -140,6 +137,16 @@ def encode(loaded: LoadedModel, example: Example) -> tuple[list[int], list[int]]
             f"drop it (it begins {example.prompt[:40]!r})."
         )
     return prompt, target
+
+
+# A tokenizer is compared by identity; training, measuring and looking into the cache ask for the same texts.
+@functools.lru_cache(maxsize=20_000)
+def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> tuple[list[int], list[int]]:
+    before = tokenizer(prompt).input_ids
+    whole = tokenizer(prompt + target).input_ids
+    if whole[: len(before)] == before:
+        return before, whole[len(before) :]
+    return before, tokenizer(target, add_special_tokens=False).input_ids
 
 
 def pad(sequences: Sequence[Sequence[int]], loaded: LoadedModel) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import transformers
 from tqdm import tqdm
 
 from ridge_utils import cache
-from ridge_utils.models import LoadedModel, fingerprint
+from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations, collect, encode
 from ridge_utils.tasks import Example
 
@@ -115,7 +115,7 @@ def _tensors(made: Any) -> dict[str, torch.Tensor]:
 def _key(loaded: LoadedModel, examples: Sequence[Example], **shaped_by: Any) -> dict[str, Any]:
     return {
         "recipe": _RECIPE,
-        "weights": fingerprint(loaded.model),
+        "weights": loaded.weights_sha256,
         "config": loaded.model.config.to_json_string(use_diff=False),
         "dtype": str(loaded.model.dtype),
         "encoded": cache.digest({"rows": [[*encode(loaded, e), e.signal_spans] for e in examples]}),

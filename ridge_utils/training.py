@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 
 from ridge_utils import cache
 from ridge_utils.errors import InputError
-from ridge_utils.models import LoadedModel, fingerprint, quiet
+from ridge_utils.models import LoadedModel, quiet
 from ridge_utils.representations import encode, pad
 from ridge_utils.tasks import Example
 
@@ -136,7 +136,7 @@ def finetune(
         "recipe": _RECIPE,
         "settings": asdict(settings) | {"checkpoints": steps, "precision": precision},
         "data": cache.digest({"encoded": encoded}),
-        "weights": fingerprint(loaded.model),
+        "weights": loaded.weights_sha256,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "device": loaded.device.type,
     }

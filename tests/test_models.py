@@ -559,3 +559,17 @@ def test_a_spread_model_is_not_fine_tuned(folder):
 def test_max_memory_goes_with_a_device_map():
     with pytest.raises(InputError, match=r"max_memory goes with a device map .balanced.*, but device is 'cpu'"):
         models.load("random:gpt2", device="cpu", max_memory={0: "1GiB"})
+
+
+def test_weights_are_hashed_once_and_again_when_one_was_written_to(monkeypatch):
+    loaded, calls, honest = models.load("random:gpt2-2x16", device="cpu"), [], models.fingerprint
+    monkeypatch.setattr(models, "fingerprint", lambda model: calls.append(model) or honest(model))
+    first = loaded.weights_sha256
+    assert loaded.weights_sha256 == first == honest(loaded.model) and len(calls) == 1
+    with torch.no_grad():
+        loaded.embedding.weight[0, 0] += 1
+    changed = loaded.weights_sha256
+    assert changed == honest(loaded.model) != first
+    loaded.blocks[0].ln_1.weight = torch.nn.Parameter(torch.zeros(16))
+    assert loaded.weights_sha256 == honest(loaded.model) != changed
+    assert len(calls) == 3
