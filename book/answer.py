@@ -12,7 +12,8 @@ import pandas as pd
 
 from ridge_utils import inference, results, statistics
 
-IMAGE = Path(__file__).parent / "images" / "answer.png"
+#: The two panels; the first page puts them side by side, or below each other on a phone.
+IMAGES = [Path(__file__).parent / "images" / f"answer-{panel}.png" for panel in ("null", "tasks")]
 
 #: The reference runs whose tables the figure is drawn from.
 SIZES = "smollm2-synthetic/sample_size"
@@ -83,7 +84,7 @@ def _excess_falls(step: int) -> pd.DataFrame:
 
 
 def _falling_measures(step: int) -> set[str]:
-    """Which measures other than the paper's fall from their own largest layer to the last block, beyond the interval."""
+    """The measures other than the paper's that fall from their own largest layer to the last block beyond the interval."""
     effects = inference.effects(reference("smollm2-synthetic/decodability"), "peak_fall")
     effects = effects[(effects["step"] == step) & (effects["variant"] != "matrix")]
     return set(effects.loc[effects["low"] > 0, "variant"])
@@ -110,7 +111,7 @@ def _controls(task: str, step: int) -> pd.DataFrame:
 
 
 def _effects(notebook: str, quantities: Mapping[str, int]) -> pd.DataFrame:
-    """Effects of all reference runs of a notebook over their training seeds, turned so that the claim's side is above 0.
+    """Which effects of all reference runs of a notebook, over their training seeds, are beyond their error on which side.
 
     Args:
         notebook: its name.
@@ -155,7 +156,7 @@ def _best_exits() -> pd.DataFrame:
 
 
 def _depths_with_ridge() -> set[int]:
-    """Numbers of blocks at which the model, cut to its first ones and fine-tuned on synthetic arithmetic, has a ridge."""
+    """Numbers of blocks at which the model, cut and fine-tuned on synthetic arithmetic, has a ridge."""
     depths = set()
     for _, table in reference("smollm2-synthetic/truncation").groupby("model"):
         summary = statistics.ridge_summary(table)
@@ -276,23 +277,23 @@ def facts() -> dict[str, bool]:
     }
 
 
-def draw(path: Path = IMAGE) -> None:
-    """Draw the figure of the first page, with the digests of its tables in the file's metadata."""
+def draw() -> None:
+    """Draw the two panels of the first page, with the digests of their tables in the files' metadata."""
     import matplotlib.pyplot as plt
     from matplotlib.ticker import MaxNLocator
 
     from ridge_utils import figures
 
     figures.style()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.4, 3.7))
-    fall = falls()
-    for n, colour in ((200, "#0072b2"), (int(fall.index.max()), "#d55e00")):
-        table = reference(SIZES)
+    panels = [plt.subplots(figsize=(4.4, 3.7)) for _ in IMAGES]
+    (_, left), (_, right) = panels
+    table = reference(SIZES)
+    for n, colour in ((200, "#0072b2"), (int(table["n"].max()), "#d55e00")):
         profiles = _profiles(table[table["n"] == n])
         left.plot(profiles["predictive_information"], color=colour, label=f"I, N = {n:,}")
         left.plot(profiles["null_information"], color=colour, linestyle="--", label=f"targets shuffled, N = {n:,}")
     left.set_title(
-        "Untouched, synthetic arithmetic: at 200 examples\nshuffled targets give nearly the same curve", fontsize=10
+        "Untouched, synthetic arithmetic: with 200\nexamples chance gives nearly the same curve", fontsize=10
     )
     left.set_ylabel("I(Z; Y) in nats")
     for (name, (run, step)), colour in zip(PROFILES.items(), ("#0072b2", "#009e73", "#cc79a7"), strict=True):
@@ -300,14 +301,14 @@ def draw(path: Path = IMAGE) -> None:
         rows = rows[(rows["split"] == "all") & (rows["step"] == step) & (rows["site"] != "final_norm")]
         profile = rows[rows["quantity"] == "predictive_information"].groupby("layer")["value"].mean()
         right.plot(profile / profile.max(), color=colour, label=name)
-    right.set_title("Early in fine-tuning: a fall before the end\non one task of three", fontsize=10)
+    right.set_title("Early in fine-tuning: a fall before\nthe end on one task of three", fontsize=10)
     right.set_ylabel("I(Z; Y), share of its largest value")
-    for ax in (left, right):
+    for (figure, ax), path in zip(panels, IMAGES, strict=True):
         ax.set_xlabel("layer")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_ylim(bottom=0)
         ax.legend(fontsize=9, loc="upper left")
-    figure.savefig(path, dpi=160, metadata={"Source": source()})
+        figure.savefig(path, dpi=160, metadata={"Source": source()})
 
 
 def source() -> str:
