@@ -75,6 +75,43 @@ def information_profile(
     return pd.concat(tables, ignore_index=True)
 
 
+def null_profile(
+    pools: Mapping[str, Representations],
+    context: Mapping[str, Any],
+    *,
+    quantity: Quantity = "predictive_information",
+    n_samples: int,
+    sampling_seeds: Sequence[int],
+    n_shuffles: int = 4,
+    kernel: information.Kernel = "gaussian",
+    bandwidth: float = 1.0,
+    alpha: float = 1.0,
+) -> pd.DataFrame:
+    """What the estimator gives on the samples of :func:`information_profile` when their targets are shuffled.
+
+    Args:
+        pools, context, quantity, n_samples, sampling_seeds, kernel, bandwidth, alpha: as there.
+        n_shuffles: of each sample; the rows are their means.
+
+    Returns:
+        Table of measurements of ``null_information``, in nats.
+    """
+    tables = []
+    for split, pool in pools.items():
+        sites = results.sites(len(pool.hidden) - 1)
+        incremental = quantity == "incremental_information"
+        vectors, where = (pool.updates, sites[1:-1]) if incremental else (pool.states, sites)
+        for seed in sampling_seeds:
+            sample = statistics.subsample(len(pool), n_samples, seed)
+            shuffled = information.permutation_null(
+                vectors[:, sample], pool.targets[sample], n_shuffles, seed,
+                kernel=kernel, bandwidth=bandwidth, alpha=alpha,
+            )  # fmt: skip
+            row = {**context, "split": split, "sample_seed": seed, "n": n_samples}
+            tables.append(results.measurements(shuffled.mean(0).tolist(), where, "null_information", **row))
+    return pd.concat(tables, ignore_index=True)
+
+
 def early_exit_accuracy(
     loaded: LoadedModel, pools: Mapping[str, Representations], context: Mapping[str, Any]
 ) -> pd.DataFrame:
