@@ -90,11 +90,12 @@ def stage(notebooks: Path) -> None:
 
 
 def page(path: Path) -> bytes:
-    """A notebook as the book shows it: without the cell in which `ridge run` sets where the table goes."""
+    """A notebook as the book shows it: without what only a run of one's own says."""
     if not path.is_file():
         sys.exit(f"{path} is missing: execute the notebooks first (`make book`).")
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    hidden = {"injected-parameters", "own-run"}
+    notebook.cells = [cell for cell in notebook.cells if not hidden & set(cell.metadata.get("tags", []))]
     notebook.metadata.pop("papermill", None)
     return nbformat.writes(notebook).encode()
 

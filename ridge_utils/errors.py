@@ -1,5 +1,11 @@
 """The two ways in which a call can fail that are not a defect: the input, and the machine's storage."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+
 
 class InputError(ValueError):
     """The caller gave something that cannot be used; the message says what, its value or shape, and what to do."""
@@ -7,3 +13,27 @@ class InputError(ValueError):
 
 class StorageError(RuntimeError):
     """The cache or a results folder could not be read or written; the message names the folder and the remedy."""
+
+
+def explain(error: "ValidationError", given: Any, model: type["BaseModel"], where: str, kind: str = "field") -> str:
+    """The first fault that pydantic found, in one sentence: what is wrong, its value, and what is valid.
+
+    Args:
+        error: the fault.
+        given: what was validated.
+        model: with what; the descriptions of its fields say what they must be.
+        where: what was validated, as in "the profile mine.yaml".
+        kind: what a field is called there.
+    """
+    first = error.errors(include_url=False)[0]
+    start = where[0].upper() + where[1:]
+    fields = model.model_fields
+    if not isinstance(given, Mapping) or not first["loc"]:
+        needed = [name for name, field in fields.items() if field.is_required()]
+        return f"{start} must be a mapping with at least {' and '.join(needed)}, but is {given!r}."
+    name = str(first["loc"][0])
+    if first["type"] == "extra_forbidden":
+        return f"{start} has no {kind} {name!r}; its {kind}s are {', '.join(fields)}."
+    if first["type"] == "missing":
+        return f"{start} lacks the {kind} {name!r}, {fields[name].description}."
+    return f"In {where}, the {kind} {name!r} must be {fields[name].description}, but is {given[name]!r}."

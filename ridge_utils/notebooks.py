@@ -6,7 +6,9 @@ value of the wrong type.
 
 import ast
 import contextlib
-import itertools
+import functools
+import json
+import logging
 import os
 import re
 import sys
@@ -15,18 +17,31 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import pydantic
 import yaml
 
-from ridge_utils import _jsonschema, cache, profiles  # noqa: F401
-from ridge_utils.errors import InputError, StorageError
+from ridge_utils import cache, profiles
+from ridge_utils.errors import InputError, StorageError, explain
 
 if TYPE_CHECKING:
     import nbformat
 
+logger = logging.getLogger(__name__)
+
 #: The folder of the notebooks, in a checkout of the project.
 NOTEBOOKS = profiles.FOLDER.parent
+#: The parameters that say how a table is used, not what is in it.
+NOT_MEASURED = ("compare", "save_table")
+#: With other values of these, and of no others, a run still finds what the default run found.
+SAME_FINDINGS = {*NOT_MEASURED, "device", "folder"}
+#: Tag of the cells that speak of the default run, and of those that speak of the run that was just made.
+DEFAULT_RUN, OWN_RUN = "default-run", "own-run"
+
+#: Parameters that are paths whatever they look like.
+_FOLDERS = {"data_dir", "folder"}
+_PATH_ENDINGS = (".jsonl", ".csv", ".yaml", ".json")
 
 _PAPERMILL: dict[str, Any] = {
     "cwd": str(NOTEBOOKS),
@@ -39,10 +54,24 @@ _PAPERMILL: dict[str, Any] = {
 #: for them again takes a third of its time. Other systems ignore it.
 _ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
-#: The id of a table as pandas styles it.
-_TABLE_ID = r"T_[0-9a-f]{5}(?=[\s_\"])"
 
-_PYTHON_TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a truth is not a number")
+    return value
+
+
+#: Annotations of parameters, with an example for those that are not plain. Floats take whole numbers, and texts such as
+#: 1e-4, which YAML does not read as a number.
+_TYPES: dict[str, tuple[Any, str]] = {
+    "int": (pydantic.StrictInt, ""),
+    "float": (Annotated[float, pydantic.BeforeValidator(_no_bool)], ""),
+    "str": (pydantic.StrictStr, ""),
+    "bool": (pydantic.StrictBool, "true or false"),
+    "list[int]": (list[pydantic.StrictInt], "[0, 1, 2]"),
+    "list[str]": (list[pydantic.StrictStr], "[a, b]"),
+    "dict": (dict[str, Any], "'{name: value}'"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +80,7 @@ class Parameter:
 
     #: its name
     name: str
-    #: its annotation, one of int, float, str, bool, list, list[int], list[str] or dict
+    #: its annotation
     type: str
     #: its default, as the source has it
     default: str
@@ -66,27 +95,70 @@ def names() -> list[str]:
 
 def title(notebook: str) -> str:
     """The heading of a notebook."""
-    import nbformat
-
-    for cell in nbformat.read(_path(notebook), as_version=4).cells:
-        if cell.cell_type == "markdown" and cell.source.startswith("# "):
-            return cell.source.partition("\n")[0].removeprefix("# ")
+    for cell in cells(notebook):
+        if cell["cell_type"] == "markdown" and cell["source"].startswith("# "):
+            return cell["source"].partition("\n")[0].removeprefix("# ")
     return ""
 
 
+def cells(notebook: str) -> list[dict[str, Any]]:
+    """The cells of a committed notebook, their sources as one text each."""
+    read = json.loads(_path(notebook).read_text(encoding="utf-8"))["cells"]
+    return [cell | {"source": "".join(cell["source"])} for cell in read]
+
+
+def has_tag(cell: Mapping[str, Any], tag: str) -> bool:
+    """Whether a cell carries a tag."""
+    return tag in cell["metadata"].get("tags", [])
+
+
+@functools.cache
 def parameters(notebook: str) -> dict[str, Parameter]:
-    """The parameters of a notebook.
+    """The parameters of a notebook, as its parameters cell declares them: ``name: type = value  # help``.
 
     Raises:
         InputError: there is no such notebook.
     """
-    import papermill
+    source = next((cell["source"] for cell in cells(notebook) if has_tag(cell, "parameters")), "")
+    lines = source.encode().splitlines()  # ast counts in bytes
+    declared = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+            comment = lines[node.end_lineno - 1][node.end_col_offset :].decode().partition("#")[2]
+            default = ast.get_source_segment(source, node.value)
+            declared[node.target.id] = Parameter(
+                node.target.id, ast.unparse(node.annotation), str(default), comment.strip()
+            )
+    return declared
 
-    found = papermill.inspect_notebook(str(_path(notebook)))
-    return {
-        name: Parameter(name, entry["inferred_type_name"].strip("\"'"), entry["default"], entry["help"])
-        for name, entry in found.items()
-    }
+
+@functools.cache
+def model(notebook: str) -> type[pydantic.BaseModel]:
+    """What the parameters of a notebook may be: a pydantic model with a field for each."""
+    fields: dict[str, Any] = {}
+    for name, parameter in parameters(notebook).items():
+        annotation, example = _TYPES[parameter.type]
+        expected = f"of type {parameter.type}{f', such as {example}' if example else ''}"
+        default = ast.literal_eval(parameter.default)
+        fields[name] = (
+            annotation,
+            pydantic.Field(default, description=f"{expected} (its default is {parameter.default})"),
+        )
+    config = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
+    return pydantic.create_model(f"parameters of {notebook}", __config__=config, **fields)
+
+
+def checked(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with the types that the notebook declares.
+
+    Raises:
+        InputError: a name that the notebook does not declare, or a value that is not of the parameter's type.
+    """
+    try:
+        valid = model(notebook).model_validate(values)
+    except pydantic.ValidationError as error:
+        raise InputError(explain(error, values, model(notebook), f"notebook {notebook!r}", "parameter")) from None
+    return {name: _located(name, getattr(valid, name)) for name in values}
 
 
 def declared(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,17 +168,13 @@ def declared(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
         notebook: its name.
         values: where they are set, a notebook's ``globals()``.
     """
-    from ridge_utils.study import NOT_MEASURED
-
     return {name: values[name] for name in parameters(notebook) if name not in NOT_MEASURED}
 
 
 def defaults(notebook: str) -> dict[str, Any]:
     """The default of every parameter of a notebook, those left out that say how its table is used."""
-    from ridge_utils.study import NOT_MEASURED
-
-    found = parameters(notebook).values()
-    return {p.name: ast.literal_eval(p.default) for p in found if p.name not in NOT_MEASURED}
+    every = parameters(notebook).values()
+    return {p.name: ast.literal_eval(p.default) for p in every if p.name not in NOT_MEASURED}
 
 
 def profile_values(notebook: str, profile: profiles.Profile) -> dict[str, Any]:
@@ -125,39 +193,42 @@ def profile_values(notebook: str, profile: profiles.Profile) -> dict[str, Any]:
     anywhere = {name for other in profile.notebooks for name in parameters(other)}
     if unknown := sorted(set(profile.parameters) - anywhere):
         raise InputError(f"The profile {profile.name!r} sets {unknown[0]!r}, which none of its notebooks declares.")
-    valid = parameters(notebook)
-    shared = {name: value for name, value in profile.parameters.items() if name in valid}
-    own = profile.notebooks[notebook]
-    if unknown := sorted(set(own) - set(valid)):
-        raise InputError(f"The profile {profile.name!r} sets {unknown[0]!r}, which {notebook!r} does not declare.")
-    typed = {name: _typed(valid[name], value, repr(value)) for name, value in {**shared, **own}.items()}
-    return {
-        name: _as_path(value) if isinstance(value, str) and "/" in value else value for name, value in typed.items()
-    }
+    shared = {name: value for name, value in profile.parameters.items() if name in parameters(notebook)}
+    return checked(notebook, shared | profile.notebooks[notebook])
 
 
 def parse(notebook: str, assignments: Sequence[str]) -> dict[str, Any]:
     """Turn ``name=value`` texts into parameters of a notebook, checked for name and type.
 
-    A text that names an existing file or folder becomes its absolute path, because the notebook runs in its own folder.
+    A text that looks like a path and exists becomes absolute, because the notebook runs in its own folder.
 
     Raises:
         InputError: no ``=``, an unknown name (with the valid ones), or a value that is not of the parameter's type.
     """
-    valid = parameters(notebook)
     values = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise InputError(f"A parameter is given as name=value, not {assignment!r}.")
-        if name not in valid:
-            raise InputError(f"Notebook {notebook!r} has no parameter {name!r}; its parameters are {', '.join(valid)}.")
-        values[name] = _convert(valid[name], text)
-    return values
+        known = parameters(notebook).get(name)
+        values[name] = text
+        if known is None or known.type != "str":
+            # What is no YAML stays the text itself, which is then of the wrong type.
+            with contextlib.suppress(yaml.YAMLError):
+                values[name] = yaml.safe_load(text)
+    return checked(notebook, values)
+
+
+def is_default_run(notebook: str, values: Mapping[str, Any]) -> bool:
+    """Whether a run with these parameters finds what the pages say of the default run."""
+    default = defaults(notebook)
+    return all(value == default.get(name) for name, value in values.items() if name not in SAME_FINDINGS)
 
 
 def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = False) -> float:
     """Execute a notebook headless and save it, with its table as CSV beside it.
+
+    Cells that speak of the default run are left out of a run with other parameters.
 
     Args:
         notebook: its name.
@@ -172,8 +243,6 @@ def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = Fa
         InputError: no such notebook, or an output that would overwrite a committed one.
         papermill.PapermillExecutionError: a cell failed.
     """
-    import papermill
-
     source = _path(notebook)
     output = output.absolute()
     if output.suffix != ".ipynb":
@@ -188,20 +257,34 @@ def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = Fa
     with cache.storage_errors(output.parent):
         output.parent.mkdir(parents=True, exist_ok=True)
         output.touch()
-    for name, value in _ALLOCATION.items():
-        os.environ.setdefault(name, value)
     started = time.monotonic()
-    papermill.execute_notebook(
-        str(source),
-        str(output),
-        given,
-        stderr_file=None if quiet else sys.stderr,
-        **_PAPERMILL,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        if not is_default_run(notebook, given):
+            content = json.loads(source.read_text(encoding="utf-8"))
+            content["cells"] = [cell for cell in content["cells"] if not has_tag(cell, DEFAULT_RUN)]
+            source = Path(folder) / source.name
+            source.write_text(json.dumps(content), encoding="utf-8")
+        execute(source, output, given, None if quiet else sys.stderr)
     return time.monotonic() - started
 
 
-def failure(notebook: str, error: Exception) -> str:
+def execute(source: Path, output: Path, values: Mapping[str, Any], progress: Any = None) -> None:
+    """Execute a notebook's file with papermill.
+
+    Args:
+        source: the notebook.
+        output: where it goes with its outputs.
+        values: parameters that differ from its defaults.
+        progress: a text file, or what has its ``write``: it gets what the notebook writes to stderr.
+    """
+    import papermill
+
+    for name, value in _ALLOCATION.items():
+        os.environ.setdefault(name, value)
+    papermill.execute_notebook(str(source), str(output), dict(values), stderr_file=progress, **_PAPERMILL)
+
+
+def failure(notebook: str, error: BaseException) -> str:
     """What ended the execution of a notebook, in one sentence.
 
     Args:
@@ -236,18 +319,14 @@ def refresh(notebook: str, measure: bool = True) -> None:
         measure: measure the stored table anew; otherwise only the page is made again, and compared with it.
     """
     import nbformat
-    import papermill
 
     source = _path(notebook)
-    options = {"stderr_file": sys.stderr, **_PAPERMILL}
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / source.name
         if measure and "compare" in parameters(notebook):
             table = NOTEBOOKS.parent / "results" / f"{notebook}.csv"
-            papermill.execute_notebook(
-                str(source), str(executed), {"compare": False, "save_table": str(table)}, **options
-            )
-        papermill.execute_notebook(str(source), str(executed), **options)
+            execute(source, executed, {"compare": False, "save_table": str(table)}, sys.stderr)
+        execute(source, executed, {}, sys.stderr)
         text = nbformat.writes(stable(nbformat.read(executed, as_version=4)))
     cache.write_text(source, text.rstrip("\n") + "\n")
     if notebook == "predictive_information":
@@ -270,19 +349,12 @@ def stable(notebook: "nbformat.NotebookNode") -> "nbformat.NotebookNode":
     """An executed notebook without what differs from run to run though its numbers do not."""
     notebook.metadata.pop("papermill", None)
     notebook.metadata["language_info"] = {"name": "python"}
-    tables = itertools.count()
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
-            # pandas draws a table's id at random. Each table keeps one of its own: its colours go by it.
             for out in cell.outputs:
-                html = out.get("data", {}).get("text/html", "")
-                ids = {found: next(tables) for found in dict.fromkeys(re.findall(_TABLE_ID, html))}
-                if ids:
-                    named = re.sub(_TABLE_ID, lambda found, ids=ids: f"T_{ids[found.group()]:05d}", html)
-                    out["data"]["text/html"] = named
                 if "text/plain" in out.get("data", {}):
                     plain = re.sub(r" at 0x[0-9a-f]+", "", out["data"]["text/plain"])
                     out["data"]["text/plain"] = plain
@@ -296,46 +368,20 @@ def _path(notebook: str) -> Path:
     return NOTEBOOKS / f"{name}.ipynb"
 
 
-def _convert(parameter: Parameter, text: str) -> Any:
-    expected = _PYTHON_TYPES[parameter.type.partition("[")[0]]
-    if expected is str:
-        return _as_path(text)
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    return _typed(parameter, value, repr(text))
+def _located(name: str, value: Any) -> Any:
+    """The absolute path of what looks like one and exists, since the notebook runs in its own folder; else the value.
 
-
-def _as_path(text: str) -> str:
-    """The absolute path of what exists under this name: the notebook runs in its own folder. Else the text itself."""
-    try:
-        path = Path(text).expanduser()
-        return str(path.resolve()) if text and path.exists() else text
-    except (OSError, RuntimeError):  # too long for a path, or the home of an unknown user
-        return text
-
-
-def _typed(parameter: Parameter, value: Any, shown: str) -> Any:
-    """The value, if it is of the parameter's type."""
-    outer, _, inner = parameter.type.rstrip("]").partition("[")
-    expected = _PYTHON_TYPES[outer]
-    if expected is float and isinstance(value, int | str) and not isinstance(value, bool):
-        # YAML reads 1e-4 as a text; Python's reading is meant.
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    fits = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
-    if fits and expected is list and inner:
-        element = _PYTHON_TYPES[inner]
-        fits = all(isinstance(item, element) and not (element is int and isinstance(item, bool)) for item in value)
-    if not fits:
-        example = {
-            "list": "[a, b]" if inner == "str" else "[0, 1, 2]",
-            "dict": "'{name: value}'",
-            "bool": "true or false",
-        }.get(outer)
-        raise InputError(
-            f"Parameter {parameter.name!r} must be of type {parameter.type}"
-            f"{f', such as {example}' if example else ''}, but is {shown}; its default is {parameter.default}."
-        )
+    A bare name is never a path, so that a folder called ``gpt2`` does not take the place of the Hub's model.
+    """
+    if isinstance(value, list):
+        return [_located(name, item) for item in value]
+    if not isinstance(value, str) or not value:
+        return value
+    looks_like_path = os.sep in value or "/" in value or value.startswith((".", "~")) or value.endswith(_PATH_ENDINGS)
+    with contextlib.suppress(OSError, RuntimeError):  # too long for a path, or the home of an unknown user
+        path = Path(value).expanduser()
+        if looks_like_path or name in _FOLDERS:
+            return str(path.resolve()) if path.exists() else value
+        if (path / "config.json").is_file():
+            logger.warning(f"{value} is taken for a model of the Hub; ./{value} names the folder of that name here.")
     return value

@@ -12,38 +12,56 @@ For example::
     expected: {hardware: two CPU cores, memory: 8 GB, time: 1 hour}  # for the reader
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import pydantic
 import yaml
+from pydantic import Field
 
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, explain
 
 #: The folder of the profiles, in a checkout of the project.
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks" / "profiles"
 
+Model = TypeVar("Model", bound=pydantic.BaseModel)
 
-@dataclass(frozen=True)
-class Profile:
+#: Parameters by notebook; of a notebook without any, YAML gives None.
+ByNotebook = Annotated[
+    dict[str, Annotated[dict[str, Any], pydantic.BeforeValidator(lambda own: {} if own is None else own)]],
+    Field(min_length=1, description="a mapping of each notebook's name to its own parameters"),
+]
+Values = Annotated[dict[str, Any], Field(description="a mapping of names to values")]
+Text = Annotated[str, Field(description="a text")]
+Truth = Annotated[bool, Field(description="true or false")]
+
+
+class Content(pydantic.BaseModel):
+    """What a profile's file may hold."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    #: what it is, for the reader
+    title: Text
+    #: parameters by notebook, beyond those that all of them share
+    notebooks: ByNotebook
+    #: parameters of every notebook that declares them
+    parameters: Values = {}
+    #: whether its tables are kept in ``results/``
+    reference: Truth = False
+    #: whether it reads the real data sets from a folder that the user has
+    real_data: Truth = False
+    #: what it is expected to need, by whatever the author found worth saying
+    expected: Values = {}
+
+
+class Profile(Content):
     """A named set of parameters for one or more notebooks."""
 
     #: the file's name without its ending; also of its folder in ``results/``
     name: str
-    #: what it is, for the reader
-    title: str
-    #: parameters by notebook, beyond those that all of them share
-    notebooks: dict[str, dict[str, Any]]
-    #: parameters of every notebook that declares them
-    parameters: dict[str, Any] = field(default_factory=dict)
-    #: whether its tables are kept in ``results/``
-    reference: bool = False
-    #: whether it reads the real data sets from a folder that the user has
-    real_data: bool = False
-    #: what it is expected to need, by whatever the author found worth saying
-    expected: dict[str, str] = field(default_factory=dict)
     #: the folder that its file is in
-    folder: Path = field(default=FOLDER, compare=False)
+    folder: Path = FOLDER
 
 
 def load(name: str) -> Profile:
@@ -59,26 +77,40 @@ def load(name: str) -> Profile:
         path = Path(name).expanduser()
         if not path.is_file():
             path = FOLDER / f"{name.removesuffix('.yaml')}.yaml"
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read(path, "profile", Content)
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
         raise InputError(f"There is no profile {name!r}; give a file, or one of {known}.") from None
-    # A name too long for a path, the home of an unknown user, a file that is not UTF-8, a text that is not YAML.
-    except (OSError, RuntimeError, ValueError, yaml.YAMLError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
+        # A name too long for a path, or the home of an unknown user.
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"The profile {name!r} cannot be read: {' '.join(str(error).split())}.") from error
-    kinds = {"title": str, "notebooks": dict, "parameters": dict, "reference": bool, "real_data": bool}
-    kinds["expected"] = dict
-    if not isinstance(content, dict) or not {"title", "notebooks"} <= set(content):
-        raise InputError(f"The profile {path} must be a mapping with at least title and notebooks.")
-    if unknown := sorted(map(str, set(content) - set(kinds))):
-        raise InputError(f"The profile {path} has the unknown field {unknown[0]!r}; the fields are {', '.join(kinds)}.")
-    for key, value in content.items():
-        if not isinstance(value, kinds[key]):
-            raise InputError(f"In the profile {path}, {key!r} must be a {kinds[key].__name__}, but is {value!r}.")
-    notebooks = {notebook: own or {} for notebook, own in content["notebooks"].items()}
-    if not notebooks or not all(isinstance(k, str) and isinstance(own, dict) for k, own in notebooks.items()):
-        raise InputError(f"In the profile {path}, 'notebooks' must map each notebook's name to its own parameters.")
-    return Profile(path.stem, **{**content, "notebooks": notebooks}, folder=path.resolve().parent)
+    return Profile(**content.model_dump(), name=path.stem, folder=path.resolve().parent)
+
+
+def read(path: Path, what: str, model: type[Model]) -> Model:
+    """Read a YAML file as a model.
+
+    Args:
+        path: the file.
+        what: what it is to be, as in "profile".
+        model: its fields.
+
+    Raises:
+        InputError: it is not YAML, or not such a file.
+        OSError: it cannot be read.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"The {what} {path} cannot be read: {' '.join(str(error).split())}.") from error
+    if isinstance(content, dict):
+        content = {str(key): value for key, value in content.items()}
+    try:
+        return model.model_validate(content)
+    except pydantic.ValidationError as error:
+        raise InputError(explain(error, content, model, f"the {what} {path}")) from None
 
 
 def references() -> list[Profile]:

@@ -20,9 +20,6 @@ from ridge_utils.store import read, remember
 from ridge_utils.tasks import Example
 from ridge_utils.training import TrainingRun
 
-#: The parameters of a notebook that say how its table is used, not what is in it.
-NOT_MEASURED = ("compare", "save_table")
-
 
 @dataclass(frozen=True)
 class Checkpoint:

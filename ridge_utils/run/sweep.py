@@ -30,13 +30,13 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import filelock
 import pandas as pd
-import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ridge_utils import cache, notebooks, profiles, results
 from ridge_utils.errors import InputError, StorageError
@@ -45,17 +45,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_FIELDS = {
-    "title": str,
-    "notebooks": dict,
-    "models": list,
-    "tasks": list,
-    "seeds": list,
-    "parameters": dict,
-    "overrides": dict,
-    "resources": dict,
-    "expected": dict,
-}
 #: Which parameter each list of a grid sets.
 _AXES = {"models": "model", "tasks": "task", "seeds": "training_seeds"}
 
@@ -95,6 +84,40 @@ class Outcome:
     reason: str = ""
 
 
+def _different(values: list[Any]) -> list[Any]:
+    if len({json.dumps(value) for value in values}) != len(values):
+        raise ValueError("a value stands twice")
+    return values
+
+
+_Axis = Annotated[list[Any], AfterValidator(_different), Field(description="a list of different values")]
+
+
+class Content(BaseModel):
+    """What a grid's file may hold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    #: what it is, for the reader
+    title: profiles.Text = ""
+    #: parameters by notebook
+    notebooks: profiles.ByNotebook
+    #: values of the parameter ``model``, one run each
+    models: _Axis = []
+    #: values of the parameter ``task``
+    tasks: _Axis = []
+    #: training seeds
+    seeds: _Axis = []
+    #: parameters of every notebook that declares them
+    parameters: profiles.Values = {}
+    #: parameters by model or task
+    overrides: dict[str, dict[str, Any]] = Field({}, description="parameters by model or task")
+    #: what each run needs of a worker
+    resources: dict[str, float] = Field({}, description="a mapping of resources to numbers")
+    #: what it is expected to need
+    expected: profiles.Values = {}
+
+
 @dataclass(frozen=True)
 class Grid:
     """Runs that belong together."""
@@ -120,45 +143,33 @@ def load(path: Path, folder: Path) -> Grid:
         InputError: there is no such file, it is not a grid, or a parameter is not one of its notebook's.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"The grid {path} cannot be read: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, dict) or "notebooks" not in content:
-        raise InputError(f"The grid {path} must be a mapping with at least notebooks.")
-    if unknown := sorted(map(str, set(content) - set(_FIELDS))):
-        raise InputError(f"The grid {path} has the unknown field {unknown[0]!r}; the fields are {', '.join(_FIELDS)}.")
-    for key, value in content.items():
-        kind = _FIELDS[key]
-        if not isinstance(value, kind) or (kind is list and len({json.dumps(one) for one in value}) != len(value)):
-            what = "a list of different values" if kind is list else f"a {kind.__name__}"
-            raise InputError(f"In the grid {path}, {key!r} must be {what}, but is {value!r}.")
-    axes = {key: content[key] for key in _AXES if content.get(key)}
-    shared = content.get("parameters", {})
-    if twice := sorted(set(shared) & {_AXES[key] for key in axes}):
+        content = profiles.read(path, "grid", Content)
+    except OSError as error:
+        raise InputError(f"The grid {path} cannot be read: {error}.") from error
+    axes = {key: getattr(content, key) for key in _AXES if getattr(content, key)}
+    if twice := sorted(set(content.parameters) & {_AXES[key] for key in axes}):
         raise InputError(f"In the grid {path}, {twice[0]!r} is set by a list and among the parameters: keep one.")
-    runs: dict[str, Run] = {}
-    overrides = content.get("overrides", {})
-    names = {str(value) for key, values in axes.items() if key != "seeds" for value in values}
-    if unknown := sorted(set(map(str, overrides)) - names):
+    known_names = {*map(str, content.models), *map(str, content.tasks)}
+    if unknown := sorted(set(content.overrides) - known_names):
         raise InputError(f"In the grid {path}, 'overrides' names {unknown[0]!r}, which is none of its models or tasks.")
-    notebooks = {notebook: own or {} for notebook, own in content["notebooks"].items()}
-    anywhere = {name for notebook in notebooks for name in notebooks.parameters(notebook)}
-    if unknown := sorted({name for own in overrides.values() for name in own} - anywhere):
+    anywhere = {name for notebook in content.notebooks for name in notebooks.parameters(notebook)}
+    if unknown := sorted({name for values in content.overrides.values() for name in values} - anywhere):
         raise InputError(f"The overrides of the grid {path} set {unknown[0]!r}, which none of its notebooks declares.")
-    for notebook in notebooks:
+    runs: dict[str, Run] = {}
+    for notebook in content.notebooks:
         # A notebook that trains nothing has no seeds: it is run once.
-        known = notebooks.parameters(notebook)
-        own = {key: values for key, values in axes.items() if _AXES[key] in known}
-        for chosen in itertools.product(*own.values()):
-            point = dict(zip(own, chosen, strict=True))
-            varied = {_AXES[key]: [value] if key == "seeds" else value for key, value in point.items()}
-            profile = profiles.Profile(path.stem, "", notebooks, {**shared, **varied})
+        declared = notebooks.parameters(notebook)
+        varied = {key: values for key, values in axes.items() if _AXES[key] in declared}
+        for combination in itertools.product(*varied.values()):
+            point = dict(zip(varied, combination, strict=True))
+            chosen = {_AXES[key]: [value] if key == "seeds" else value for key, value in point.items()}
+            profile = profiles.Profile(
+                name=path.stem, title="", notebooks=content.notebooks, parameters={**content.parameters, **chosen}
+            )
             values = notebooks.profile_values(notebook, profile)
             for value in point.values():
-                only = {name: one for name, one in overrides.get(value, {}).items() if name in known}
-                values |= notebooks.profile_values(
-                    notebook, replace(profile, parameters={}, notebooks={notebook: only})
-                )
+                overrides = content.overrides.get(str(value), {})
+                values |= notebooks.checked(notebook, {k: v for k, v in overrides.items() if k in declared})
             name = _name(notebook, point)
             place = folder.absolute() / name
             if name in runs:
@@ -166,9 +177,7 @@ def load(path: Path, folder: Path) -> Grid:
                     f"Two runs of the grid {path} would share the folder {name!r}: rename a model or task."
                 )
             runs[name] = Run(name, notebook, values, place / "table.csv", place / "notebook.ipynb")
-    if not runs:
-        raise InputError(f"The grid {path} has no runs: name at least one notebook.")
-    return Grid(path.stem, content.get("title", path.stem), list(runs.values()), dict(content.get("resources", {})))
+    return Grid(path.stem, content.title or path.stem, list(runs.values()), content.resources)
 
 
 def is_done(run: Run) -> bool:
