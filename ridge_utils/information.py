@@ -12,6 +12,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
 
@@ -36,61 +37,99 @@ _SAME = 1e-6
 _STRIP = 64
 
 
-def gram_matrix(
-    x: Tensor, kernel: Kernel = "gaussian", bandwidth: Bandwidth = 1.0, normalize: bool = True, degree: int = 2
-) -> Tensor:
-    r"""Gram matrix of a kernel on the rows of ``x``, divided by its trace.
+def _check_order(alpha: float) -> None:
+    if not 0 < alpha < math.inf:
+        raise InputError(f"alpha must be greater than 0 and finite, but is {alpha}.")
 
-    With rows :math:`u_i` and bandwidth :math:`s`, the entry before the division is
 
-    * ``gaussian``: :math:`\exp(-\lVert u_i - u_j \rVert^2 / (2 s^2))`, the paper's choice;
+@dataclass(frozen=True)
+class Estimator:
+    r"""What the matrix-based estimator is free to choose; the defaults are the paper's. It checks itself.
+
+    With rows :math:`u_i` and bandwidth :math:`s`, the kernels are
+
+    * ``gaussian``: :math:`\exp(-\lVert u_i - u_j \rVert^2 / (2 s^2))`;
     * ``laplacian``: :math:`\exp(-\lVert u_i - u_j \rVert / s)`;
     * ``polynomial``: :math:`(1 + u_i \cdot u_j / s^2)^{\text{degree}}`;
     * ``linear``: :math:`u_i \cdot u_j`, whatever the bandwidth.
+
+    Raises:
+        InputError: an unknown kernel, or a bandwidth, order or degree that is not positive and finite.
+    """
+
+    kernel: Kernel = "gaussian"
+    #: s > 0, in the units of the (normalised) rows, or ``"median"``
+    bandwidth: Bandwidth = 1.0
+    #: order of the Rényi entropy, > 0; 1 is the von Neumann entropy
+    alpha: float = 1.0
+    #: scale every row to Euclidean length 1 first
+    normalize: bool = True
+    #: of the polynomial kernel, at least 1; the others ignore it
+    degree: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuse what does not exist, before anything long begins."""
+        if self.kernel not in get_args(Kernel):
+            raise InputError(f"Unknown kernel {self.kernel!r}; choose one of {', '.join(get_args(Kernel))}.")
+        if isinstance(self.bandwidth, str):
+            if self.bandwidth != "median":
+                raise InputError(f'bandwidth must be a number or "median", but is {self.bandwidth!r}.')
+        elif not self.bandwidth > 0:
+            raise InputError(f"bandwidth must be greater than 0, but is {self.bandwidth}.")
+        elif not 1e-100 < self.bandwidth < 1e100:
+            raise InputError(
+                f"bandwidth must lie between 1e-100 and 1e100, but is {self.bandwidth}: its square is no number."
+            )
+        _check_order(self.alpha)
+        if self.degree < 1:
+            raise InputError(f"degree must be at least 1, but is {self.degree}.")
+
+
+#: The paper's choices: a Gaussian kernel of bandwidth 1 on rows of length 1, and order 1.
+PAPER = Estimator()
+
+
+def gram_matrix(x: Tensor, estimator: Estimator = PAPER) -> Tensor:
+    """Gram matrix of the estimator's kernel on the rows of ``x``, divided by its trace.
 
     Distances come from one matrix product, so memory is a few N x N matrices.
 
     Args:
         x: samples, shape (..., N, d), any floating dtype.
-        kernel: one of the names above.
-        bandwidth: s > 0, in the units of the (normalised) rows, or ``"median"`` for their :func:`median_bandwidth`.
-        normalize: scale every row to Euclidean length 1 first, as the paper does.
-        degree: degree of the polynomial kernel, at least 1; the others ignore it.
+        estimator: its order plays no part.
 
     Returns:
         Symmetric positive semi-definite matrices of trace 1, shape (..., N, N), float64.
 
     Raises:
-        InputError: unknown kernel, non-positive bandwidth, fewer than 2 samples, a NaN or infinite entry, a zero row
-            where rows are to be normalised, or nothing but zero rows under the linear kernel.
+        InputError: fewer than 2 samples, a NaN or infinite entry, a zero row where rows are to be normalised, or
+            nothing but zero rows under the linear kernel.
     """
-    _check_kernel(kernel, bandwidth, degree)
-    matrix = _kernel_matrix(_inner_products(x, normalize), kernel, bandwidth, degree)
+    matrix = _kernel_matrix(_inner_products(x, estimator.normalize), estimator)
     return matrix / _trace(matrix)[..., None, None]
 
 
 def median_bandwidth(x: Tensor) -> Tensor:
-    """Bandwidth by the median rule: the median distance between two different rows of ``x``.
+    """Bandwidth by the median rule: the median distance between two different rows of ``x``, taken as they are.
 
     Pairs of equal rows are left out, or a target that most examples share would make it 0. Of an even number of pairs
     it is the lower of the two in the middle. Where all rows are the same every bandwidth gives the same Gram matrix,
     and it is 1.
 
     Args:
-        x: samples, shape (..., N, d), any floating dtype, taken as they are.
+        x: samples, shape (..., N, d), any floating dtype.
 
     Returns:
         Bandwidths > 0, shape (...), float64, in the units of the rows.
-
-    Raises:
-        InputError: fewer than 2 samples, or a NaN or infinite entry.
     """
-    x = _samples(x)
+    _check_samples_shape(x)
+    _require_finite(x, "tensor of samples")
+    x = _double(x)
     return _median_distance(x @ x.mT)
 
 
 def entropy(gram: Tensor, alpha: float = 1.0) -> Tensor:
-    r"""Matrix-based Rényi entropy of order ``alpha``, in nats.
+    r"""Matrix-based Rényi entropy of order ``alpha``, between 0 and ln N nats.
 
     :math:`H_\alpha(G) = \frac{1}{1-\alpha} \ln \sum_i \lambda_i^\alpha` over the eigenvalues of :math:`G`, and
     :math:`H_1(G) = -\operatorname{tr}(G \ln G)`, its limit (the paper's order).
@@ -100,13 +139,12 @@ def entropy(gram: Tensor, alpha: float = 1.0) -> Tensor:
         alpha: order > 0.
 
     Returns:
-        Entropies between 0 and ln N, shape (...), float64.
+        Shape (...), float64.
 
     Raises:
         InputError: ``alpha`` is not positive, or ``gram`` is not square, not finite or not of trace 1.
     """
-    if not 0 < alpha < math.inf:
-        raise InputError(f"alpha must be greater than 0 and finite, but is {alpha}.")
+    _check_order(alpha)
     gram = _double(gram)
     if gram.ndim < 2 or gram.shape[-1] != gram.shape[-2]:
         raise InputError(f"A Gram matrix has shape (..., N, N), but this tensor has shape {tuple(gram.shape)}.")
@@ -127,7 +165,7 @@ def joint_entropy(a: Tensor, b: Tensor, alpha: float = 1.0) -> Tensor:
         alpha: order > 0.
 
     Returns:
-        Joint entropies, shape (...), float64.
+        Shape (...), float64.
 
     Raises:
         InputError: the shapes do not fit, or as :func:`entropy`.
@@ -141,16 +179,7 @@ def joint_entropy(a: Tensor, b: Tensor, alpha: float = 1.0) -> Tensor:
     return entropy(product / _trace(product)[..., None, None], alpha)
 
 
-def mutual_information(
-    x: Tensor,
-    y: Tensor,
-    *,
-    kernel: Kernel = "gaussian",
-    bandwidth: Bandwidth = 1.0,
-    alpha: float = 1.0,
-    normalize: bool = True,
-    degree: int = 2,
-) -> Tensor:
+def mutual_information(x: Tensor, y: Tensor, estimator: Estimator = PAPER) -> Tensor:
     r"""Matrix-based mutual information :math:`I(X;Y) = H(G_X) + H(G_Y) - H(G_X \circ G_Y)`, in nats.
 
     For the Gaussian and the Laplacian kernel at order 1 it lies between 0 and :math:`\min(H(G_X), H(G_Y))`; at other
@@ -159,135 +188,67 @@ def mutual_information(
     Args:
         x: samples, shape (..., N, d).
         y: samples paired with those of ``x``, shape (..., N, e); leading dimensions broadcast.
-        kernel, bandwidth, normalize, degree: see :func:`gram_matrix`, for both variables.
-        alpha: order, see :func:`entropy`.
+        estimator: of both variables.
 
     Returns:
-        Mutual information, shape (...), float64.
+        Shape (...), float64.
 
     Raises:
-        InputError: ``x`` and ``y`` have different numbers of samples, or as :func:`gram_matrix` and :func:`entropy`.
+        InputError: ``x`` and ``y`` have different numbers of samples, or as :func:`gram_matrix`.
     """
     if x.ndim < 2 or y.ndim < 2 or x.shape[-2] != y.shape[-2]:
         raise InputError(
             "x and y must have the same number of samples in their last dimension but one, but have shapes "
             f"{tuple(x.shape)} and {tuple(y.shape)}."
         )
-    gram_x = gram_matrix(x, kernel, bandwidth, normalize, degree)
-    gram_y = gram_matrix(y, kernel, bandwidth, normalize, degree)
+    gram_x, gram_y, alpha = gram_matrix(x, estimator), gram_matrix(y, estimator), estimator.alpha
     return entropy(gram_x, alpha) + entropy(gram_y, alpha) - joint_entropy(gram_x, gram_y, alpha)
 
 
 def predictive_information(
-    hidden: Tensor,
-    targets: Tensor,
-    *,
-    kernel: Kernel = "gaussian",
-    bandwidth: Bandwidth = 1.0,
-    alpha: float = 1.0,
-    normalize: bool = True,
-    degree: int = 2,
-    samples: Sequence[Tensor] | None = None,
+    hidden: Tensor, targets: Tensor, estimator: Estimator = PAPER, *, samples: Sequence[Tensor] | None = None
 ) -> Tensor:
     r"""Predictive information :math:`I(Z_l; Y)` of every layer, in nats (paper, Section 3).
+
+    Of the residual updates :math:`\Delta Z_l = Z_l - Z_{l-1}` it is the incremental information gain
+    :math:`I(\Delta Z_l; Y)` of every block.
 
     The layers are taken one by one, so memory stays at a few N x N matrices; :math:`H(G_Y)` is computed once. Bands
     over subsamples are best had with ``samples``: the inner products of the vectors, the costly part of a Gram matrix,
     are then computed once for all of them.
 
     Args:
-        hidden: hidden states at the last prompt token, shape (layers, N, d).
+        hidden: hidden states at the last prompt token (or updates), shape (layers, N, d).
         targets: input-embedding rows of the target tokens, shape (N, e).
-        kernel, bandwidth, normalize, degree: see :func:`gram_matrix`.
-        alpha: order, see :func:`entropy`.
+        estimator: of both variables.
         samples: indices of examples, each of shape (n,), n from 2 to N; one profile is estimated from each of them.
 
     Returns:
         Shape (layers,), float64; with samples, shape (samples, layers).
 
     Raises:
-        InputError: the shapes do not fit, a sample that is not of 2 or more indices below N, or as :func:`gram_matrix`
-            and :func:`entropy`; a bad state is reported with its layer.
+        InputError: the shapes do not fit, a sample that is not of 2 or more indices below N, or as
+            :func:`gram_matrix`; a bad state is reported with its layer.
     """
-    return bandwidth_sweep(
-        hidden,
-        targets,
-        [bandwidth],
-        kernel=kernel,
-        alpha=alpha,
-        normalize=normalize,
-        degree=degree,
-        samples=samples,
-    )[0]
-
-
-def bandwidth_sweep(
-    hidden: Tensor,
-    targets: Tensor,
-    bandwidths: Sequence[Bandwidth],
-    *,
-    kernel: Kernel = "gaussian",
-    alpha: float = 1.0,
-    normalize: bool = True,
-    degree: int = 2,
-    samples: Sequence[Tensor] | None = None,
-) -> Tensor:
-    r"""Predictive information of every layer under several bandwidths, which share the inner products of the vectors.
-
-    Each bandwidth costs two eigenproblems a layer and sample, and one for the targets.
-
-    Args:
-        hidden, targets: as :func:`predictive_information`.
-        bandwidths: one or more.
-        kernel, normalize, degree: see :func:`gram_matrix`.
-        alpha: order, see :func:`entropy`.
-        samples: as :func:`predictive_information`.
-
-    Returns:
-        Shape (bandwidths, layers), float64; with samples, shape (bandwidths, samples, layers).
-
-    Raises:
-        InputError: no bandwidth, or as :func:`predictive_information`.
-    """
-    _check_profile(hidden, targets)
-    if not bandwidths:
-        raise InputError("There are no bandwidths to estimate with.")
-    for bandwidth in bandwidths:
-        _check_kernel(kernel, bandwidth, degree)
-    _check_samples(samples or [], len(targets))
+    _check_profile(hidden, targets, samples)
     with _workers(hidden.device) as each:
-        products_y = _inner_products(targets, normalize)
-        chosen = None if samples is None else [sample.to(products_y.device) for sample in samples]
-        makers = [
-            partial(_Kernels, samples=chosen, kernel=kernel, bandwidth=bandwidth, degree=degree)
-            for bandwidth in bandwidths
-        ]
-        sides_y = [make(products_y) for make in makers]
-        entropies_y = [[_entropy(kernel_y, alpha) for kernel_y in side_y] for side_y in sides_y]
+        kernels_y = _Kernels(_inner_products(targets, estimator.normalize), samples, estimator)
+        entropies_y = [_entropy(y, estimator.alpha) for y in kernels_y]
 
         def information(layer: int) -> Tensor:
-            products_z = _layer_products(hidden, layer, normalize)
-            found = []
-            for make, side_y, entropies in zip(makers, sides_y, entropies_y, strict=True):
-                pairs = zip(make(products_z), side_y, entropies, strict=True)
-                found.append([_entropy(z, alpha) + entropy_y - _entropy(y.mul(z), alpha) for z, y, entropy_y in pairs])
-            return torch.stack([torch.stack(row) for row in found])
+            kernels_z = _Kernels(_layer_products(hidden, layer, estimator.normalize), samples, estimator)
+            values = [
+                _entropy(z, estimator.alpha) + entropy_y - _entropy(y.mul(z), estimator.alpha)
+                for z, y, entropy_y in zip(kernels_z, kernels_y, entropies_y, strict=True)
+            ]
+            return torch.stack(values)
 
-        profiles = torch.stack(each(information, len(hidden)), dim=-1)
-        return profiles[:, 0] if samples is None else profiles
+        profiles = torch.stack(each(information, len(hidden)), dim=1)
+        return profiles[0] if samples is None else profiles
 
 
 def permutation_null(
-    hidden: Tensor,
-    targets: Tensor,
-    n_shuffles: int = 200,
-    seed: int = 0,
-    *,
-    kernel: Kernel = "gaussian",
-    bandwidth: Bandwidth = 1.0,
-    alpha: float = 1.0,
-    normalize: bool = True,
-    degree: int = 2,
+    hidden: Tensor, targets: Tensor, n_shuffles: int = 200, seed: int = 0, estimator: Estimator = PAPER
 ) -> Tensor:
     r"""Predictive information of every layer with the targets shuffled: what the estimator gives where there is none.
 
@@ -296,29 +257,23 @@ def permutation_null(
     layers is the difference of their columns.
 
     Args:
-        hidden: hidden states at the last prompt token, shape (layers, N, d).
-        targets: input-embedding rows of the target tokens, shape (N, e).
+        hidden, targets, estimator: as :func:`predictive_information`.
         n_shuffles: number of shuffles, at least 1.
         seed: of the shuffles.
-        kernel, bandwidth, normalize, degree: see :func:`gram_matrix`.
-        alpha: order, see :func:`entropy`.
 
     Returns:
         Shape (shuffles, layers), float64, in nats.
-
-    Raises:
-        InputError: ``n_shuffles`` is below 1, or as :func:`predictive_information`.
     """
     _check_profile(hidden, targets)
-    orders = _shuffles(len(targets), n_shuffles, seed, hidden.device)
     with _workers(hidden.device) as each:
-        kernel_y = _kernel_matrix(_inner_products(targets, normalize), kernel, bandwidth, degree)
-        entropy_y = _entropy(kernel_y, alpha)
+        kernel_y = _kernel_matrix(_inner_products(targets, estimator.normalize), estimator)
+        orders = _shuffles(len(targets), n_shuffles, seed, kernel_y.device)
+        entropy_y = _entropy(kernel_y, estimator.alpha)
 
         def null(layer: int) -> Tensor:
-            kernel_z = _kernel_matrix(_layer_products(hidden, layer, normalize), kernel, bandwidth, degree)
-            joint = [_entropy(_rows(kernel_y, order).mul_(kernel_z), alpha) for order in orders]
-            return _entropy(kernel_z, alpha) + entropy_y - torch.stack(joint)
+            kernel_z = _kernel_matrix(_layer_products(hidden, layer, estimator.normalize), estimator)
+            joint = [_entropy(_rows(kernel_y, order).mul_(kernel_z), estimator.alpha) for order in orders]
+            return _entropy(kernel_z, estimator.alpha) + entropy_y - torch.stack(joint)
 
         return torch.stack(each(null, len(hidden)), dim=1)
 
@@ -328,99 +283,53 @@ def excess_information(
     targets: Tensor,
     n_shuffles: int = 200,
     seed: int | Sequence[int] = 0,
+    estimator: Estimator = PAPER,
     *,
-    kernel: Kernel = "gaussian",
-    bandwidth: Bandwidth = 1.0,
-    alpha: float = 1.0,
-    normalize: bool = True,
-    degree: int = 2,
     samples: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    r"""Predictive information of every layer less the mean of its permutation null.
+    r"""Predictive information of every layer less the mean of its permutation null, in nats.
 
     The entropies of states and targets cancel, so it is the mean joint entropy over the shuffles less the joint entropy
     of the true pairs,
-    :math:`\frac{1}{S} \sum_s H(G_Z \circ \Pi_s G_Y \Pi_s^\top) - H(G_Z \circ G_Y)`.
+    :math:`\frac{1}{S} \sum_s H(G_Z \circ \Pi_s G_Y \Pi_s^\top) - H(G_Z \circ G_Y)`: around 0 where states say
+    nothing about the targets.
 
     Args:
-        hidden, targets, n_shuffles: as :func:`permutation_null`.
+        hidden, targets, n_shuffles, estimator: as :func:`permutation_null`.
         seed: of the shuffles; with samples, one for each.
-        kernel, bandwidth, normalize, degree: see :func:`gram_matrix`.
-        alpha: order, see :func:`entropy`.
         samples: as :func:`predictive_information`.
 
     Returns:
-        Shape (layers,), float64, in nats; around 0 where states say nothing about the targets. With samples, shape
-        (samples, layers).
+        Shape (layers,), float64; with samples, shape (samples, layers).
 
     Raises:
-        InputError: as :func:`permutation_null` and :func:`predictive_information`, or another number of seeds than of
-            samples.
+        InputError: another number of seeds than of samples, or as :func:`predictive_information`.
     """
-    _check_profile(hidden, targets)
-    _check_kernel(kernel, bandwidth, degree)
-    _check_samples(samples or [], len(targets))
+    _check_profile(hidden, targets, samples)
     seeds = [seed] if isinstance(seed, int) else list(seed)
     if len(seeds) != (1 if samples is None else len(samples)):
         raise InputError(
             f"Each sample needs a seed, but there are {len(samples or [])} samples and {len(seeds)} seeds."
         )
     with _workers(hidden.device) as each:
-        products_y = _inner_products(targets, normalize)
-        chosen = None if samples is None else [sample.to(products_y.device) for sample in samples]
-        kernels = partial(_Kernels, samples=chosen, kernel=kernel, bandwidth=bandwidth, degree=degree)
-        kernels_y = kernels(products_y)
-        sizes = [len(targets)] if chosen is None else [len(sample) for sample in chosen]
-        shuffles = [_shuffles(n, n_shuffles, own, products_y.device) for n, own in zip(sizes, seeds, strict=True)]
+        products_y = _inner_products(targets, estimator.normalize)
+        kernels_y = _Kernels(products_y, samples, estimator)
+        sizes = [len(targets)] if samples is None else [len(sample) for sample in samples]
+        shuffles = [
+            _shuffles(n, n_shuffles, sample_seed, products_y.device)
+            for n, sample_seed in zip(sizes, seeds, strict=True)
+        ]
 
         def excess(layer: int) -> Tensor:
-            kernels_z = kernels(_layer_products(hidden, layer, normalize))
-            found = []
+            kernels_z = _Kernels(_layer_products(hidden, layer, estimator.normalize), samples, estimator)
+            values = []
             for kernel_z, kernel_y, orders in zip(kernels_z, kernels_y, shuffles, strict=True):
-                shuffled = [_entropy(_rows(kernel_y, order).mul_(kernel_z), alpha) for order in orders]
-                found.append(torch.stack(shuffled).mean() - _entropy(kernel_y.mul(kernel_z), alpha))
-            return torch.stack(found)
+                joint = [_entropy(_rows(kernel_y, order).mul_(kernel_z), estimator.alpha) for order in orders]
+                values.append(torch.stack(joint).mean() - _entropy(kernel_y.mul(kernel_z), estimator.alpha))
+            return torch.stack(values)
 
         profiles = torch.stack(each(excess, len(hidden)), dim=1)
         return profiles[0] if samples is None else profiles
-
-
-def incremental_information(
-    updates: Tensor,
-    targets: Tensor,
-    *,
-    kernel: Kernel = "gaussian",
-    bandwidth: Bandwidth = 1.0,
-    alpha: float = 1.0,
-    normalize: bool = True,
-    degree: int = 2,
-    samples: Sequence[Tensor] | None = None,
-) -> Tensor:
-    r"""Incremental information gain :math:`I(\Delta Z_l; Y)` of every block, in nats (paper, Section 3).
-
-    Args:
-        updates: residual updates :math:`\Delta Z_l = Z_l - Z_{l-1}` at the last prompt token, shape (blocks, N, d).
-        targets: input-embedding rows of the target tokens, shape (N, e).
-        kernel, bandwidth, normalize, degree: see :func:`gram_matrix`.
-        alpha: order, see :func:`entropy`.
-        samples: as :func:`predictive_information`.
-
-    Returns:
-        Shape (blocks,), float64; entry 0 belongs to the first block. With samples, shape (samples, blocks).
-
-    Raises:
-        InputError: as :func:`predictive_information`.
-    """
-    return predictive_information(
-        updates,
-        targets,
-        kernel=kernel,
-        bandwidth=bandwidth,
-        alpha=alpha,
-        normalize=normalize,
-        degree=degree,
-        samples=samples,
-    )
 
 
 def ridge_layer(information: Tensor) -> Tensor:
@@ -462,12 +371,19 @@ def _workers(device: torch.device) -> Iterator[Callable[[Callable[[int], Tensor]
         torch.set_num_threads(threads)
 
 
-def _check_profile(hidden: Tensor, targets: Tensor) -> None:
+def _check_profile(hidden: Tensor, targets: Tensor, samples: Sequence[Tensor] | None = None) -> None:
     if hidden.ndim != 3 or targets.ndim != 2 or hidden.shape[1] != targets.shape[0]:
         raise InputError(
             "hidden must have shape (layers, N, d) and targets (N, e) with the same N, but they have shapes "
             f"{tuple(hidden.shape)} and {tuple(targets.shape)}."
         )
+    n = len(targets)
+    for number, sample in enumerate(samples or []):
+        if sample.ndim != 1 or len(sample) < 2 or bool(((sample < 0) | (sample >= n)).any()):
+            raise InputError(
+                f"Each of the samples must be 2 or more indices from 0 to {n - 1}, but number {number} is "
+                f"{sample.tolist()}."
+            )
 
 
 def _shuffles(n: int, count: int, seed: int, device: torch.device) -> list[Tensor]:
@@ -475,30 +391,6 @@ def _shuffles(n: int, count: int, seed: int, device: torch.device) -> list[Tenso
         raise InputError(f"n_shuffles must be at least 1, but is {count}.")
     generator = torch.Generator().manual_seed(seed)
     return [torch.randperm(n, generator=generator).to(device) for _ in range(count)]
-
-
-def _check_kernel(kernel: Kernel, bandwidth: Bandwidth, degree: int) -> None:
-    if kernel not in get_args(Kernel):
-        raise InputError(f"Unknown kernel {kernel!r}; choose one of {', '.join(get_args(Kernel))}.")
-    if kernel == "polynomial" and degree < 1:
-        raise InputError(f"degree must be at least 1, but is {degree}.")
-    if bandwidth == "median":
-        return
-    if isinstance(bandwidth, str):
-        raise InputError(f'bandwidth must be a number or "median", but is {bandwidth!r}.')
-    if not bandwidth > 0:
-        raise InputError(f"bandwidth must be greater than 0, but is {bandwidth}.")
-    if not 1e-100 < bandwidth < 1e100:
-        raise InputError(f"bandwidth must lie between 1e-100 and 1e100, but is {bandwidth}: its square is no number.")
-
-
-def _check_samples(samples: Sequence[Tensor], n: int) -> None:
-    for number, sample in enumerate(samples):
-        if sample.ndim != 1 or len(sample) < 2 or bool(((sample < 0) | (sample >= n)).any()):
-            raise InputError(
-                f"Each of the samples must be 2 or more indices from 0 to {n - 1}, but number {number} is "
-                f"{sample.tolist()}."
-            )
 
 
 def _inner_products(x: Tensor, normalize: bool) -> Tensor:
@@ -545,30 +437,29 @@ class _Kernels:
     median rule each sample has a bandwidth, and so values, of its own.
     """
 
-    def __init__(
-        self, products: Tensor, samples: Sequence[Tensor] | None, kernel: Kernel, bandwidth: Bandwidth, degree: int
-    ) -> None:
+    def __init__(self, products: Tensor, samples: Sequence[Tensor] | None, estimator: Estimator) -> None:
         self._samples = samples
-        self._kernel = partial(_kernel_matrix, kernel=kernel, bandwidth=bandwidth, degree=degree)
-        self._by_sample = samples is not None and bandwidth == "median"
+        self._kernel = partial(_kernel_matrix, estimator=estimator)
+        self._by_sample = samples is not None and estimator.bandwidth == "median"
         self._pool = products if self._by_sample else self._kernel(products)
 
     def __iter__(self) -> Iterator[Tensor]:
         if self._samples is None:
             yield self._pool
         for sample in self._samples or []:
-            matrix = _rows(self._pool, sample)
+            matrix = _rows(self._pool, sample.to(self._pool.device))
             yield self._kernel(matrix) if self._by_sample else matrix
 
 
-def _kernel_matrix(inner: Tensor, kernel: Kernel, bandwidth: Bandwidth, degree: int) -> Tensor:
+def _kernel_matrix(inner: Tensor, estimator: Estimator) -> Tensor:
     """A kernel on rows, from their inner products; both of shape (..., N, N)."""
-    if kernel == "linear":
+    if estimator.kernel == "linear":
         return inner
-    scale = _median_distance(inner)[..., None, None] if bandwidth == "median" else bandwidth
-    if kernel == "polynomial":
-        return (1 + inner / scale**2) ** degree
-    if kernel == "gaussian":
+    median = estimator.bandwidth == "median"
+    scale = _median_distance(inner)[..., None, None] if median else estimator.bandwidth
+    if estimator.kernel == "polynomial":
+        return (1 + inner / scale**2) ** estimator.degree
+    if estimator.kernel == "gaussian":
         return _squared_distances(inner).div_(-2 * scale**2).exp_()
     return _squared_distances(inner).sqrt_().div_(-scale).exp_()
 
@@ -594,12 +485,6 @@ def _median_distance(inner: Tensor) -> Tensor:
 def _double(x: Tensor) -> Tensor:
     """As float64, on the CPU where the device has no float64 (Apple's MPS)."""
     return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)
-
-
-def _samples(x: Tensor) -> Tensor:
-    _check_samples_shape(x)
-    _require_finite(x, "tensor of samples")
-    return _double(x)
 
 
 def _check_samples_shape(x: Tensor) -> None:

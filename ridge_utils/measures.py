@@ -48,7 +48,7 @@ def information_profile(
             ``incremental_information`` of every block's residual update.
         n_samples: examples per estimate, drawn without replacement from a pool.
         sampling_seeds: one draw each.
-        kernel, bandwidth, alpha: of the estimator, see :func:`ridge_utils.information.predictive_information`.
+        kernel, bandwidth, alpha: see :class:`ridge_utils.information.Estimator`.
 
     Returns:
         Table of measurements, in nats.
@@ -63,9 +63,7 @@ def information_profile(
         profiles = information.predictive_information(
             pool.updates if incremental else pool.states,
             pool.targets,
-            kernel=kernel,
-            bandwidth=bandwidth,
-            alpha=alpha,
+            information.Estimator(kernel, bandwidth, alpha),
             samples=[statistics.subsample(len(pool), n_samples, seed) for seed in sampling_seeds],
         )
         where = sites[1:-1] if incremental else sites
@@ -168,9 +166,9 @@ def check_estimator(kernel: information.Kernel, bandwidth: float, alpha: float) 
     """Refuse a kernel, a bandwidth or an order that does not exist, before anything long begins.
 
     Raises:
-        InputError: as :func:`ridge_utils.information.mutual_information`.
+        InputError: as :class:`ridge_utils.information.Estimator`.
     """
-    information.mutual_information(torch.eye(2), torch.eye(2), kernel=kernel, bandwidth=bandwidth, alpha=alpha)
+    information.Estimator(kernel, bandwidth, alpha)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ridge_utils.errors import InputError
-from ridge_utils.information import entropy, gram_matrix, joint_entropy
+from ridge_utils.information import Estimator, entropy, gram_matrix, joint_entropy
 
 Pairs = Literal["all", "aligned"]
 
@@ -58,7 +58,8 @@ def sequence_gram_matrices(x: Tensor, steps: Sequence[int], bandwidth: float = 1
     units = _unit_rows(x[:, : max(steps)])
     counts = torch.tensor(list(steps), device=units.device)
     if pairs == "aligned":
-        return gram_matrix(units.transpose(0, 1), bandwidth=bandwidth).cumsum(0)[counts - 1] / counts[:, None, None]
+        grams = gram_matrix(units.transpose(0, 1), Estimator(bandwidth=bandwidth))
+        return grams.cumsum(0)[counts - 1] / counts[:, None, None]
     # Sums do for means: the factor 1 / t^2 cancels in the normalisation.
     sums = _sums_over_all_pairs(units, counts - 1, bandwidth)
     root = sums.diagonal(dim1=-2, dim2=-1).sqrt()

@@ -117,10 +117,11 @@ def test_several_samples_are_those_of_one_at_a_time(control):
     excesses = control.excesses(pool.states, pool.targets, 3, [5, 6], halves)
     for number, half in enumerate(halves):
         z, y = geometry.unit_length(control.states(pool.states[:, half])), control.targets(pool.targets[half])
-        z, y, options = z.double(), geometry.unit_length(y), {"normalize": False, **control.options}
-        alone = information.predictive_information(z, y, **options)
+        z, y = z.double(), geometry.unit_length(y)
+        estimator = information.Estimator(normalize=False, **control.options)
+        alone = information.predictive_information(z, y, estimator)
         torch.testing.assert_close(found[number], alone, atol=1e-12, rtol=0)
-        alone -= information.permutation_null(z, y, 3, 5 + number, **options).mean(0)
+        alone -= information.permutation_null(z, y, 3, 5 + number, estimator).mean(0)
         torch.testing.assert_close(excesses[number], alone, atol=1e-12, rtol=0)
 
 
@@ -172,7 +173,9 @@ def test_profiles_are_means_over_sampling_seeds_with_their_deviation(table):
     for seed in SEEDS:
         chosen = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:18]
         part = pool.select(chosen)
-        values.append(information.predictive_information(part.states, part.targets, bandwidth=0.5))
+        values.append(
+            information.predictive_information(part.states, part.targets, information.Estimator(bandwidth=0.5))
+        )
     found = controls_page.profiles(table, "predictive_information", "bandwidth_0.5")
     found = found[(found["split"] == "ood") & (found["step"] == 0)].set_index(["layer", "site"])
     sites = results.sites(BLOCKS)

@@ -40,7 +40,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_entropy_is_that_of_the_eigenvalues_within_its_error(kind, bandwidth):
     x = KINDS[kind]
-    exact = information.entropy(information.gram_matrix(x, bandwidth=bandwidth)).item()
+    exact = information.entropy(information.gram_matrix(x, information.Estimator(bandwidth=bandwidth))).item()
     found = quadrature.entropy(Gram(x, bandwidth), SMALL)
     assert abs(found.value.item() - exact) <= 2 * found.error.item() + 2e-5
     assert found.error.item() <= max(0.01 * exact, 2e-4)
@@ -109,10 +109,10 @@ def test_the_entropy_of_repeated_samples_is_exact(bandwidth):
     labels = torch.arange(N) % 5
     pairs = Gram(TARGETS, bandwidth) * Gram(random_samples(5, 3, seed=10)[labels], bandwidth)
     both = information.joint_entropy(
-        information.gram_matrix(TARGETS, bandwidth=bandwidth),
-        information.gram_matrix(random_samples(5, 3, seed=10)[labels], bandwidth=bandwidth),
+        information.gram_matrix(TARGETS, information.Estimator(bandwidth=bandwidth)),
+        information.gram_matrix(random_samples(5, 3, seed=10)[labels], information.Estimator(bandwidth=bandwidth)),
     )
-    alone = information.entropy(information.gram_matrix(TARGETS, bandwidth=bandwidth))
+    alone = information.entropy(information.gram_matrix(TARGETS, information.Estimator(bandwidth=bandwidth)))
     for gram, exact in ((Gram(TARGETS, bandwidth), alone), (pairs, both)):
         found = quadrature.entropy(gram)
         assert found.value.item() == pytest.approx(exact.item(), abs=1e-9)

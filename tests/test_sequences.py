@@ -67,10 +67,14 @@ def test_one_step_is_the_predictive_information_of_one_token(bandwidth, pairs):
     hidden, targets = random_samples(4, 30, 6, 8).float(), random_samples(30, 6, 5, seed=1).float()
     got = sequence_information(hidden, targets, [3, 1], bandwidth, pairs)
     assert got.dtype == torch.float64
-    expected = information.predictive_information(hidden[:, :, 0], targets[:, 0], bandwidth=bandwidth)
+    expected = information.predictive_information(
+        hidden[:, :, 0], targets[:, 0], information.Estimator(bandwidth=bandwidth)
+    )
     torch.testing.assert_close(got[:, 1], expected, atol=1e-10, rtol=0)
     gram = sequence_gram_matrices(targets, [1], bandwidth, pairs)[0]
-    torch.testing.assert_close(gram, information.gram_matrix(targets[:, 0], bandwidth=bandwidth), atol=1e-14, rtol=0)
+    torch.testing.assert_close(
+        gram, information.gram_matrix(targets[:, 0], information.Estimator(bandwidth=bandwidth)), atol=1e-14, rtol=0
+    )
 
 
 @settings(max_examples=25, deadline=None)

@@ -367,7 +367,9 @@ def test_information_rows_are_those_of_the_estimator(pools):
                     states = torch.cat([pool.hidden[:, index], pool.final_norm[index].unsqueeze(0)])
                 else:
                     states = pool.hidden[1:, index] - pool.hidden[:-1, index]
-                expected = information.mutual_information(states, pool.targets[index], **estimator)
+                expected = information.mutual_information(
+                    states, pool.targets[index], information.Estimator(**estimator)
+                )
                 rows = table[(table["split"] == split) & (table["sample_seed"] == seed)]
                 assert list(zip(rows["layer"], rows["site"], strict=True)) == sites
                 torch.testing.assert_close(values(rows, quantity), expected, atol=1e-9, rtol=0)

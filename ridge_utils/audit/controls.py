@@ -61,7 +61,7 @@ class Control:
         Raises:
             InputError: as :func:`ridge_utils.information.predictive_information`.
         """
-        measure = partial(information.predictive_information, normalize=False, **self.options)
+        measure = partial(information.predictive_information, estimator=self._estimator)
         if self._leaves_vectors:
             return measure(*self._transformed(states, targets), samples=samples)
         return torch.stack([measure(*self._transformed(states[:, s], targets[s])) for s in samples])
@@ -84,7 +84,7 @@ class Control:
         Raises:
             InputError: as :func:`ridge_utils.information.excess_information`.
         """
-        measure = partial(information.excess_information, normalize=False, **self.options)
+        measure = partial(information.excess_information, estimator=self._estimator)
         if self._leaves_vectors:
             return measure(*self._transformed(states, targets), n_shuffles, seeds, samples=samples)
         return torch.stack(
@@ -93,6 +93,11 @@ class Control:
                 for s, seed in zip(samples, seeds, strict=True)
             ]
         )
+
+    @property
+    def _estimator(self) -> information.Estimator:
+        """Rows come scaled to length 1: a zero row would be refused otherwise."""
+        return information.Estimator(normalize=False, **self.options)
 
     @property
     def _leaves_vectors(self) -> bool:

@@ -297,7 +297,8 @@ def predictive_information(
             f"{tuple(hidden.shape)} and {tuple(targets.shape)}."
         )
     if method == "exact" or (method == "auto" and len(targets) <= EXACT_UP_TO):
-        exact = information.predictive_information(hidden, targets, bandwidth=bandwidth, normalize=normalize).cpu()
+        estimator = information.Estimator(bandwidth=bandwidth, normalize=normalize)
+        exact = information.predictive_information(hidden, targets, estimator).cpu()
         return Estimate(exact, torch.zeros_like(exact))
     gram_y = Gram(targets, bandwidth, normalize, memory)
     of_targets = _trace(gram_y, settings)
