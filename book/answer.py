@@ -84,7 +84,7 @@ def _excess_falls(step: int) -> pd.DataFrame:
 
 
 def _falling_measures(step: int) -> set[str]:
-    """The measures other than the paper's that fall from their own largest layer to the last block beyond the interval."""
+    """The other measures that fall from their own largest layer to the last block beyond the interval."""
     effects = inference.effects(reference("smollm2-synthetic/decodability"), "peak_fall")
     effects = effects[(effects["step"] == step) & (effects["variant"] != "matrix")]
     return set(effects.loc[effects["low"] > 0, "variant"])
@@ -111,7 +111,7 @@ def _controls(task: str, step: int) -> pd.DataFrame:
 
 
 def _effects(notebook: str, quantities: Mapping[str, int]) -> pd.DataFrame:
-    """Which effects of all reference runs of a notebook, over their training seeds, are beyond their error on which side.
+    """Which effects of a notebook's reference runs are beyond their error, over training seeds and on which side.
 
     Args:
         notebook: its name.

@@ -38,5 +38,5 @@ def test_the_readme_gives_the_answer_of_the_first_page():
     prose = (root / "book" / "intro.md").read_text(encoding="utf-8")
     (paragraph,) = [line for line in prose.splitlines() if line.startswith("**In the one pretrained")]
     for name, number in answer.numbers().items():
-        paragraph = paragraph.replace("{{ %s }}" % name, number)
+        paragraph = paragraph.replace(f"{{{{ {name} }}}}", number)
     assert paragraph in (root / "README.md").read_text(encoding="utf-8")
