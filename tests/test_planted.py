@@ -34,6 +34,7 @@ PLANTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", PLANTED)
 def test_the_verdict_on_the_peak_knows_the_planted_truth(truth):
     signal, mean, expected = PLANTED[truth]
