@@ -425,11 +425,11 @@ def sequence_information(
     for (name, texts), which in itertools.product(continuations.items(), pairs):
         quantity = f"sequence_information_{which}_{name}"
         sites = results.sites(len(texts.states) - 2)
-        for seed in sampling_seeds:
-            sample = statistics.subsample(len(texts), n_samples, seed)
-            values = sequences.sequence_information(
-                texts.states[:, sample], texts.targets[sample], steps, bandwidth=bandwidth, pairs=which
-            )
+        samples = [statistics.subsample(len(texts), n_samples, seed) for seed in sampling_seeds]
+        profiles = sequences.sequence_information(
+            texts.states, texts.targets, steps, bandwidth=bandwidth, pairs=which, samples=samples
+        )
+        for seed, values in zip(sampling_seeds, profiles, strict=True):
             for column, step in enumerate(steps):
                 row = {**context, "sample_seed": seed, "n": n_samples, "decoding_step": step}
                 tables.append(results.measurements(values[:, column].tolist(), sites, quantity, **row))

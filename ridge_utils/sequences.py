@@ -67,7 +67,13 @@ def sequence_gram_matrices(x: Tensor, steps: Sequence[int], bandwidth: float = 1
 
 
 def sequence_information(
-    hidden: Tensor, targets: Tensor, steps: Sequence[int], bandwidth: float = 1.0, pairs: Pairs = "all"
+    hidden: Tensor,
+    targets: Tensor,
+    steps: Sequence[int],
+    bandwidth: float = 1.0,
+    pairs: Pairs = "all",
+    *,
+    samples: Sequence[Tensor] | None = None,
 ) -> Tensor:
     r"""Predictive information :math:`I(Z_l^{(t)}; Y^{(t)})` of the first t decoding steps, per layer, in nats.
 
@@ -81,9 +87,10 @@ def sequence_information(
         targets: input-embedding rows of the tokens of the same steps, shape (N, T, e).
         steps: numbers of steps t, each between 1 and T.
         bandwidth, pairs: see :func:`sequence_gram_matrices`, for both variables.
+        samples: indices of sequences; one profile is estimated from each of them, the kernel computed once for all.
 
     Returns:
-        Shape (layers, len(steps)), float64.
+        Shape (layers, len(steps)), float64; with samples, shape (samples, layers, len(steps)).
 
     Raises:
         InputError: the shapes do not fit, or as :func:`sequence_gram_matrices`; a bad state is reported with its layer.
@@ -93,16 +100,23 @@ def sequence_information(
             "hidden must have shape (layers, N, T, d) and targets (N, T, e) with the same N and T, but they have "
             f"shapes {tuple(hidden.shape)} and {tuple(targets.shape)}."
         )
-    gram_y = sequence_gram_matrices(targets, steps, bandwidth, pairs)
-    entropy_y = entropy(gram_y)
-    profile = hidden.new_empty(len(hidden), len(steps), dtype=torch.float64)
+    chosen = [torch.arange(len(targets))] if samples is None else list(samples)
+    grams_y = _sampled(sequence_gram_matrices(targets, steps, bandwidth, pairs), chosen)
+    entropies_y = [entropy(gram) for gram in grams_y]
+    profiles = hidden.new_empty(len(chosen), len(hidden), len(steps), dtype=torch.float64)
     for layer, states in enumerate(hidden):
         try:
-            gram_z = sequence_gram_matrices(states, steps, bandwidth, pairs)
+            grams_z = _sampled(sequence_gram_matrices(states, steps, bandwidth, pairs), chosen)
         except InputError as error:
             raise InputError(f"Layer {layer}: {error}") from error
-        profile[layer] = entropy(gram_z) + entropy_y - joint_entropy(gram_z, gram_y)
-    return profile
+        for number, (gram_z, gram_y, entropy_y) in enumerate(zip(grams_z, grams_y, entropies_y, strict=True)):
+            profiles[number, layer] = entropy(gram_z) + entropy_y - joint_entropy(gram_z, gram_y)
+    return profiles[0] if samples is None else profiles
+
+
+def _sampled(gram: Tensor, samples: Sequence[Tensor]) -> list[Tensor]:
+    """The Gram matrices of samples of sequences; an entry depends on its two sequences and on N alone."""
+    return [gram[..., sample[:, None], sample] * (gram.shape[-1] / len(sample)) for sample in samples]
 
 
 def _check(x: Tensor, steps: Sequence[int], bandwidth: float, pairs: str) -> None:
@@ -129,6 +143,7 @@ def _sums_over_all_pairs(units: Tensor, last: Tensor, bandwidth: float) -> Tenso
     n, length, _ = units.shape
     rows = units.flatten(0, 1)
     sums = rows.new_empty(len(last), n, n)
+    upto = (torch.arange(length, device=units.device).unsqueeze(1) <= last).to(units.dtype)  # (T, len(last))
     block = max(1, _PAIRS // (n * length**2))
     for start in range(0, n, block):
         stop = min(start + block, n)
@@ -137,7 +152,7 @@ def _sums_over_all_pairs(units: Tensor, last: Tensor, bandwidth: float) -> Tenso
         # Each state against itself; rounding leaves about 1e-16 there, which counts at small bandwidths.
         exponent.diagonal().zero_()
         tokens = exponent.div_(bandwidth**2).exp_().view(stop - start, length, n - start, length)
-        upper = tokens.cumsum(3).cumsum(1)[:, last, :, last]
+        upper = torch.einsum("iajt,at->tij", tokens @ upto, upto)
         sums[:, start:stop, start:] = upper
         sums[:, start:, start:stop] = upper.mT
     return sums
