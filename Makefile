@@ -96,9 +96,8 @@ refresh: $(MODEL) ## maintainers: measure the stored numbers anew, and execute t
 
 tolerances: $(MODEL) ## maintainers: repeat the default runs under other conditions (hours)
 	for notebook in $(TRAINING); do \
-	  [ $$notebook = predictive_information ] && conditions='[]' || conditions='[float32]'; \
-	  $(BIN)/ridge run reproducibility -p notebook=$$notebook -p repeat=true -p "conditions=$$conditions" \
-	    -p save_table=results/differences/$$notebook.csv -o runs/differences/$$notebook.ipynb || exit 1; done
+	  [ $$notebook = predictive_information ] && condition= || condition=float32; \
+	  $(BIN)/python -m ridge_utils.run.repeat $$notebook $$condition || exit 1; done
 
 constraints: $(INSTALLED) ## maintainers: pin what is installed now
 	@{ echo "# Everything that requirements.txt needs in turn: made by make constraints, on Linux with Python 3.11."; \

@@ -1,101 +1,49 @@
 """How far the numbers of a notebook move when nothing but the arithmetic changes, and the tolerances that follow.
 
 Training amplifies rounding: two machines that differ in the seventeenth bit of one sum end with weights that differ
-visibly. How visibly is measured here, by repeating a run under other conditions, and not guessed.
+visibly. How visibly is not guessed: :mod:`ridge_utils.run.repeat` repeats a run under other conditions.
 """
 
-import logging
-import os
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.io.formats.style import Styler
 from scipy import stats
 
-from ridge_utils import cache, inference, results
+from ridge_utils import inference, results
 from ridge_utils.errors import InputError
 
-log = logging.getLogger(__name__)
-
-#: Agreement required of the untouched model's values on any CPU (float32 forward pass, float64 estimator). Two examples
-#: of 250 may change their likeliest token.
-UNTOUCHED = {
-    "predictive_information": 1e-3,
-    "incremental_information": 1e-3,
-    "sequence_information_all_reference": 1e-3,
-    "sequence_information_aligned_reference": 1e-3,
-    # Another machine can break a near tie between two tokens the other way, and that text then goes on differently.
-    "sequence_information_all_generated": 2e-2,
-    "sequence_information_aligned_generated": 5e-2,
-    "early_exit_accuracy": 0.0081,
-    "accuracy": 0.0081,
-    "accuracy_scaled_on_id": 0.0081,
-    "accuracy_scaled_on_ood": 0.0081,
-    "loss": 1e-3,
-    "loss_scaled_on_id": 1e-3,
-    "loss_scaled_on_ood": 1e-3,
-    "residual_scale": 1e-3,
-    "signal_attention": 1e-4,
-    "signal_after_first_attention": 1e-4,
-    "last_token_attention": 1e-4,
-    "first_token_attention": 1e-4,
-    "chance_attention": 1e-9,
-    "signal_attention_fall": 1e-4,
-    "signal_attention_excess": 1e-4,
-    "last_token_attention_excess": 1e-4,
-    "scale_shift": 1e-3,
-    "scaled_accuracy_gain": 0.0081,
-    # The audit: first what follows from the states smoothly.
-    "null_information": 1e-3,
-    "null_information_high": 1e-3,
-    "excess_information": 1e-3,
-    "quadrature_error": 1e-3,
-    "state_entropy": 1e-3,
-    "target_entropy": 1e-3,
-    "distinct_targets": 1e-9,
-    "mean_cosine": 1e-4,
-    "effective_rank": 0.1,
-    "state_norm": 0.5,
-    "ridge_fall": 2e-3,
-    "final_norm_fall": 2e-3,
-    "control_fall": 2e-3,
-    "control_excess": 2e-3,
-    "control_excess_fall": 2e-3,
-    "v_information": 1e-2,
-    "v_information_fall": 1e-2,
-    "null_entropy": 1e-6,
-    "class_share": 0.0081,
-    "distance_correlation": 1e-3,
-    "cka": 1e-3,
-    "log_probability": 1e-3,
-    "log_probability_change": 1e-3,
-    "log_probability_gap": 1e-3,
-    "ablation_contrast": 1e-3,
-    "ablation_shift": 1e-3,
-    "predictive_information_error": 1e-3,
-    "exit_loss": 1e-2,
-    "exit_divergence": 1e-2,
-    # A neighbour can change, a critic is trained, and a share of examples moves by whole examples.
-    "ksg_information": 2e-2,
-    "info_nce": 5e-2,
-    "probe_accuracy": 0.0081,
-    "accuracy_change": 0.0081,
-    "constant_accuracy": 0.0081,
-    "majority_accuracy": 0.0081,
-    "exit_accuracy_gain": 0.0081,
-    # What is a rank or an argmax over layers can jump where two layers are nearly alike.
-    "rank_correlation": 0.1,
-    "peak_fall": 2e-2,
-    "peak_difference": 2.0,
-    "exit_layer_difference": 2.0,
-    "ridge_layer": 1.0,
+_BY_TOLERANCE = {
+    # Counts and constants.
+    1e-9: "chance_attention distinct_targets",
+    1e-6: "null_entropy",
+    # What follows from the states smoothly: float32 in the forward pass, float64 in the estimator.
+    1e-4: """mean_cosine signal_attention signal_after_first_attention last_token_attention first_token_attention
+        signal_attention_fall signal_attention_excess last_token_attention_excess""",
+    1e-3: """predictive_information incremental_information null_information null_information_high excess_information
+        sequence_information_all_reference sequence_information_aligned_reference predictive_information_error
+        quadrature_error state_entropy target_entropy loss loss_scaled_on_id loss_scaled_on_ood residual_scale
+        scale_shift distance_correlation cka log_probability log_probability_change log_probability_gap
+        ablation_contrast ablation_shift""",
+    2e-3: "ridge_fall final_norm_fall control_fall control_excess control_excess_fall",
+    1e-2: "v_information v_information_fall exit_loss exit_divergence",
+    # Two examples of 250 may change their likeliest token.
+    0.0081: """accuracy accuracy_scaled_on_id accuracy_scaled_on_ood early_exit_accuracy scaled_accuracy_gain
+        class_share probe_accuracy accuracy_change constant_accuracy majority_accuracy exit_accuracy_gain""",
+    # A near tie between two tokens can break the other way, and that text then goes on differently; a neighbour can
+    # change, and a critic is trained.
+    2e-2: "sequence_information_all_generated ksg_information peak_fall",
+    5e-2: "sequence_information_aligned_generated info_nce",
+    0.1: "rank_correlation effective_rank",
+    0.5: "state_norm",
+    # An argmax over layers can jump where two layers are nearly alike.
+    1.0: "ridge_layer",
+    2.0: "peak_difference exit_layer_difference",
 }
+
+#: Agreement required of the untouched model's values on any CPU, by quantity, in its unit.
+UNTOUCHED = {quantity: allowed for allowed, quantities in _BY_TOLERANCE.items() for quantity in quantities.split()}
 UNTOUCHED |= {f"{quantity}_deviation": allowed for quantity, allowed in UNTOUCHED.items()}
 
 #: Effects that are differences of two values of another quantity, each of which may move by its tolerance. They need no
@@ -120,122 +68,26 @@ REACH = 3.0
 #: The score of a p-value of 0, which stands for any that is too small for a float.
 _LARGEST_SCORE = 40.0
 
-#: Folder of the results files of :func:`repeat` in ``results/``, one per notebook, named as it is.
+#: Folder in ``results/`` of the differences that :mod:`ridge_utils.run.repeat` measured, one table per notebook.
 DIFFERENCES = "differences"
 
-#: What :func:`repeat` stores of each condition.
-COLUMNS = (
-    "condition",
-    "changes",
-    "model",
-    "split",
-    "step",
-    "layer",
-    "site",
-    "quantity",
-    "variant",
-    "value",
-    "largest_difference",
-)
+#: What a difference, and so a tolerance, belongs to.
+KEY = ["model", "step", "layer", "site", "quantity", "variant"]
 
 
-@dataclass(frozen=True)
-class Condition:
-    """One way to repeat a run."""
-
-    #: how tables and figures call it
-    name: str
-    #: ``arithmetic``, if only rounding differs, or ``seed``, if the training itself does
-    changes: str
-    #: parameters of the notebook that differ from its defaults
-    parameters: dict[str, object] = field(default_factory=dict)
-    #: environment variables
-    environment: dict[str, str] = field(default_factory=dict)
-
-
-#: What is kept of each run's provenance.
-_KEPT = ("commit", "date", "seconds", "training", "machine", "versions", "sha256")
-
-_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
-
-CONDITIONS = (
-    Condition("1 thread", "arithmetic", environment={"OMP_NUM_THREADS": "1"}),
-    Condition("float32", "arithmetic", {"precision": "float32"}),
-    Condition("float32, AVX2 only", "arithmetic", {"precision": "float32"}, _AVX2),
-    Condition("seed 1", "seed", {"training_seeds": [1]}),
-    Condition("seed 2", "seed", {"training_seeds": [2]}),
-)
-
-
-def conditions(names: Sequence[str]) -> tuple[Condition, ...]:
-    """The conditions of these names, or all of them where there are none.
+def differences_of(notebook: str) -> pd.DataFrame | None:
+    """The stored differences of a notebook, or None where there are none because it trains nothing.
 
     Raises:
-        InputError: a name that no condition has.
+        StorageError: they do not match their provenance.
     """
-    known = {condition.name: condition for condition in CONDITIONS}
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(f"There is no condition {unknown[0]!r}; choose from {', '.join(known)}.")
-    return tuple(known[name] for name in names) or CONDITIONS
+    path = results.FOLDER / DIFFERENCES / f"{notebook}.csv"
+    return _complete(results.read(path)[0]) if path.exists() else None
 
 
-def repeat(
-    notebook: str,
-    reference: pd.DataFrame,
-    parameters: Mapping[str, Any],
-    folder: Path,
-    conditions: Sequence[Condition] = CONDITIONS,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Run a notebook once per condition, each condition with a cache of its own, and compare it with a reference.
-
-    A run whose table is already in ``folder`` is not repeated, if its parameters are those asked for.
-
-    Args:
-        notebook: its name.
-        reference: the table of the default run.
-        parameters: of the default run.
-        folder: where the executed notebooks, their tables and the conditions' caches go.
-        conditions: how to repeat it.
-
-    Returns:
-        A table with the columns :data:`COLUMNS`, one row per condition and measurement, those of different sampling
-        seeds taken together (``value`` is their mean, ``largest_difference`` the largest absolute difference of one of
-        them from the reference, both in the quantity's unit); and each run's provenance by the condition's name.
-    """
-    tables, origins = [], {}
-    for condition in conditions:
-        name = condition.name.replace(",", "").replace(" ", "-")
-        output = folder / notebook / f"{name}.ipynb"
-        table_path = output.with_suffix(".csv")
-        if not _has(table_path, {**parameters, **condition.parameters}):
-            log.info("%s under the condition %r, into %s", notebook, condition.name, output)
-            command = [sys.executable, "-m", "ridge_utils", "run", notebook, "-o", str(output), "-p", "compare=false"]
-            for key, value in condition.parameters.items():
-                command += ["-p", f"{key}={value}"]
-            own_cache = {cache.ENVIRONMENT_VARIABLE: str(folder / f"cache-{name}")}
-            subprocess.run(command, env=os.environ | condition.environment | own_cache, check=True)
-        table, origin = results.read(table_path)
-        origins[condition.name] = {key: origin.get(key) for key in _KEPT}
-        # The seed is what such a condition changes, not what tells its measurements apart from the reference's.
-        seed = reference["train_seed"].dropna().unique()
-        table["train_seed"] = table["train_seed"].where(table["train_seed"].isna(), seed[0] if len(seed) else None)
-        compared = results.compare(table, reference, 0.0).rows
-        groups = compared.groupby(["model", "split", "step", "layer", "site", "quantity", "variant"], sort=False)
-        summary = groups.agg(value=("value", "mean"), largest_difference=("difference", "max")).reset_index()
-        tables.append(summary.assign(condition=condition.name, changes=condition.changes))
-    return pd.concat(tables, ignore_index=True)[list(COLUMNS)], origins
-
-
-def _has(path: Path, parameters: Mapping[str, Any]) -> bool:
-    """Whether a run with these parameters is stored at ``path``; on which device they ran its provenance tells."""
-    if not path.exists():
-        return False
-    _, origin = results.read(path)
-    found = origin["parameters"]
-    if {**found, "device": None} == {**parameters, "device": None}:
-        return True
-    log.warning("%s was made with other parameters; it is measured again.", path)
-    return False
+def _complete(differences: pd.DataFrame) -> pd.DataFrame:
+    """With the column ``variant``, which a table lacks where no quantity has one."""
+    return differences.assign(variant=differences["variant"].fillna("") if "variant" in differences else "")
 
 
 def training_tolerance(differences: pd.DataFrame) -> pd.DataFrame:
@@ -245,32 +97,22 @@ def training_tolerance(differences: pd.DataFrame) -> pd.DataFrame:
     profile that moves as a whole crosses the stored one somewhere, and is close to it there by chance.
 
     Args:
-        differences: what :func:`repeat` gave.
+        differences: what :func:`differences_of` gave.
 
     Returns:
-        One row per (model, step, layer, site, quantity, variant) with ``tolerance``; all splits share it. The state
-        after the final norm has no neighbours.
+        One row per :data:`KEY` (without ``model``, where the differences have none) with ``tolerance``; all splits
+        share it. The state after the final norm has no neighbours.
     """
-    differences = _with_variant(differences)
+    differences = _complete(differences)
     arithmetic = differences[(differences["changes"] == "arithmetic") & (differences["step"] > 0)]
-    key = _key(differences)
+    # Differences of a notebook with one model were first stored without its name.
+    key = [column for column in KEY if column in differences]
     largest = arithmetic.groupby(key, sort=False)["largest_difference"].max().reset_index()
     body = largest["site"] != "final_norm"
     largest = largest.sort_values("layer", kind="stable")
     groups = largest.groupby([c for c in key if c not in ("layer", "site")] + [body], sort=False)["largest_difference"]
     around = groups.transform(lambda values: values.rolling(2 * NEIGHBOURS + 1, center=True, min_periods=1).max())
     return largest[key].assign(tolerance=MARGIN * around).sort_index()
-
-
-def _key(differences: pd.DataFrame) -> list[str]:
-    """What a tolerance belongs to. Differences of a notebook with one model were first stored without its name."""
-    columns = ("model", "step", "layer", "site", "quantity", "variant")
-    return [column for column in columns if column in differences]
-
-
-def _with_variant(differences: pd.DataFrame) -> pd.DataFrame:
-    """Differences with the column ``variant``, which their file lacks where no quantity has one."""
-    return differences.assign(variant=differences["variant"].fillna("") if "variant" in differences else "")
 
 
 def tolerance(stored: pd.DataFrame, differences: pd.DataFrame | None) -> "pd.Series[float]":
@@ -283,7 +125,7 @@ def tolerance(stored: pd.DataFrame, differences: pd.DataFrame | None) -> "pd.Ser
 
     Args:
         stored: table of measurements.
-        differences: what :func:`repeat` gave; None for a notebook that trains nothing.
+        differences: what :func:`differences_of` gave; None for a notebook that trains nothing.
 
     Returns:
         One value per row of ``stored``, in its unit.
@@ -296,7 +138,7 @@ def tolerance(stored: pd.DataFrame, differences: pd.DataFrame | None) -> "pd.Ser
     if bool((unknown := floor.isna() & (suffixes == "")).any()):
         raise InputError(
             f"The quantity {stored['quantity'][unknown].iloc[0]!r} has no tolerance: say in "
-            "reproducibility.UNTOUCHED how far it may move where nothing is trained."
+            "tolerances.UNTOUCHED how far it may move where nothing is trained."
         )
     # Shares of few examples move in large steps: two examples may always change their likeliest token.
     shares = stored["quantity"].str.contains("accuracy")
@@ -304,7 +146,7 @@ def tolerance(stored: pd.DataFrame, differences: pd.DataFrame | None) -> "pd.Ser
     allowed = floor.fillna(0.0)
     if differences is not None:
         trained = training_tolerance(differences)
-        key = _key(trained)
+        key = [column for column in KEY if column in trained]
         measured = stored[key].merge(trained, on=key, how="left")["tolerance"].set_axis(stored.index)
         allowed = measured.fillna(0.0).clip(lower=allowed)
         for effect, part in DIFFERENCE_OF.items():
@@ -334,8 +176,8 @@ def _with_estimates(rows: pd.DataFrame, table: pd.DataFrame, quantity: str) -> p
     """:func:`effect_tolerance` for each row, from the effects of ``quantity`` and their estimates' ``allowed``."""
     key = [column for column in results.KEY if column != "quantity"]
     effects = inference.effects(table, quantity).merge(table[table["quantity"] == quantity][[*key, "allowed"]], on=key)
-    own = rows[key].merge(effects, on=key, how="left")
-    return effect_tolerance(own, own["allowed"])
+    effects = rows[key].merge(effects, on=key, how="left")
+    return effect_tolerance(effects, effects["allowed"])
 
 
 def effect_tolerance(effects: pd.DataFrame, allowed: "pd.Series[float]") -> pd.DataFrame:
@@ -371,25 +213,15 @@ def effect_tolerance(effects: pd.DataFrame, allowed: "pd.Series[float]") -> pd.D
     )
 
 
-def differences_of(notebook: str) -> pd.DataFrame | None:
-    """The stored differences of a notebook, or None where there are none because it trains nothing.
-
-    Raises:
-        StorageError: they do not match their provenance.
-    """
-    path = results.FOLDER / DIFFERENCES / f"{notebook}.csv"
-    return _with_variant(results.read(path)[0]) if path.exists() else None
-
-
 def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any], trained: bool = True) -> str:
-    """Compare a notebook's table with the stored one, and say in words that never change what was found.
+    """Compare a notebook's table with the stored one, and say which kinds of measurements agree.
 
     Args:
         table: the new table.
         name: of the results file.
         parameters: of the run.
-        trained: compare what was measured after training as well. The audit's notebooks do without: they measure in
-            other ways the states that other notebooks compare, and what they do to them shows on the untouched model.
+        trained: compare what was measured after training as well. A notebook does without where it measures in other
+            ways the states that another one compares: what it does to them shows on the untouched model.
 
     Returns:
         One line per kind of measurement; or one sentence, if the parameters are not those of the stored table.
@@ -410,130 +242,4 @@ def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any], trained
     for label, rows in (("untouched model", comparison.rows[~after]), ("after training", comparison.rows[after])):
         for quantity, group in rows.groupby("quantity"):
             lines.append(f"{label}: {len(group)} values of {quantity} agree")
-    return "\n".join(lines)
-
-
-def other_notebooks() -> pd.DataFrame:
-    """How far trained numbers of the notebooks beside ``predictive_information`` moved, and what they may.
-
-    An effect's interval, p-value and size are left out: they move with their estimate.
-
-    Returns:
-        One row per notebook and quantity with ``values`` (how many), ``median_difference``, ``largest_difference``
-        (under changed arithmetic), ``median_tolerance`` and ``largest_tolerance``, in the quantity's unit.
-    """
-    rows = []
-    for path in sorted((results.FOLDER / DIFFERENCES).glob("*.csv")):
-        if path.stem == "predictive_information":
-            continue
-        differences, _ = results.read(path)
-        stored, _ = results.read(results.FOLDER / path.name)
-        trained = (stored["step"] > 0) & (_suffixes(stored["quantity"]) == "")
-        allowed = tolerance(stored, differences)[trained]
-        for quantity, group in stored[trained].groupby("quantity"):
-            chosen = (differences["quantity"] == quantity) & (differences["step"] > 0)
-            moved = differences[chosen & (differences["changes"] == "arithmetic")]["largest_difference"]
-            rows.append(
-                {
-                    "notebook": path.stem,
-                    "quantity": quantity,
-                    "values": len(group),
-                    "median_difference": moved.median(),
-                    "largest_difference": moved.max(),
-                    "median_tolerance": allowed[group.index].median(),
-                    "largest_tolerance": allowed[group.index].max(),
-                }
-            )
-    columns = ["notebook", "quantity", "values", "median_difference", "largest_difference"]
-    return pd.DataFrame(rows, columns=[*columns, "median_tolerance", "largest_tolerance"])
-
-
-def other_notebooks_table(rows: pd.DataFrame) -> Styler:
-    """What :func:`other_notebooks` found, as a table for people."""
-    shown = rows.rename(columns=lambda column: column.replace("_", " ")).assign(
-        notebook=rows["notebook"].where(~rows["notebook"].duplicated(), "")
-    )
-    numbers = [column for column in shown if shown[column].dtype == float]
-    caption = "Trained numbers of the other notebooks: differences under changed arithmetic, and tolerances"
-    return shown.style.hide(axis="index").format("{:.2g}", subset=numbers).set_caption(caption)
-
-
-def ridge_layers(differences: pd.DataFrame, stored: pd.DataFrame) -> pd.DataFrame:
-    """Ridge layer at each checkpoint under every condition, ID and OOD examples together.
-
-    Args:
-        differences: what :func:`repeat` gave.
-        stored: the table that the runs were compared with.
-
-    Returns:
-        One row per run, the stored one first, with ``changes``, ``condition`` and one column per step; the ridge layer
-        is the argmax of the mean profile over sampling seeds, the state after the final norm left out.
-    """
-    rows = pd.concat([stored.assign(condition="as stored", changes="nothing"), differences])
-    chosen = (rows["quantity"] == "predictive_information") & (rows["split"] == "all") & (rows["site"] != "final_norm")
-    mean = rows[chosen].groupby(["changes", "condition", "step", "layer"], sort=False)["value"].mean().reset_index()
-    at_maximum = mean.loc[mean.groupby(["changes", "condition", "step"], sort=False)["value"].idxmax()]
-    wide = at_maximum.pivot_table(index=["changes", "condition"], columns="step", values="layer", sort=False)
-    return wide.astype(int)
-
-
-def describe(differences: pd.DataFrame, stored: pd.DataFrame) -> str:
-    """What :func:`repeat` found, in sentences for the reader (Markdown), from the numbers.
-
-    Args:
-        differences: what :func:`repeat` gave.
-        stored: the table that the runs were compared with.
-    """
-    information = differences[differences["quantity"] == "predictive_information"]
-    untouched = information[information["step"] == 0]["largest_difference"].max()
-    last = int(information["step"].max())
-    trained = information[information["step"] == last]
-    largest = trained.groupby("changes")["largest_difference"].max()
-    rounding, seed = largest["arithmetic"], largest["seed"]
-    peak = stored[(stored["step"] == last) & (stored["quantity"] == "predictive_information")]["value"].max()
-    verdict = "within" if untouched <= UNTOUCHED["predictive_information"] else "**outside**"
-    lines = [
-        f"- **Untouched:** no condition moves any value by more than {untouched:.1g} nats, {verdict} the "
-        f"{UNTOUCHED['predictive_information']:g} required.",
-        f"- **After {last} steps:** changed arithmetic moves a value by up to {rounding:.2g} nats, another training "
-        f"seed by up to {seed:.2g}; the largest value of the stored run is {peak:.2g}.",
-    ]
-    if rounding >= seed:
-        lines.append("- Changed arithmetic moves the trained numbers as far as another training seed does.")
-    else:
-        lines.append(
-            f"- A training seed moves the trained numbers {seed / rounding:.1f} times as far "
-            "as changed arithmetic does."
-        )
-    layers = ridge_layers(differences, stored)
-    lines.append(f"- **Ridge layer:** {describe_ridge_layers(layers)}.")
-    return "\n".join(lines)
-
-
-def describe_ridge_layers(layers: pd.DataFrame) -> str:
-    """The range of ridge layers over all runs at each checkpoint, as part of a sentence.
-
-    Args:
-        layers: what :func:`ridge_layers` gave.
-    """
-    texts = []
-    for step in layers.columns:
-        low, high = layers[step].min(), layers[step].max()
-        place = f"layer {low}" if low == high else f"layers {low} to {high}"
-        texts.append(f"{place} {f'after {step} steps' if step else 'untouched'}")
-    return f"over all {len(layers)} runs, {', '.join(texts)}"
-
-
-def facts(differences: pd.DataFrame) -> str:
-    """The measured differences and tolerances in a form for text comparison: a line per checkpoint, rounded.
-
-    What an effect has beside its estimate is left out.
-    """
-    allowed = training_tolerance(differences)
-    allowed = allowed[_suffixes(allowed["quantity"]) == ""]
-    allowed = allowed.assign(tolerance=allowed["tolerance"].clip(lower=allowed["quantity"].map(UNTOUCHED)))
-    lines = [f"{len(differences)} differences under {differences['condition'].nunique()} conditions"]
-    for (step, quantity), group in allowed.groupby(["step", "quantity"]):
-        middle, largest = group["tolerance"].median(), group["tolerance"].max()
-        lines.append(f"step {step}, {quantity}: tolerance {middle:.4f} (median over layers), {largest:.4f} (largest)")
     return "\n".join(lines)
