@@ -269,7 +269,7 @@ def bars(
 
 
 def panel_grid(
-    values: Sequence[Any], column: str = "", height: float = 2.9, sharex: bool = False
+    values: Sequence[Any], column: str = "", height: float = 2.9, sharex: bool = False, sharey: bool = True
 ) -> tuple[Figure, dict[Any, Axes]]:
     """Axes for the panels, at most two side by side and titled by what they show; one alone is as wide as the figure.
 
@@ -277,12 +277,12 @@ def panel_grid(
         values: what tells the panels apart.
         column: its column.
         height: of a panel, in inches.
-        sharex: the panels share the horizontal axis as well as the vertical one.
+        sharex, sharey: whether the panels share their axes.
     """
     across = min(2, len(values))
     down = -(-len(values) // across)
     size = (WIDTH, height * down + 0.5)
-    figure, grid = plt.subplots(down, across, figsize=size, squeeze=False, sharey=True, sharex=sharex)
+    figure, grid = plt.subplots(down, across, figsize=size, squeeze=False, sharex=sharex, sharey=sharey)
     for ax in grid.flat[len(values) :]:
         ax.set_axis_off()
     axes = dict(zip(values, grid.flat, strict=False))

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
@@ -41,6 +42,33 @@ def styled(shown: pd.DataFrame, caption: str) -> Styler:
     content = caption + shown.to_csv(index=False)
     table_id = hashlib.sha256(content.encode()).hexdigest()[:8]
     return shown.style.hide(axis="index").set_caption(caption).set_uuid(table_id)
+
+
+def ridge_name(ridge: "pd.Series[Any]") -> str:
+    """The ridge layer of a row of :func:`ridge_utils.statistics.ridge_summary`; where there is none, that says so."""
+    if ridge["has_ridge"]:
+        return f"{ridge['ridge_layer']} of {ridge['blocks']}"
+    return f"none (largest at {ridge['ridge_layer']} of {ridge['blocks']})"
+
+
+def ridge_table(summary: pd.DataFrame, columns: Sequence[str]) -> Styler:
+    """Where the ridge is and how far the quantity falls from its largest layer, as a table for people.
+
+    Args:
+        summary: rows of :func:`ridge_utils.statistics.ridge_summary`.
+        columns: which columns tell the rows apart.
+    """
+    shown = {column: [_label(value, column) for value in summary[column]] for column in columns}
+    shown["ridge layer"] = [ridge_name(row) for _, row in summary.iterrows()]
+    places = {"at_ridge": "at the largest", "at_last_block": "at the last block", "at_final_norm": "after the final norm"}
+    for column, heading in places.items():
+        if summary[column].notna().any():
+            shown[heading] = [number(value, 4) for value in summary[column]]
+    shown["fall to the last block"] = [
+        f"{number(fall, 4)} ± {half_width:.4f}"
+        for fall, half_width in zip(summary["to_last_block"], summary["to_last_block_half_width"], strict=True)
+    ]
+    return styled(pd.DataFrame(shown), "In nats; ± is 2σ over all seeds, and a ridge has a fall beyond it")
 
 
 def effect_table(

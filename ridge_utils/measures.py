@@ -101,12 +101,10 @@ def null_profile(
         vectors, where = (pool.updates, sites[1:-1]) if incremental else (pool.states, sites)
         for seed in sampling_seeds:
             sample = statistics.subsample(len(pool), n_samples, seed)
-            shuffled = information.permutation_null(
-                vectors[:, sample], pool.targets[sample], n_shuffles, seed,
-                kernel=kernel, bandwidth=bandwidth, alpha=alpha,
-            )  # fmt: skip
+            estimator = information.Estimator(kernel, bandwidth, alpha)
+            null = information.permutation_null(vectors[:, sample], pool.targets[sample], n_shuffles, seed, estimator)
             row = {**context, "split": split, "sample_seed": seed, "n": n_samples}
-            tables.append(results.measurements(shuffled.mean(0).tolist(), where, "null_information", **row))
+            tables.append(results.measurements(null.mean(0).tolist(), where, "null_information", **row))
     return pd.concat(tables, ignore_index=True)
 
 
