@@ -11,6 +11,10 @@ class InputError(ValueError):
     """The caller gave something that cannot be used; the message says what, its value or shape, and what to do."""
 
 
+class TooFewExamplesError(InputError):
+    """A task has fewer examples than were asked for."""
+
+
 class StorageError(RuntimeError):
     """The cache or a results folder could not be read or written; the message names the folder and the remedy."""
 
@@ -27,13 +31,17 @@ def explain(error: "ValidationError", given: Any, model: type["BaseModel"], wher
     """
     first = error.errors(include_url=False)[0]
     start = where[0].upper() + where[1:]
+    names = [str(name) for name in first["loc"]]
+    # Into the models inside the model; what is wrong inside a list is shown with its list.
+    while len(names) > 1 and hasattr(inner := model.model_fields[names[0]].annotation, "model_fields"):
+        given, model, names = given[names[0]], inner, names[1:]
     fields = model.model_fields
-    if not isinstance(given, Mapping) or not first["loc"]:
+    if not isinstance(given, Mapping) or not names:
         needed = [name for name, field in fields.items() if field.is_required()]
         return f"{start} must be a mapping with at least {' and '.join(needed)}, but is {given!r}."
-    name = str(first["loc"][0])
+    name = names[0]
     if first["type"] == "extra_forbidden":
         return f"{start} has no {kind} {name!r}; its {kind}s are {', '.join(fields)}."
-    if first["type"] == "missing":
+    if name not in given:
         return f"{start} lacks the {kind} {name!r}, {fields[name].description}."
     return f"In {where}, the {kind} {name!r} must be {fields[name].description}, but is {given[name]!r}."

@@ -98,6 +98,13 @@ def families():
 HOP_WORDS = [word for kind, words in kinship.KINDS.items() for word in words if "-" not in kind and kind != "nibling"]
 
 
+def compose(first, second):
+    """What the rules say that the ``second`` of someone's ``first`` is to them."""
+    kinds = {word: kind for kind, words in kinship.KINDS.items() for word in words}
+    kind = kinship.RULES.get((kinds[first], kinds[second]))
+    return kinship.KINDS[kind][second in {words[1] for words in kinship.KINDS.values()}] if kind else None
+
+
 def test_rules_hold_the_compositions_with_one_answer_and_no_others(families):
     found = collections.defaultdict(set)
     for x, around in list(families.relatives.items()):
@@ -111,7 +118,7 @@ def test_rules_hold_the_compositions_with_one_answer_and_no_others(families):
         if answers:  # nobody has a father's husband
             seen += 1
             expected = next(iter(answers)) if len(answers) == 1 else None
-            assert kinship.compose(first, second) == expected, (first, second, answers)
+            assert compose(first, second) == expected, (first, second, answers)
     assert seen > 150
 
 
@@ -196,21 +203,6 @@ def test_a_story_is_the_chain_that_it_tells():
         assert all(female[name] == (name in kinship.FEMALE_NAMES) for name in story.names)
 
 
-def test_stories_of_ten_hops_exist_for_every_relation_and_are_not_all_alike():
-    rng = random.Random(2)
-    for relation in kinship.TARGETS:
-        chains = {kinship.tell(relation, 10, rng).chain for _ in range(40)}
-        assert len(chains) > 30
-
-
-@pytest.mark.parametrize(("relation", "hops"), [("cousin", 2), ("husband", 2), ("aunt", 1), ("aunt", 11)])
-def test_a_story_that_cannot_be_told(relation, hops):
-    with pytest.raises(
-        InputError, match=r"Unknown relation '\w+'; choose one of father|from 2 to 10 hops, but \d+ were"
-    ):
-        kinship.tell(relation, hops, random.Random(0))
-
-
 def test_sentences_and_names():
     pronouns = {"{his}", "{him}"}
     for kind, texts in kinship.FRAMES.items():
@@ -238,38 +230,6 @@ def test_relations_hops_and_genders_are_balanced(split, seed):
         share = 1 / len(values)
         for value in values:  # five standard deviations of a binomial
             assert abs(counts[value] - n * share) < 5 * math.sqrt(n * share * (1 - share)), (value, counts)
-
-
-def test_training_and_evaluation_are_disjoint_whatever_the_seeds():
-    train, held_out, ood = (
-        {e.prompt for seed in range(3) for e in clutrr.load(split, 500, seed)} for split in ("train", "id", "ood")
-    )
-    assert not train & held_out and not train & ood and not held_out & ood
-
-
-def test_examples_are_different_and_the_same_for_the_same_seed():
-    once, again = (clutrr.load("ood", 300, 7) for _ in range(2))
-    assert once == again
-    assert once[:100] == clutrr.load("ood", 100, 7)
-    assert len({e.prompt for e in once}) == 300
-    assert once != clutrr.load("ood", 300, 8)
-    assert {(e.split, e.source) for e in once} == {("ood", "synthetic")}
-
-
-def test_the_data_are_these_on_every_machine():
-    example = clutrr.load("train", 1, seed=0)[0]
-    assert example.prompt == (
-        "Alfred's father Andrew taught him to ride a bicycle. Andrew packed a lunch box for his son Frank. "
-        "Charlotte wrote a letter to her brother Frank, who was studying abroad.\n"
-        "Question: How is Charlotte related to Alfred?\n"
-        "Answer: Charlotte is Alfred's"
-    )
-    assert example.target == " sister"
-
-
-def test_hops_restrict_a_split():
-    for example in clutrr.load("ood", 50, hops=[4, 9, 2]):
-        assert example.prompt.count(".") in (4, 9)
 
 
 def test_every_hop_of_a_generated_story_is_one_span():
@@ -348,72 +308,50 @@ def test_splits_of_a_folder(release):
         clutrr.load("ood", 8, data_dir=folder)
 
 
-MISSING = {key: value for key, value in row().items() if key != "target"}
-
-
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([MISSING], r"1\.2_test\.csv, line 1: the header lacks the column 'target'"),
-        ([row(), row(id="b", target="")], r"line 5: the field 'target' is missing or empty"),
-        ([row(story=" ")], r"'story' must be a text that is not empty, but is ' '"),
+        (
+            [{"story": "a", "query": "b"}],
+            r"Line 1 of .*1\.2_test\.csv, the header, lacks the column 'target'; it has story",
+        ),
+        (
+            [row(), row(id="b", target="")],
+            "line 5 of .*1.2_test.csv, the field 'target' must be one of father, mother, son, .* but is ''",
+        ),
+        ([row(story=" ")], r"line 2 of .*1.2_test.csv, the field 'story' must be a text that is not empty, but is ' '"),
         (
             [row(query="(Ann, Cy)")],
-            r"line 3: 'query' must be two different names of the story, .* but is '\(Ann, Cy\)'",
+            r"line 3 of .*1.2_test.csv, the field 'query' must be two different names of .* but is '\(Ann, Cy\)'",
         ),
-        ([row(query="__import__('os').getcwd()")], "'query' must be two different names"),
-        ([row(query="('Ann', 'Ann')")], "'query' must be two different names"),
-        ([row(query="('Ann', 'Di')")], "'query' must be two different names"),
-        ([row(query="['Ann', 'Cy']")], "'query' must be two different names"),
-        ([row(query="('Ann', 3)")], "'query' must be two different names"),
-        ([row(target="cousin")], r"line 3: unknown relation 'cousin'; 'target' must be one of father, mother, son"),
-        ([row(task_name="task_1.3")], r"line 3: 'task_name' must be task_1\.2 in this file, but is 'task_1\.3'"),
-        ([row(task_name="two")], r"line 3: 'task_name' must be task_1\.2 in this file, but is 'two'"),
-        ([row(edge_types="['son']")], r"line 3: 'edge_types' must be a list of 2 relations, as task_1\.2 says, but"),
-        ([row(edge_types="son")], "'edge_types' must be a list of 2 relations"),
+        *(
+            ([row(query=query)], "'query' must be two different names of the story, such as")
+            for query in ("__import__('os').getcwd()", "('Ann', 'Ann')", "('Ann', 'Di')", "['Ann', 'Cy']", "('Ann', 3)")
+        ),
+        (
+            [row(target="cousin")],
+            r"line 3 of .*1.2_test.csv, the field 'target' must be one of father, mother, son, .* but is 'cousin'",
+        ),
+        (
+            [row(task_name="task_1.3")],
+            r"line 3 of .*1.2_test.csv, the field 'task_name' must be task_1\.2 in this file, but is 'task_1\.3'",
+        ),
+        (
+            [row(task_name="two")],
+            r"line 3 of .*1.2_test.csv, the field 'task_name' must be task_1\. and the number of hops, but is 'two'",
+        ),
+        (
+            [row(edge_types="['son']")],
+            r"line 3 of .*1.2_test.csv, the field 'edge_types' must be a list of 2 relations, as task_1\.2 says, but",
+        ),
+        ([row(edge_types="son")], "'edge_types' must be a list of relations, but is 'son'"),
+        ([], "1.2_test.csv is empty"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(release, rows, words):
     folder = release(test_2=rows)
     with pytest.raises(InputError, match=words):
         clutrr.load("id", None, data_dir=folder)
-
-
-def test_missing_and_empty_files(release, tmp_path):
-    with pytest.raises(
-        InputError, match=r"There is no folder .*gen_train23_test2to10: data_dir must be the folder that"
-    ):
-        clutrr.load("ood", 1, data_dir=tmp_path)
-    folder = release()
-    files = folder / "clutrr" / "gen_train23_test2to10"
-    (files / "1.7_test.csv").unlink()
-    (files / "1.8_test.csv").write_text("")
-    with pytest.raises(InputError, match=r"1\.7_test\.csv cannot be read: No such file"):
-        clutrr.load("ood", 1, data_dir=folder)
-    with pytest.raises(InputError, match=r"1\.8_test\.csv is empty"):
-        clutrr.load("ood", 1, data_dir=folder, hops=[8])
-    assert len(clutrr.load("ood", None, data_dir=folder, hops=[4, 10])) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "words"),
-    [
-        (("test", 1), {}, "no split 'test'"),
-        (("id", 0), {}, "integer of at least 1"),
-        (("id", None), {}, "'clutrr' is generated offline and has no end"),
-        (("id", 1), {"source": "web"}, "Unknown source 'web'"),
-        (("id", 1), {"source": "local"}, "needs the folder of the data"),
-        (("id", 1), {"source": "hub", "data_dir": "here"}, "reads no folder"),
-        (("id", 1), {"hops": [4]}, r"The id split of clutrr has stories of 2 to 3 hops, but hops=\[4\]"),
-        (("ood", 1), {"hops": []}, r"The ood split of clutrr has stories of 4 to 10 hops, but hops=\[\] was given"),
-        (("ood", 1), {"hops": 4}, r"hops must be a list of integers such as \[2, 3\], but is 4"),
-        (("ood", 1), {"hops": [4.0]}, "hops must be a list of integers"),
-        (("ood", 1), {"hops": [True]}, "hops must be a list of integers"),
-    ],
-)
-def test_bad_requests(arguments, options, words):
-    with pytest.raises(InputError, match=words):
-        clutrr.load(*arguments, **options)
 
 
 # The Hub
@@ -464,27 +402,10 @@ def test_the_hub(hub):
     assert places("ood") == {"sea", "ice"}
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"target_text": "cousin"}, "CLUTRR/v1, test row 1: unknown relation 'cousin'"),
-        ({"target_text": None}, "CLUTRR/v1, test row 1: 'target' must be a text that is not empty, but is None"),
-        ({"task_name": "task_1.11"}, r"test row 1: 'task_name' must be task_1\.2, .*task_1\.10 in this file"),
-    ],
-)
-def test_a_bad_row_of_the_hub_is_named(hub, changes, words):
-    hub(test=[hub_row("sea", 4), hub_row("gym", 4, **changes)])
-    with pytest.raises(InputError, match=words):
-        clutrr.load("ood", 1, source="hub")
-
-
-def test_a_hub_that_cannot_be_reached(monkeypatch):
-    def fail(*_, **__):
-        raise ConnectionError("Couldn't reach 'CLUTRR/v1' on the Hub.\nTraceback")
-
-    monkeypatch.setattr(datasets, "load_dataset", fail)
+def test_a_bad_row_of_the_hub_is_named(hub):
+    hub(test=[hub_row("sea", 4), hub_row("gym", 4, target_text="cousin")])
     with pytest.raises(
-        InputError, match=r"cannot be loaded from the Hub .*split test\): Couldn't reach .* data_dir=FOLDER"
+        InputError, match=r"row 1 of test, CLUTRR/v1, the field 'target' must be one of .* but is 'cousin'"
     ):
         clutrr.load("ood", 1, source="hub")
 
@@ -492,6 +413,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
 # The real files
 
 
+@pytest.mark.slow
 def test_the_release(real_data):
     train, held_out, ood = (clutrr.load(split, None, data_dir=real_data) for split in ("train", "id", "ood"))
     # Of the 10,094 training rows 80 repeat another; 38 + 105 test rows have 2 and 3 hops.
@@ -505,6 +427,7 @@ def test_the_release(real_data):
     assert {e.target[1:] for e in train} == set(kinship.TARGETS)
 
 
+@pytest.mark.slow
 def test_the_release_proves_its_answers(real_data):
     """The file's own proof starts from (A, relation, B): the target is what B is to A, as the prompt asks."""
     proved = set()

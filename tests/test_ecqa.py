@@ -43,10 +43,6 @@ def row(identifier, concept="lamp", key="B", **changes):
 SEEN, HELD_OUT = "lamp", "hat"
 
 
-def test_the_two_concepts_of_these_tests_are_on_both_sides():
-    assert first_byte(HELD_OUT) < 51 <= first_byte(SEEN)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """A folder in the published layout; a changed file is given by its path in it."""
@@ -87,13 +83,6 @@ def test_the_local_splits_follow_the_lists_and_the_concepts(folder):
     assert found == {"train": {"t1", "t2"}, "id": {"v1", "v3"}, "ood": {"v2"}}
 
 
-def test_a_question_listed_twice_belongs_to_the_first_part(folder):
-    data = folder(**{"ecqa/test_ids.txt": ["t1", "v1", "v3", "v3"]})
-    found = [parts(e)[0].split()[-2] for e in ecqa.load("id", None, data_dir=data)]
-    assert sorted(found) == ["v1", "v3"]
-    assert len(ecqa.load("train", None, data_dir=data)) == 2
-
-
 def test_concepts_are_marked_as_whole_words_in_any_case_and_texts_lose_outer_spaces(folder):
     stem = "  Hat or that: is every HAT, or what a hatter makes, a (hat)? "
     choices = [{"label": label, "text": f" {text} "} for label, text in zip("ABCDE", "uvvwx", strict=True)]
@@ -108,12 +97,6 @@ def test_concepts_are_marked_as_whole_words_in_any_case_and_texts_lose_outer_spa
     )  # the same text twice: the right one's place
 
 
-def test_a_concept_that_the_stem_does_not_name_leaves_the_answer_alone(folder):
-    data = folder(**{"commonsense_qa/dev_rand_split.jsonl": [row("v2", HELD_OUT, stem="What now?"), row("v3")]})
-    (example,) = ecqa.load("ood", None, data_dir=data)
-    assert [example.prompt[a:b] for a, b in example.signal_spans] == ["light"]
-
-
 CHOICES = row("x")["question"]["choices"]
 DEV, VAL = "commonsense_qa/dev_rand_split.jsonl", "ecqa/val_ids.txt"
 
@@ -121,56 +104,42 @@ DEV, VAL = "commonsense_qa/dev_rand_split.jsonl", "ecqa/val_ids.txt"
 @pytest.mark.parametrize(
     ("name", "lines", "words"),
     [
-        (DEV, None, "dev_rand_split.jsonl cannot be read: No such file"),
         (VAL, None, "val_ids.txt cannot be read: No such file"),
-        (DEV, [""], "dev_rand_split.jsonl is empty"),
         (VAL, ["", " "], "val_ids.txt is empty"),
-        (DEV, [row("v2"), "{"], "dev_rand_split.jsonl, line 2: not JSON"),
-        (DEV, [row("v2"), "", [1]], "dev_rand_split.jsonl, line 3: a row must be a JSON object"),
+        (VAL, ["v1", "v9"], r"In line 2 of .*val_ids.txt: no question of .*commonsense_qa has the id 'v9'"),
+        (DEV, [row("v2"), "{"], "There is no JSON in line 2 of .*dev_rand_split.jsonl"),
         (
             DEV,
-            [{"id": "v2", "answerKey": "A"}],
-            "line 1: 'question' must be an object with stem and choices, but is None",
+            [row("v2"), "", [1]],
+            "Line 3 of .* must be a mapping with at least id and question and answerKey, but is ",
         ),
-        (DEV, [row(7)], "line 1: 'id' must be a text that is not empty, but is 7"),
-        (DEV, [row("v2", stem=" ")], "line 1: 'stem' must be a text that is not empty, but is ' '"),
+        (DEV, [{"id": "v2", "answerKey": "A"}], "Line 1 of .* lacks the field 'question', an object with stem"),
+        (DEV, [row(7)], "line 1 of .*dev_rand_split.jsonl, the field 'id' must be a text that is not empty, but is 7"),
+        (
+            DEV,
+            [row("v2", stem=" ")],
+            "line 1 of .*dev_rand_split.jsonl, the field 'stem' must be a text that is not empty, but is ' '",
+        ),
         (DEV, [row("v2", question_concept=None)], "'question_concept' must be a text that is not empty, but is None"),
-        (DEV, [row("v2", choices=CHOICES[:4])], "line 1: 'choices' must be five objects with label A to E in order"),
-        (DEV, [row("v2", choices=CHOICES[::-1])], "line 1: 'choices' must be five objects with label A to E in order"),
-        (DEV, [row("v2", choices=[*CHOICES[:4], {"label": "E"}])], "line 1: 'choices' must be five objects"),
-        (DEV, [row("v2", choices="ABCDE")], "line 1: 'choices' must be five objects"),
-        (DEV, [row("v2"), row("v3", key="F")], "line 2: 'answerKey' must be one of A to E, but is 'F'"),
-        (DEV, [row("v2", key="AB")], "line 1: 'answerKey' must be one of A to E, but is 'AB'"),
-        (DEV, [row("v2"), row("t1")], "dev_rand_split.jsonl, line 2: the id 't1' was used before"),
-        (VAL, ["v1", "v9"], r"val_ids.txt, line 2: no question of .*commonsense_qa has the id 'v9'"),
+        *(
+            (
+                DEV,
+                [row("v2", choices=choices)],
+                "line 1 of .*dev_rand_split.jsonl, the field 'choices' must be five objects with label A",
+            )
+            for choices in (CHOICES[:4], CHOICES[::-1], [*CHOICES[:4], {"label": "E"}], "ABCDE")
+        ),
+        (
+            DEV,
+            [row("v2"), row("v3", key="F")],
+            "line 2 of .*dev_rand_split.jsonl, the field 'answerKey' must be one of A to E, but is 'F'",
+        ),
+        (DEV, [row("v2"), row("t1")], "In line 2 of .*dev_rand_split.jsonl, the id 't1' was used before"),
     ],
 )
-@pytest.mark.parametrize("split", SPLITS)
-def test_a_bad_file_is_named_with_its_line(folder, name, lines, words, split):
-    data = folder(**{name: lines})
+def test_a_bad_file_is_named_with_its_line(folder, name, lines, words):
     with pytest.raises(InputError, match=words):
-        ecqa.load(split, None, data_dir=data)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"split": "test"}, "no split 'test'"),
-        ({"n": 0}, "integer of at least 1, but is 0"),
-        ({"n": 9999}, "9999 examples were asked for, but the id split of ecqa has 210 here"),
-        ({"n": 43, "rotations": 1}, "has 42 here"),
-        ({"source": "web"}, "Unknown source 'web' of task 'ecqa'"),
-        ({"source": "local"}, "needs the folder of the data"),
-        ({"source": "hub", "data_dir": "there"}, "reads no folder"),
-        ({"rotations": 0}, "rotations must be an integer from 1 to 5, but is 0"),
-        ({"rotations": 6}, "rotations must be an integer from 1 to 5, but is 6"),
-        ({"rotations": True}, "rotations must be an integer from 1 to 5, but is True"),
-        ({"rotations": 2, "data_dir": "there"}, "rotations=2 is for the offline set; leave it out with source 'local'"),
-    ],
-)
-def test_bad_requests(options, words):
-    with pytest.raises(InputError, match=words):
-        ecqa.load(**{"split": "id", "n": 1} | options)
+        ecqa.load("train", None, data_dir=folder(**{name: lines}))
 
 
 def hub_row(identifier, concept=SEEN):
@@ -205,36 +174,13 @@ def test_the_hub_gives_what_the_local_files_give(monkeypatch, folder):
             (e.prompt, e.target, e.signal_spans) for e in local
         }
         assert {(e.split, e.source) for e in found} == {(split, "hub")}
+    hub["validation"][1] |= {"choices": {"label": ["A", "B"], "text": ["x", "y"]}}
+    with pytest.raises(
+        InputError, match="row 1 of validation, tau/commonsense_qa, the field 'choices' must be five objects"
+    ):
+        ecqa.load("id", None, source="hub")
     assert set(asked) == {("tau/commonsense_qa", None, ecqa.HUB_REVISION)}
     assert re.fullmatch(r"[0-9a-f]{40}", ecqa.HUB_REVISION)
-
-
-@pytest.mark.parametrize(
-    ("broken", "words"),
-    [
-        ({"answerKey": ""}, "tau/commonsense_qa, validation row 1: 'answerKey' must be one of A to E, but is ''"),
-        (
-            {"choices": {"label": ["A", "B"], "text": ["x"]}},
-            "validation row 1: not a question in CommonsenseQA's format",
-        ),
-        ({"choices": None}, "validation row 1: not a question in CommonsenseQA's format"),
-    ],
-)
-def test_a_bad_hub_row_is_named(monkeypatch, broken, words):
-    rows = [hub_row("v1"), hub_row("v2") | broken]
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
-    with pytest.raises(InputError, match=words):
-        ecqa.load("id", None, source="hub")
-
-
-def test_a_hub_out_of_reach_is_one_sentence(monkeypatch):
-    def load_dataset(*_, **__):
-        raise ConnectionError("no route to the Hub\nand a long trace")
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(InputError, match=r"tau/commonsense_qa.*no route to the Hub Check .*data_dir=FOLDER") as caught:
-        ecqa.load("train", 1, source="hub")
-    assert "long trace" not in str(caught.value)
 
 
 def test_the_own_set_is_well_formed():
@@ -260,16 +206,6 @@ def test_the_own_set_is_varied_and_balanced():
     assert set(Counter(entry["answerKey"] for entry in OWN).values()) == {37, 38}
 
 
-def test_the_own_splits_follow_the_hash_and_share_no_question():
-    concepts = {entry["question"]["stem"]: entry["question"]["question_concept"].lower() for entry in OWN}
-    stems = {split: {parts(e)[0] for e in ecqa.load(split, None)} for split in SPLITS}
-    assert {split: len(found) for split, found in stems.items()} == {"train": 94, "id": 42, "ood": 51}
-    assert set().union(*stems.values()) == set(concepts)
-    for stem, concept in concepts.items():
-        expected = ["ood", "id", "train", "train"][first_byte(concept) // 64]
-        assert [split for split in SPLITS if stem in stems[split]] == [expected], stem
-
-
 def test_rotations_move_the_choices_and_nothing_else():
     written = {entry["question"]["stem"]: entry for entry in OWN}
     asked = ecqa.load("train", None)
@@ -291,19 +227,6 @@ def test_rotations_move_the_choices_and_nothing_else():
         assert choices == [choice["text"] for choice in written[stem]["question"]["choices"]]
         assert letter == written[stem]["answerKey"]
     assert set(ecqa.load("train", None, rotations=2)) < set(asked)
-
-
-def test_draws_are_seeded_and_different():
-    once = ecqa.load("id", 60, 3)
-    assert once == ecqa.load("id", 60, 3)
-    assert once != ecqa.load("id", 60, 4)
-    assert len({e.prompt for e in once}) == 60
-    assert sorted(e.prompt for e in ecqa.load("id", None, 1)) == sorted(e.prompt for e in ecqa.load("id", None, 2))
-
-
-def test_the_data_are_these_on_every_machine():
-    digest = hashlib.sha256("".join(e.prompt + e.target for e in ecqa.load("train", 20, 0)).encode()).hexdigest()
-    assert digest[:16] == "a07e97c885dfa866"
 
 
 def read(path):
@@ -336,6 +259,7 @@ def test_the_real_splits_equal_a_reading_by_hand(real_data, published, split, co
     assert all(parts(e) for e in found)
 
 
+@pytest.mark.slow
 def test_the_published_lists_overlap_but_the_splits_do_not(real_data, published):
     rows, (train, val, test) = published
     assert (len(train), len(val), len(test)) == (7598, 1090, 2194)

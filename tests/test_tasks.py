@@ -1,11 +1,53 @@
 import json
+import pkgutil
 import re
+from pathlib import Path
 
+import datasets
 import pytest
 
 from ridge_utils import tasks
 from ridge_utils.errors import InputError
 from ridge_utils.tasks import synthetic_arithmetic
+
+NATURAL = ("clutrr", "ecqa", "cnn_dailymail")
+
+
+def test_a_task_has_its_module_its_entry_and_its_row_in_the_book():
+    book = (Path(__file__).parent.parent / "book" / "method.md").read_text(encoding="utf-8")
+    for module in pkgutil.iter_modules(tasks.__path__):
+        source = Path(tasks.__path__[0], f"{module.name}.py").read_text(encoding="utf-8")
+        if name := re.search(r'^NAME = "(\w+)"', source, re.M):
+            assert name[1] in tasks.TASKS, f"tasks/{module.name}.py is missing in TASKS of tasks/__init__.py"
+            assert f"`{name[1]}`" in book, f"book/method.md does not say what the task {name[1]} is"
+
+
+@pytest.mark.parametrize("name", tasks.names())
+def test_every_task_gives_its_three_splits_without_a_network(name):
+    found = {split: [tasks.load(name, split, 20, seed) for seed in (0, 0, 1)] for split in tasks.SPLITS}
+    prompts = {split: {e.prompt for draw in draws for e in draw} for split, draws in found.items()}
+    for split, (first, again, other) in found.items():
+        assert first == again != other
+        assert len({e.prompt for e in first}) == 20
+        assert all(e.split == split and e.source == "synthetic" for e in first + other)
+        assert all(0 <= a < b <= len(e.prompt) for e in first for a, b in e.signal_spans)
+    assert not prompts["train"] & prompts["id"] | prompts["train"] & prompts["ood"] | prompts["id"] & prompts["ood"]
+
+
+@pytest.mark.parametrize(
+    ("name", "digests"),
+    [
+        ("clutrr", "aa1ebb1a c0afc78e dbb2645f"),
+        ("cnn_dailymail", "405ca608 495330b2 5279d782"),
+        ("ecqa", "7429fe50 32166b4b 16348095"),
+        ("synthetic_arithmetic", "0e128055 b39f5e74 d6508d27"),
+    ],
+)
+def test_the_data_are_these_on_every_machine(name, digests):
+    found = [tasks.digest(tasks.load(name, split, 20))[:8] for split in tasks.SPLITS]
+    assert found == digests.split()
+    assert tasks.digest(tasks.load(name, "id", 20)[::-1])[:8] != found[1], "the order counts"
+
 
 ELEMENT = re.compile(r"S(\d+) N(\d+)")
 
@@ -55,28 +97,10 @@ def test_training_and_evaluation_are_disjoint_whatever_the_seeds():
     }
 
 
-def test_examples_are_different_and_the_same_for_the_same_seed():
-    once, again = (tasks.load("synthetic_arithmetic", "ood", 500, 7) for _ in range(2))
-    assert once == again
-    assert len({e.prompt for e in once}) == 500
-    assert once != tasks.load("synthetic_arithmetic", "ood", 500, 8)
-
-
-def test_the_data_are_these_on_every_machine():
-    first = tasks.load("synthetic_arithmetic", "train", 1, seed=0)[0]
-    assert first.prompt == "S12 N2 S5 N4 S11 N8 S4 N7 S10 N9 S3 N2 S9 N7 S2 N1 S8 N1 S"
-    assert first.target == "1"
-
-
 def test_spans_cover_the_signals():
     for example in tasks.load("synthetic_arithmetic", "ood", 50):
         texts = [example.prompt[a:b] for a, b in example.signal_spans]
         assert texts == [f"S{s}" for s in signals(example)[:-1]]
-
-
-def test_noise_has_the_range_asked_for():
-    values = {v for e in tasks.load("synthetic_arithmetic", "id", 300, noise_max=3) for v in noise(e)}
-    assert values == {0, 1, 2, 3}
 
 
 def test_holdout_keeps_signal_pairs_out_of_training():
@@ -92,9 +116,9 @@ def test_holdout_keeps_signal_pairs_out_of_training():
 
 def test_a_small_task_counts_what_it_has_exactly():
     with pytest.raises(InputError, match=r"the id split of synthetic_arithmetic has (\d+)") as caught:
-        tasks.load("synthetic_arithmetic", "id", 10**9, noise_max=1)
+        tasks.load("synthetic_arithmetic", "id", 10**9, noise_max=1, holdout=0.05)
     available = int(re.search(r"has (\d+)", str(caught.value)).group(1))
-    assert len(tasks.load("synthetic_arithmetic", "id", available, noise_max=1)) == available
+    assert len(tasks.load("synthetic_arithmetic", "id", available, noise_max=1, holdout=0.05)) == available
 
 
 @pytest.fixture
@@ -105,15 +129,6 @@ def own_task(tmp_path):
         return str(path)
 
     return write
-
-
-def test_every_task_that_comes_with_the_package_gives_its_three_splits_without_a_network():
-    assert tasks.names() == ["clutrr", "cnn_dailymail", "ecqa", "synthetic_arithmetic"]
-    for name in tasks.names():
-        found = {split: tasks.load(name, split, 2) for split in tasks.SPLITS}
-        assert all(e.split == split and e.source == "synthetic" for split, two in found.items() for e in two), name
-        assert len({e.prompt for two in found.values() for e in two}) == 6, name
-        assert tasks.title(name) == name
 
 
 def test_an_empty_data_folder_is_none_at_all():
@@ -139,15 +154,22 @@ GOOD = {"prompt": "ab", "target": "c", "split": "id"}
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([GOOD, "{"], "own.jsonl, line 2: not JSON"),
-        ([[1]], "line 1: a row must be a JSON object"),
-        ([GOOD | {"extra": 1}], "line 1: unknown field 'extra'; the fields are prompt, target, split, signal_spans"),
-        ([{"prompt": "a", "split": "id"}], "line 1: 'target' must be a text that is not empty, but is None"),
-        ([GOOD | {"prompt": ""}], "'prompt' must be a text that is not empty"),
+        ([GOOD, "{"], "There is no JSON in line 2 of .*own.jsonl"),
+        ([GOOD, "", [1]], "Line 3 of .*own.jsonl must be a mapping with at least prompt and target and split, but is "),
+        ([GOOD | {"extra": 1}], "has no field 'extra'; its fields are prompt, target, split, signal_spans"),
+        ([{"prompt": "a", "split": "id"}], "Line 1 of .* lacks the field 'target', a text that is not empty"),
+        (
+            [GOOD | {"target": 4}],
+            "In line 1 of .*own.jsonl, the field 'target' must be a text that is not empty, but is 4",
+        ),
+        ([GOOD | {"prompt": ""}], "'prompt' must be a text that is not empty, but is ''"),
         ([GOOD | {"split": "test"}], "'split' must be one of train, id, ood, but is 'test'"),
-        ([GOOD | {"signal_spans": [[0, 3]]}], r"0 <= start < end <= 2 \(the prompt's length\), but is \[\[0, 3\]\]"),
+        *(
+            ([GOOD | {"signal_spans": spans}], r"0 <= start < end <= the prompt's length, but is [\[\]0-9True, ]+\.$")
+            for spans in ([[0, 3]], [[1, 1]], [[0, 1, 2]], [[0, True]], 3)
+        ),
         ([], "is empty"),
-        ([GOOD, GOOD], "2 examples were asked for, but .* has 1 different ones in the id split"),
+        ([GOOD, GOOD], "2 examples were asked for, but the id split of .*own.jsonl has 1 different ones"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(own_task, rows, words):
@@ -157,35 +179,51 @@ def test_a_bad_file_is_named_with_its_line(own_task, rows, words):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options", "words"),
+    ("name", "options", "words"),
     [
-        (
-            ("sums", "id", 1),
-            {},
-            "Unknown task 'sums'; choose one of clutrr, cnn_dailymail, ecqa, synthetic_arithmetic, or give the path",
-        ),
-        (("synthetic_arithmetic", "test", 1), {}, "no split 'test'; choose one of train, id, ood"),
-        (("synthetic_arithmetic", "id", 0), {}, "integer of at least 1, but is 0"),
-        (("synthetic_arithmetic", "id", 2.5), {}, "integer of at least 1, but is 2.5"),
-        (("synthetic_arithmetic", "id", 1), {"hold": 1}, "no option 'hold'; its options are holdout, noise_max"),
-        (("synthetic_arithmetic", "id", 1), {"holdout": 1.0}, "a number of at least 0 and less than 1, but is 1.0"),
-        (
-            ("synthetic_arithmetic", "id", 1),
-            {"holdout": "high"},
-            "a number of at least 0 and less than 1, but is 'high'",
-        ),
-        (("synthetic_arithmetic", "id", 1), {"holdout": 0.001}, "holds out 0 of 156 pairs"),
-        (("synthetic_arithmetic", "id", 1), {"noise_max": -1}, "noise_max must be an integer of at least 0, but is -1"),
-        (("no/such.jsonl", "id", 1), {}, "no/such.jsonl cannot be read: No such file"),
-        (("no/such.jsonl", "id", 1), {"holdout": 0.1}, "no option 'holdout'; it takes none"),
-        (
-            ("no/such.jsonl", "id", 1),
-            {"data_dir": "x"},
-            "'such.jsonl' reads no data folder, but data_dir='x' was given",
-        ),
-        (("synthetic_arithmetic", "id", 1), {"data_dir": "x"}, "'synthetic_arithmetic' reads no data folder"),
+        ("sums", {}, "Unknown task 'sums'; choose one of clutrr, cnn_dailymail, ecqa, synthetic_arithmetic, or give"),
+        ("clutrr", {"split": "test"}, "no split 'test'; choose one of train, id, ood"),
+        ("ecqa", {"n": 0}, "integer of at least 1, but is 0"),
+        ("ecqa", {"n": 2.5}, "integer of at least 1, but is 2.5"),
+        ("synthetic_arithmetic", {"n": None}, "'synthetic_arithmetic' is generated and has no end"),
+        ("synthetic_arithmetic", {"hold": 1}, "no option 'hold'; its options are holdout, noise_max"),
+        ("synthetic_arithmetic", {"holdout": 1.0}, "a number of at least 0 and less than 1, but is 1.0"),
+        ("synthetic_arithmetic", {"holdout": "high"}, "a number of at least 0 and less than 1, but is 'high'"),
+        ("synthetic_arithmetic", {"holdout": 0.001}, "holds out 0 of 156 pairs"),
+        ("synthetic_arithmetic", {"noise_max": -1}, "noise_max must be an integer of at least 0, but is -1"),
+        ("synthetic_arithmetic", {"data_dir": "x"}, "'synthetic_arithmetic' reads no data folder"),
+        ("no/such.jsonl", {}, "no/such.jsonl cannot be read: No such file"),
+        ("no/such.jsonl", {"holdout": 0.1}, "no option 'holdout'; it takes none"),
+        ("no/such.jsonl", {"data_dir": "x"}, "'such.jsonl' reads no data folder, but data_dir='x' was given"),
+        *((name, {"source": "web"}, f"Unknown source 'web' of task '{name}'") for name in NATURAL),
+        *((name, {"source": "local"}, "needs the folder of the data") for name in NATURAL),
+        *((name, {"source": "hub", "data_dir": "here"}, "reads no folder") for name in NATURAL),
+        ("clutrr", {"data_dir": "no/such"}, "There is no folder no/such/clutrr/.*: data_dir must be the folder that"),
+        ("cnn_dailymail", {"data_dir": "no/such"}, "There is no folder no/such/cnn_dailymail: data_dir must be"),
+        ("clutrr", {"n": None}, "'clutrr' is generated offline and has no end"),
+        ("clutrr", {"hops": [4]}, r"The id split of clutrr has stories of 2 to 3 hops, but hops=\[4\]"),
+        ("clutrr", {"hops": 4}, r"hops must be a list of integers such as \[2, 3\], but is 4"),
+        ("clutrr", {"hops": [True]}, "hops must be a list of integers"),
+        ("ecqa", {"n": 9999}, "9999 examples were asked for, but the id split of ecqa has 210 different ones"),
+        ("ecqa", {"n": 43, "rotations": 1}, "has 42 different ones"),
+        ("ecqa", {"rotations": 6}, "rotations must be an integer from 1 to 5, but is 6"),
+        ("ecqa", {"rotations": True}, "rotations must be an integer from 1 to 5, but is True"),
+        ("ecqa", {"rotations": 2, "data_dir": "here"}, "rotations=2 is for the offline set; leave it out with source"),
+        ("cnn_dailymail", {"max_words": 0}, "max_words must be None or an integer of at least 1, but is 0"),
+        ("cnn_dailymail", {"max_words": True}, "but is True"),
     ],
 )
-def test_bad_requests(arguments, options, words):
+def test_bad_requests(name, options, words):
     with pytest.raises(InputError, match=words):
-        tasks.load(*arguments, **options)
+        tasks.load(name, **{"split": "id", "n": 1} | options)
+
+
+@pytest.mark.parametrize("name", NATURAL)
+def test_a_hub_out_of_reach_is_one_sentence(monkeypatch, name):
+    def load_dataset(*_, **__):
+        raise ConnectionError("no route to the Hub.\nand a long trace")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(InputError, match=r"cannot be loaded from the Hub .*no route.*data_dir=FOLDER") as caught:
+        tasks.load(name, "train", 1, source="hub")
+    assert "long trace" not in str(caught.value)

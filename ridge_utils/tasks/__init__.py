@@ -1,6 +1,14 @@
-"""Tasks by name: prompts with their targets, split into training, in-distribution and out-of-distribution examples."""
+"""Tasks by name: prompts with their targets, split into training, in-distribution and out-of-distribution examples.
 
+A new task is a module here with ``NAME`` and ``load(split, n, seed, *, options)``, its entry in :data:`TASKS`, and a
+row of the book's table of tasks. A test names what is missing.
+"""
+
+import hashlib
 import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +16,15 @@ from ridge_utils.errors import InputError
 from ridge_utils.tasks import clutrr, cnn_dailymail, ecqa, jsonl, synthetic_arithmetic
 from ridge_utils.tasks.base import SPLITS, Example, Source, Split
 
-__all__ = ["SPLITS", "Example", "Source", "Split", "load", "names", "title"]
+__all__ = ["SPLITS", "TASKS", "Example", "Source", "Split", "digest", "load", "names", "title"]
 
-_LOADERS = {task.NAME: task.load for task in (synthetic_arithmetic, clutrr, ecqa, cnn_dailymail)}
+#: The tasks that come with this package.
+TASKS = {task.NAME: task for task in (synthetic_arithmetic, clutrr, ecqa, cnn_dailymail)}
 
 
 def names() -> list[str]:
     """Names of the tasks that come with this package."""
-    return sorted(_LOADERS)
+    return sorted(TASKS)
 
 
 def title(name: str) -> str:
@@ -23,10 +32,16 @@ def title(name: str) -> str:
     return Path(name).name if name.endswith(".jsonl") else name
 
 
+def digest(examples: Sequence[Example]) -> str:
+    """SHA-256 of the examples in their order: prompt, target, split, source and signal spans of each."""
+    text = json.dumps([astuple(example) for example in examples], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def load(
     name: str, split: Split, n: int | None, seed: int = 0, data_dir: str | Path | None = None, **options: Any
 ) -> list[Example]:
-    """Draw ``n`` examples of a task.
+    """Draw ``n`` different examples of a task.
 
     A natural task (``clutrr``, ``ecqa``, ``cnn_dailymail``) comes from one of three places: a set that this project
     made itself (the default, which needs no network), a local folder in the sources' own formats (``data_dir``), or
@@ -37,27 +52,26 @@ def load(
         split: ``train``, ``id`` (in-distribution) or ``ood`` (out-of-distribution).
         n: number of examples; None for all that a natural task or a file has.
         seed: seed of the draw; the same seed gives the same examples on every machine.
-        data_dir: folder of the real data; see the task's own page.
+        data_dir: folder of the real data, laid out as the task's module says.
         options: options of the task, for example ``holdout=0.2`` of ``synthetic_arithmetic``.
-
-    Returns:
-        Different examples.
 
     Raises:
         InputError: unknown task, split or option, a row or file that does not fit, or more examples asked for than the
             task has.
     """
     if name.endswith(".jsonl"):
-        loader, valid = jsonl.load, set()
-        first: tuple[Any, ...] = (Path(name).expanduser(),)
-    elif name in _LOADERS:
-        loader = _LOADERS[name]
-        first = ()
+        loader, arguments, valid = jsonl.load, [Path(name).expanduser()], set()
+    elif name in TASKS:
+        loader, arguments = TASKS[name].load, []
         valid = {p.name for p in inspect.signature(loader).parameters.values() if p.kind is p.KEYWORD_ONLY}
     else:
         raise InputError(
             f"Unknown task {name!r}; choose one of {', '.join(names())}, or give the path of a .jsonl file of your own."
         )
+    if split not in SPLITS:
+        raise InputError(f"Task {title(name)!r} has no split {split!r}; choose one of {', '.join(SPLITS)}.")
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+        raise InputError(f"The number of examples must be an integer of at least 1, but is {n!r}.")
     if data_dir:
         if "data_dir" not in valid:
             raise InputError(f"Task {title(name)!r} reads no data folder, but data_dir={str(data_dir)!r} was given.")
@@ -67,4 +81,4 @@ def load(
             f"Task {title(name)!r} has no option {unknown[0]!r}; "
             + (f"its options are {', '.join(sorted(valid))}." if valid else "it takes none.")
         )
-    return loader(*first, split, n, seed, **options)
+    return loader(*arguments, split, n, seed, **options)

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ridge_utils.errors import InputError
-
 Split = Literal["train", "id", "ood"]
 Source = Literal["synthetic", "hub", "local", "own"]
 
@@ -25,11 +23,3 @@ class Example:
     source: Source
     #: half-open character ranges of the prompt that hold the signal, in order
     signal_spans: tuple[tuple[int, int], ...] = ()
-
-
-def check_request(task: str, split: str, n: int | None) -> None:
-    """Refuse an unknown split or a number of examples below 1, with one sentence; None stands for all there are."""
-    if split not in SPLITS:
-        raise InputError(f"Task {task!r} has no split {split!r}; choose one of {', '.join(SPLITS)}.")
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-        raise InputError(f"The number of examples must be an integer of at least 1, but is {n!r}.")

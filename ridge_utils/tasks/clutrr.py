@@ -33,11 +33,13 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 
 from ridge_utils.errors import InputError
 from ridge_utils.tasks import kinship, sources
-from ridge_utils.tasks.base import Example, Source, Split, check_request
+from ridge_utils.tasks.base import Example, Source, Split
 
 NAME = "clutrr"
 HUB_REPO = "CLUTRR/v1"
@@ -64,7 +66,6 @@ _KINSHIP = re.compile(rf"\b(?:{'|'.join(KINSHIP_WORDS.split())})s?(?:-in-law)?\b
 _NAME = re.compile(r"\[([^\[\]]*)\]")
 _TRAINING_FILE = "1.2,1.3_train.csv"
 _TEST_FILE = "1.{}_test.csv"
-_FIELDS = ("story", "query", "target", "task_name", "edge_types")
 #: Tenths of the prompts that are ID and not training; of the offline set, more are to be had.
 _HELD_OUT_LOCAL, _HELD_OUT_OFFLINE = 1, 5
 
@@ -78,23 +79,14 @@ def load(
     source: sources.Origin = "auto",
     hops: Sequence[int] | None = None,
 ) -> list[Example]:
-    """Draw ``n`` different stories with their question.
+    """``n`` different stories with their question, whose ``signal_spans`` cover the words that name a relation.
 
     Args:
-        split: ``train``, ``id`` or ``ood``.
-        n: number of examples; None for all, which the offline set does not have.
-        seed: seed of the draw and of the order; the same seed gives the same examples on every machine.
+        split, n, seed: as :func:`ridge_utils.tasks.load`; the offline set has no end, so n must be given.
         data_dir: folder that holds ``clutrr/gen_train23_test2to10``.
         source: ``local``, ``hub``, ``offline``, or ``auto``: local where ``data_dir`` is given, else offline.
         hops: take only stories of these numbers of hops; None for all that the split has.
-
-    Returns:
-        Examples whose ``signal_spans`` cover the words that name a relation, see :func:`signal_spans`.
-
-    Raises:
-        InputError: an argument out of range, a file that is missing or wrong, or fewer examples than asked for.
     """
-    check_request(NAME, split, n)
     chosen = _choose(split, hops)
     origin = sources.resolve(NAME, source, data_dir)
     if origin == "offline":
@@ -104,7 +96,7 @@ def load(
             )
         return _generate(split, n, seed, chosen)
     rows = _local(Path(data_dir).expanduser(), split, chosen) if data_dir else _hub(split, chosen)
-    return sources.draw(NAME, split, list(rows), n, seed)
+    return sources.draw(f"the {split} split of {NAME}", list(rows), n, f"{NAME}/{split}/{seed}")
 
 
 def signal_spans(story: str) -> tuple[tuple[int, int], ...]:
@@ -162,16 +154,19 @@ def _local(folder: Path, split: Split, hops: tuple[int, ...]) -> Iterator[Exampl
 
 
 def _read(path: Path, hops: tuple[int, ...], split: Split) -> Iterator[tuple[Example, int]]:
-    for line, row in sources.read_csv(path, _FIELDS):
-        yield _parse(row, f"{path}, line {line}", hops, split, "local")
+    for where, columns in sources.read_csv(path, _Row.model_fields):
+        yield _parse(columns, where, hops, split, "local")
 
 
 def _hub(split: Split, hops: tuple[int, ...]) -> list[Example]:
     def part(name: str) -> list[Example]:
         have = kinship.HOPS if name == "test" else SPLIT_HOPS["train"]
-        # The Parquet branch has no named configurations: theirs are folders.
+        # The Parquet branch has no named configurations: theirs are folders. Its ``target`` is the relation's number.
         rows = enumerate(sources.from_hub(NAME, HUB_REPO, None, HUB_REVISION, name, HUB_CONFIG))
-        parsed = [_parse(_hub_row(row), f"{HUB_REPO}, {name} row {index}", have, split, "hub") for index, row in rows]
+        parsed = (
+            _parse(row | {"target": row.get("target_text")}, f"row {index} of {name}, {HUB_REPO}", have, split, "hub")
+            for index, row in rows
+        )
         return [example for example, count in parsed if count in hops]
 
     if split == "train":
@@ -180,51 +175,51 @@ def _hub(split: Split, hops: tuple[int, ...]) -> list[Example]:
     return [*(part("validation") if split == "id" else ()), *part("test")]
 
 
-def _hub_row(row: dict[str, Any]) -> dict[str, Any]:
-    # There, ``target`` is the relation's number.
-    return row | {"target": row.get("target_text")}
+def _plain(story: object) -> object:
+    """A story without the brackets around names, with single spaces."""
+    return " ".join(_NAME.sub(r"\1", story).split()) if isinstance(story, str) else story
 
 
-def _parse(row: dict[str, Any], where: str, hops: Sequence[int], split: Split, source: Source) -> tuple[Example, int]:
-    """Check one row of CLUTRR; the example and its number of hops."""
-    for field in _FIELDS:
-        if not isinstance(row.get(field), str) or not row[field].strip():
-            raise InputError(f"{where}: {field!r} must be a text that is not empty, but is {row.get(field)!r}.")
-    story = " ".join(_NAME.sub(r"\1", row["story"]).split())
-    query = _literal(row["query"])
-    if not (
-        isinstance(query, tuple)
-        and len(query) == 2
-        and all(isinstance(name, str) and name and name in story for name in query)
-        and query[0] != query[1]
-    ):
-        raise InputError(
-            f"{where}: 'query' must be two different names of the story, such as ('Ann', 'Bob'), but is "
-            f"{row['query']!r}."
-        )
-    if row["target"] not in RELATIONS:
-        raise InputError(
-            f"{where}: unknown relation {row['target']!r}; 'target' must be one of {', '.join(RELATIONS)}."
-        )
-    found = re.fullmatch(r"task_1\.(\d+)", row["task_name"])
-    if not found or int(found[1]) not in hops:
-        names = ", ".join(f"task_1.{hop}" for hop in hops)
-        raise InputError(f"{where}: 'task_name' must be {names} in this file, but is {row['task_name']!r}.")
-    count = int(found[1])
-    edges = _literal(row["edge_types"])
-    if not isinstance(edges, list) or len(edges) != count:
-        raise InputError(
-            f"{where}: 'edge_types' must be a list of {count} relations, as {row['task_name']} says, but is "
-            f"{row['edge_types']!r}."
-        )
-    return _write(story, query[0], query[1], row["target"], split, source), count
-
-
-def _literal(text: str) -> object:
+def _literal(text: object) -> object:
+    """What a Python literal stands for; pydantic turns the error into one of the field."""
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
+        return ast.literal_eval(text)  # type: ignore[arg-type]  # anything but a text is an error too
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError from error
+
+
+class _Row(BaseModel):
+    story: Annotated[str, BeforeValidator(_plain), Field(min_length=1, description="a text that is not empty")]
+    query: Annotated[tuple[str, str], BeforeValidator(_literal)] = Field(
+        strict=True, description="two different names of the story, such as ('Ann', 'Bob')"
+    )
+    target: str = Field(pattern=f"^({'|'.join(RELATIONS)})$", description=f"one of {', '.join(RELATIONS)}")
+    task_name: str = Field(pattern=r"^task_1\.\d+$", description="task_1. and the number of hops")
+    edge_types: Annotated[list[str], BeforeValidator(_literal)] = Field(description="a list of relations")
+
+    @field_validator("query")
+    @classmethod
+    def _are_in_the_story(cls, names: tuple[str, str], info: ValidationInfo) -> tuple[str, str]:
+        if names[0] == names[1] or not all(name and name in info.data.get("story", "") for name in names):
+            raise ValueError
+        return names
+
+
+def _parse(
+    columns: dict[str, Any], where: str, hops: Sequence[int], split: Split, source: Source
+) -> tuple[Example, int]:
+    """Check one row of CLUTRR; the example and its number of hops."""
+    row = sources.parse(_Row, columns, where)
+    count = int(row.task_name.removeprefix("task_1."))
+    if count not in hops:
+        names = ", ".join(f"task_1.{hop}" for hop in hops)
+        raise InputError(f"In {where}, the field 'task_name' must be {names} in this file, but is {row.task_name!r}.")
+    if len(row.edge_types) != count:
+        raise InputError(
+            f"In {where}, the field 'edge_types' must be a list of {count} relations, as {row.task_name} says, but is "
+            f"{columns['edge_types']!r}."
+        )
+    return _write(row.story, *row.query, row.target, split, source), count
 
 
 def _write(story: str, first: str, second: str, relation: str, split: Split, source: Source) -> Example:

@@ -22,9 +22,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import BaseModel
+
 from ridge_utils.errors import InputError
 from ridge_utils.tasks import sources
-from ridge_utils.tasks.base import Example, Split, check_request
+from ridge_utils.tasks.base import Example, Split
 
 NAME = "cnn_dailymail"
 HUB_REPO = "abisee/cnn_dailymail"
@@ -33,7 +35,6 @@ HUB_REVISION = "96df5e686bee6baa90b8bee7c28b81fa3fa6223d"
 #: Outlets of this project's own items; the agency's are out-of-distribution.
 NEWSPAPER, AGENCY = "Marrow Valley Courier", "Lantern Wire"
 
-_FIELDS = ("id", "article", "highlights")
 _ITEMS = Path(__file__).with_name("news_items.csv")
 _CNN_WITHIN = 120
 _WORD = re.compile(r"[^\W_]+")
@@ -53,6 +54,12 @@ _STOP = frozenset(
 )
 
 
+class _Row(BaseModel):
+    id: sources.Text
+    article: sources.Text
+    highlights: sources.Text
+
+
 class _Story(NamedTuple):
     article: str
     highlights: str
@@ -68,26 +75,17 @@ def load(
     source: sources.Origin = "auto",
     max_words: int | None = 200,
 ) -> list[Example]:
-    """Draw ``n`` different articles with their highlights.
+    """``n`` different articles; their ``signal_spans`` are what a summary repeats, see :func:`signal_spans`.
 
     White space is normalised: words of the article, and lines of the highlights, are joined by one space each. Of
     articles that begin with the same ``max_words`` words the first counts, so no prompt stands in two splits.
 
     Args:
-        split: ``train``, ``id`` or ``ood``.
-        n: number of articles; None gives all of the split, in a seeded order.
-        seed: seed of the draw; the same seed gives the same articles on every machine.
+        split, n, seed: as :func:`ridge_utils.tasks.load`.
         data_dir: folder that holds ``cnn_dailymail/*.csv``.
         source: ``auto`` (local where ``data_dir`` is given, else offline), ``local``, ``hub`` or ``offline``.
         max_words: the prompt holds at most this many words of the article; None keeps the whole article.
-
-    Returns:
-        Examples whose ``signal_spans`` are what a summary repeats, see :func:`signal_spans`.
-
-    Raises:
-        InputError: an argument out of range, data that cannot be read, or more articles asked for than there are.
     """
-    check_request(NAME, split, n)
     if max_words is not None and (isinstance(max_words, bool) or not isinstance(max_words, int) or max_words < 1):
         raise InputError(f"max_words must be None or an integer of at least 1, but is {max_words!r}.")
     origin = sources.resolve(NAME, source, data_dir)
@@ -111,7 +109,7 @@ def load(
         for article, story in first.items()
         if story.split == split
     ]
-    return sources.draw(NAME, split, examples, n, seed)
+    return sources.draw(f"the {split} split of {NAME}", examples, n, f"{NAME}/{split}/{seed}")
 
 
 def signal_spans(article: str, highlights: str) -> tuple[tuple[int, int], ...]:
@@ -136,31 +134,30 @@ def _local(folder: Path) -> Iterator[_Story]:
         raise InputError(f"There is no folder {folder}: data_dir must be the folder that holds {NAME}/*.csv.")
     paths = sorted(folder.glob("*.csv"))
     if not paths:
-        raise InputError(f"The folder {folder} has no CSV file; put those with {', '.join(_FIELDS)} into it.")
+        raise InputError(f"The folder {folder} has no CSV file; put those with {', '.join(_Row.model_fields)} into it.")
     for path in paths:
         yield from _read(path, lambda row: _is_cnn(row["article"]))
 
 
 def _read(path: Path, is_shifted: Callable[[dict[str, str]], bool]) -> Iterator[_Story]:
-    for line, row in sources.read_csv(path, _FIELDS):
-        for field in _FIELDS:
-            if not row[field].strip():
-                raise InputError(f"{path}, line {line}: the field {field!r} holds white space only.")
-        in_training = hashlib.sha256(row["id"].encode()).digest()[0] < 128
-        yield _story(row, "ood" if is_shifted(row) else "train" if in_training else "id")
+    for where, columns in sources.read_csv(path, _Row.model_fields):
+        row = sources.parse(_Row, columns, where)
+        in_training = hashlib.sha256(row.id.encode()).digest()[0] < 128
+        yield _story(row, "ood" if is_shifted(columns) else "train" if in_training else "id")
 
 
 def _hub() -> Iterator[_Story]:
     # Both splits for any request: an article of the validation split that the test split repeats stays in train.
     for part in ("validation", "test"):
-        for row in sources.from_hub(NAME, HUB_REPO, HUB_CONFIG, HUB_REVISION, part):
-            shifted = _is_cnn(row["article"])
+        for index, columns in enumerate(sources.from_hub(NAME, HUB_REPO, HUB_CONFIG, HUB_REVISION, part)):
+            row = sources.parse(_Row, columns, f"row {index} of {part}, {HUB_REPO}")
+            shifted = _is_cnn(row.article)
             if part == "test" or not shifted:
                 yield _story(row, "train" if part == "validation" else "ood" if shifted else "id")
 
 
-def _story(row: dict[str, str], split: Split) -> _Story:
-    return _Story(row["article"], " ".join(row["highlights"].split()), split)
+def _story(row: _Row, split: Split) -> _Story:
+    return _Story(row.article, " ".join(row.highlights.split()), split)
 
 
 def _is_cnn(article: str) -> bool:

@@ -34,13 +34,14 @@ its choices rotated.
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+from pydantic import BaseModel, Field, field_validator
 
 from ridge_utils.errors import InputError
 from ridge_utils.tasks import sources
-from ridge_utils.tasks.base import Example, Source, Split, check_request
+from ridge_utils.tasks.base import Example, Source, Split
 
 NAME = "ecqa"
 HUB_REPO = "tau/commonsense_qa"
@@ -59,12 +60,30 @@ _HELD_OUT = 51
 _OWN_OOD, _OWN_ID = 64, 128
 
 
-@dataclass(frozen=True)
-class _Question:
-    concept: str
-    stem: str
-    choices: tuple[str, ...]
-    answer: int
+class _Choice(BaseModel, str_strip_whitespace=True):
+    label: str
+    text: sources.Text
+
+
+class _Question(BaseModel, str_strip_whitespace=True):
+    stem: sources.Text
+    question_concept: sources.Text
+    choices: list[_Choice] = Field(description="five objects with label A to E in order and a text")
+
+    @field_validator("choices")
+    @classmethod
+    def _are_five(cls, choices: list[_Choice]) -> list[_Choice]:
+        if [choice.label for choice in choices] != list(LETTERS):
+            raise ValueError
+        return choices
+
+
+class _Row(BaseModel):
+    """A line of CommonsenseQA's files."""
+
+    id: sources.Text
+    question: _Question = Field(description="an object with stem and choices")
+    answerKey: Literal["A", "B", "C", "D", "E"] = Field(description="one of A to E")
 
 
 def load(
@@ -76,24 +95,15 @@ def load(
     source: sources.Origin = "auto",
     rotations: int = 5,
 ) -> list[Example]:
-    """Draw ``n`` different questions.
+    """``n`` different questions, whose ``signal_spans`` cover the concept wherever it is named, and the right choice.
 
     Args:
-        split: ``train``, ``id`` or ``ood``.
-        n: number of examples; None for all.
-        seed: seed of the draw and of the order; the same seed gives the same examples on every machine.
+        split, n, seed: as :func:`ridge_utils.tasks.load`.
         data_dir: folder of the published files, laid out as above.
         source: ``local``, ``hub``, ``offline``, or ``auto``: local where ``data_dir`` is given, else offline.
         rotations: offline only. Each question is asked with its choices rotated by 0, …, rotations - 1 places, 1 to 5;
             all rotations of a question are in the same split.
-
-    Returns:
-        Examples whose ``signal_spans`` cover the concept wherever the question names it, and the right choice's text.
-
-    Raises:
-        InputError: an argument out of range, a file that is missing or wrong, or fewer examples than asked for.
     """
-    check_request(NAME, split, n)
     origin = sources.resolve(NAME, source, data_dir)
     if isinstance(rotations, bool) or not isinstance(rotations, int) or not 1 <= rotations <= len(LETTERS):
         raise InputError(f"rotations must be an integer from 1 to {len(LETTERS)}, but is {rotations!r}.")
@@ -101,10 +111,10 @@ def load(
         if rotations != 5:
             raise InputError(f"rotations={rotations} is for the offline set; leave it out with source {origin!r}.")
         questions = _local(Path(data_dir).expanduser(), split) if data_dir else _hub(split)
-        kind: Source = "local" if data_dir else "hub"
-        return sources.draw(NAME, split, [_ask(question, split, kind) for question in questions], n, seed)
-    asked = [_ask(question, split, "synthetic", turn) for question in _own(split) for turn in range(rotations)]
-    return sources.draw(NAME, split, asked, n, seed)
+        asked = [_ask(question, split, "local" if data_dir else "hub") for question in questions]
+    else:
+        asked = [_ask(question, split, "synthetic", turn) for question in _own(split) for turn in range(rotations)]
+    return sources.draw(f"the {split} split of {NAME}", asked, n, f"{NAME}/{split}/{seed}")
 
 
 def concept_hash(concept: str) -> int:
@@ -112,62 +122,55 @@ def concept_hash(concept: str) -> int:
     return hashlib.sha256(concept.strip().lower().encode()).digest()[0]
 
 
-def _select(training: Iterable[_Question], evaluation: Iterable[_Question], split: Split) -> list[_Question]:
+def _select(training: Iterable[_Row], evaluation: Iterable[_Row], split: Split) -> list[_Row]:
     """Training without the held-out concepts, or the questions of evaluation without them (ID) or about them (OOD)."""
     candidates = training if split == "train" else evaluation
-    return [question for question in candidates if (concept_hash(question.concept) < _HELD_OUT) == (split == "ood")]
+    return [row for row in candidates if (concept_hash(row.question.question_concept) < _HELD_OUT) == (split == "ood")]
 
 
-def _local(folder: Path, split: Split) -> list[_Question]:
-    by_id: dict[str, _Question] = {}
+def _local(folder: Path, split: Split) -> list[_Row]:
+    by_id: dict[str, _Row] = {}
     for name in _QUESTION_FILES:
-        path = folder / name
-        for line, row in sources.read_json_lines(path):
-            where = f"{path}, line {line}"
-            question = _question(row, where)
-            if row["id"] in by_id:
-                raise InputError(f"{where}: the id {row['id']!r} was used before; every question needs its own.")
-            by_id[row["id"]] = question
-    chosen: dict[str, list[_Question]] = {part: [] for part in _ID_FILES}
-    seen: set[str] = set()
+        for where, content in sources.read_json_lines(folder / name):
+            row = sources.parse(_Row, content, where)
+            if row.id in by_id:
+                raise InputError(f"In {where}, the id {row.id!r} was used before; every question needs its own.")
+            by_id[row.id] = row
+    # The published lists name some questions twice, even in two parts: the first place counts.
+    part_of: dict[str, str] = {}
     for part, name in _ID_FILES.items():
-        path = folder / name
-        for line, identifier in sources.read_lines(path):
+        for where, identifier in sources.read_lines(folder / name):
             if identifier not in by_id:
                 raise InputError(
-                    f"{path}, line {line}: no question of {folder / 'commonsense_qa'} has the id {identifier!r}; both "
-                    "files of CommonsenseQA 1.11 must be there in full."
+                    f"In {where}: no question of {folder / 'commonsense_qa'} has the id {identifier!r}; both files of "
+                    "CommonsenseQA 1.11 must be there in full."
                 )
-            # The published lists name some questions twice, even in two parts: the first place counts.
-            if identifier not in seen:
-                seen.add(identifier)
-                chosen[part].append(by_id[identifier])
+            part_of.setdefault(identifier, part)
+    chosen = {part: [by_id[key] for key, place in part_of.items() if place == part] for part in _ID_FILES}
     return _select(chosen["train"], chosen["val"] + chosen["test"], split)
 
 
-def _hub(split: Split) -> list[_Question]:
+def _hub(split: Split) -> list[_Row]:
     part = "train" if split == "train" else "validation"
-    questions = []
-    for index, row in enumerate(sources.from_hub(NAME, HUB_REPO, HUB_CONFIG, HUB_REVISION, part)):
-        where = f"{HUB_REPO}, {part} row {index}"
+    rows = []
+    for index, given in enumerate(sources.from_hub(NAME, HUB_REPO, HUB_CONFIG, HUB_REVISION, part)):
+        where = f"row {index} of {part}, {HUB_REPO}"
         try:
-            labels, texts = row["choices"]["label"], row["choices"]["text"]
-            inner = {
-                "stem": row["question"],
-                "question_concept": row["question_concept"],
-                "choices": [{"label": label, "text": text} for label, text in zip(labels, texts, strict=True)],
-            }
+            labels, texts = given["choices"]["label"], given["choices"]["text"]
+            choices = [{"label": label, "text": text} for label, text in zip(labels, texts, strict=True)]
+            # There the question is the stem.
+            question = {"stem": given["question"], "question_concept": given["question_concept"], "choices": choices}
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{where}: not a question in CommonsenseQA's format ({error}); is the revision {HUB_REVISION}?"
+                f"In {where}: not a question in CommonsenseQA's format ({error}); is the revision {HUB_REVISION}?"
             ) from error
-        questions.append(_question({"id": row.get("id"), "answerKey": row.get("answerKey"), "question": inner}, where))
-    return _select(questions, questions, split)
+        rows.append(sources.parse(_Row, given | {"question": question}, where))
+    return _select(rows, rows, split)
 
 
-def _own(split: Split) -> list[_Question]:
-    questions = [_question(row, f"{_OWN_FILE.name}, line {line}") for line, row in sources.read_json_lines(_OWN_FILE)]
-    return [question for question in questions if _own_split(question.concept) == split]
+def _own(split: Split) -> list[_Row]:
+    rows = [sources.parse(_Row, content, where) for where, content in sources.read_json_lines(_OWN_FILE)]
+    return [row for row in rows if _own_split(row.question.question_concept) == split]
 
 
 def _own_split(concept: str) -> Split:
@@ -175,50 +178,19 @@ def _own_split(concept: str) -> Split:
     return "ood" if place < _OWN_OOD else "id" if place < _OWN_ID else "train"
 
 
-def _question(row: dict[str, Any], where: str) -> _Question:
-    """Check one row in CommonsenseQA's format."""
-    inner = row.get("question")
-    if not isinstance(inner, dict):
-        raise InputError(f"{where}: 'question' must be an object with stem and choices, but is {inner!r}.")
-    for field, value in [
-        ("id", row.get("id")),
-        ("stem", inner.get("stem")),
-        ("question_concept", inner.get("question_concept")),
-    ]:
-        if not _is_text(value):
-            raise InputError(f"{where}: {field!r} must be a text that is not empty, but is {value!r}.")
-    choices = inner.get("choices")
-    if not (
-        isinstance(choices, list)
-        and all(isinstance(choice, dict) and _is_text(choice.get("text")) for choice in choices)
-        and [choice.get("label") for choice in choices] == list(LETTERS)
-    ):
-        raise InputError(
-            f"{where}: 'choices' must be five objects with label A to E in order and a text, but is {choices!r}."
-        )
-    key = row.get("answerKey")
-    if not (isinstance(key, str) and key in list(LETTERS)):
-        raise InputError(f"{where}: 'answerKey' must be one of A to E, but is {key!r}.")
-    texts = tuple(choice["text"].strip() for choice in choices)
-    return _Question(inner["question_concept"].strip(), inner["stem"].strip(), texts, LETTERS.index(key))
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _ask(question: _Question, split: Split, source: Source, turn: int = 0) -> Example:
+def _ask(row: _Row, split: Split, source: Source, turn: int = 0) -> Example:
     """Write a question with its choices moved up by ``turn`` places."""
-    prompt = "Question: "
-    named = re.finditer(rf"(?<!\w){re.escape(question.concept)}(?!\w)", question.stem, re.IGNORECASE)
+    prompt, stem = "Question: ", row.question.stem
+    named = re.finditer(rf"(?<!\w){re.escape(row.question.question_concept)}(?!\w)", stem, re.IGNORECASE)
     spans = [(len(prompt) + match.start(), len(prompt) + match.end()) for match in named]
-    prompt += question.stem
-    answer = question.choices[question.answer]
+    prompt += stem
+    right = LETTERS.index(row.answerKey)
+    answer = row.question.choices[right].text
     for place, letter in enumerate(LETTERS):
         index = (place + turn) % len(LETTERS)
         prompt += f"\n{letter}. "
         # By its place, not its text: some published questions offer the same text twice.
-        if index == question.answer:
+        if index == right:
             spans.append((len(prompt), len(prompt) + len(answer)))
-        prompt += question.choices[index]
+        prompt += row.question.choices[index].text
     return Example(f"{prompt}\nAnswer:", f" {answer}", split, source, tuple(spans))

@@ -17,9 +17,11 @@ twice.
 
 import functools
 import itertools
+import json
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from ridge_utils.errors import InputError
 
@@ -70,102 +72,13 @@ RULES: dict[tuple[str, str], str] = {
     ("pibling", "parent"): "grandparent",
 }
 
+_WORDS = json.loads(Path(__file__).with_name("kinship_words.json").read_text(encoding="utf-8"))
 #: Sentences that say which relative {b} is of {a}. Each has a pronoun for {a}, so that both genders are told.
-FRAMES: dict[str, tuple[str, ...]] = {
-    "parent": (
-        "{a} called {his} {kin} {b} to ask how long the soup should boil.",
-        "{a}'s {kin} {b} taught {him} to ride a bicycle.",
-        "When {a} moved to the coast, {his} {kin} {b} carried most of the boxes.",
-        "{a} borrowed a ladder from {his} {kin}, {b}.",
-        "At the station {a} was met by {his} {kin} {b}.",
-        "Every Sunday {a} has lunch with {his} {kin} {b}.",
-        "{a} inherited the green eyes of {his} {kin} {b}.",
-    ),
-    "child": (
-        "{a} packed a lunch box for {his} {kin} {b}.",
-        "{a} sat in the front row when {his} {kin} {b} played the violin.",
-        "{a}'s {kin} {b} sent {him} a postcard from the mountains.",
-        "{a} built a shelf for the hall with {his} {kin} {b}.",
-        "Last winter {a} took {his} {kin} {b} to see the frozen lake.",
-        "{a} waited in the rain for {his} {kin}, {b}, whose train was late.",
-        "The doctor told {a} that {his} {kin} {b} needed glasses.",
-    ),
-    "sibling": (
-        "{a} shared a room with {his} {kin} {b} for ten years.",
-        "{a} beat {his} {kin} {b} at chess.",
-        "{a}'s {kin} {b} lent {him} a warm coat.",
-        "For the school play {a} and {his} {kin} {b} painted the scenery.",
-        "{a} and {his} {kin}, {b}, planted a plum tree behind the shed.",
-        "When the power went out, {a} told {his} {kin} {b} ghost stories.",
-        "{a} wrote a letter to {his} {kin} {b}, who was studying abroad.",
-    ),
-    "spouse": (
-        "{a} and {his} {kin} {b} danced until midnight.",
-        "{a} first saw {his} {kin} {b} on a ferry thirty years ago.",
-        "{a}'s {kin} {b} surprised {him} with tickets to the opera.",
-        "After work {a} picked up {his} {kin} {b} at the office.",
-        "{a} and {his} {kin}, {b}, bought a small house near the harbour.",
-        "For the anniversary {a} gave {his} {kin} {b} a silver watch.",
-        "{a} makes coffee for {his} {kin} {b} every morning.",
-    ),
-    "grandparent": (
-        "{a} listened to {his} {kin} {b} talk about the old railway.",
-        "{a}'s {kin} {b} knitted {him} a scarf.",
-        "In the summer {a} stayed on the farm of {his} {kin} {b}.",
-        "{a} learned to play cards from {his} {kin}, {b}.",
-        "{a} read the newspaper aloud to {his} {kin} {b}.",
-        "In the attic {a} found a photograph of {his} {kin} {b}.",
-        "{a} carried the shopping upstairs for {his} {kin} {b}.",
-    ),
-    "grandchild": (
-        "{a} showed {his} {kin} {b} how to carve a whistle.",
-        "{a} kept a jar of ginger biscuits for {his} {kin} {b}.",
-        "{a}'s {kin} {b} explained the new telephone to {him}.",
-        "{a} walked through the museum with {his} {kin}, {b}.",
-        "Every spring {a} and {his} {kin} {b} counted the swallows.",
-        "{a} left the old piano to {his} {kin} {b}.",
-        "At the fair {a} bought {his} {kin} {b} a paper kite.",
-    ),
-    "pibling": (
-        "{a} spent the holidays with {his} {kin} {b}.",
-        "{a}'s {kin} {b} took {him} sailing.",
-        "{a} found a first job in the bakery of {his} {kin} {b}.",
-        "{a} was glad that {his} {kin}, {b}, came to the concert.",
-        "On the phone {a} asked {his} {kin} {b} for advice about the car.",
-        "{a} named a kitten after {his} {kin} {b}.",
-        "{a} collected the stamps from the letters of {his} {kin} {b}.",
-    ),
-    "nibling": (
-        "{a} bought a telescope for {his} {kin} {b}.",
-        "{a} taught {his} {kin} {b} to swim in the river.",
-        "{a}'s {kin} {b} invited {him} to the graduation.",
-        "{a} watched {his} {kin}, {b}, score the winning goal.",
-        "Whenever it snowed, {a} went sledging with {his} {kin} {b}.",
-        "{a} helped {his} {kin} {b} with a school project about bees.",
-        "{a} wrote a recommendation for {his} {kin} {b}.",
-    ),
-}
+FRAMES: dict[str, tuple[str, ...]] = {kind: tuple(texts) for kind, texts in _WORDS["frames"].items()}
+MALE_NAMES, FEMALE_NAMES = (tuple(_WORDS[gender].split()) for gender in ("men", "women"))
 
 #: Familiar words that a quarter of the sentences use instead.
 FAMILIAR = {"father": "dad", "mother": "mom", "grandfather": "grandpa", "grandmother": "grandma"}
-
-_MEN = """
-Aaron Adam Albert Alfred Andrew Anton Arthur Benjamin Bernard Carl Charles Christopher Clement Conrad Daniel David
-Dennis Dominic Edgar Edmund Edward Eric Felix Frank Frederick George Gerald Gilbert Gregory Harold Henry
-Howard Hugo Isaac Jacob Jasper Jerome Jonathan Joseph Julian Kenneth Laurence Leonard Lucas Magnus Marcus Martin
-Matthew Nathan Nicholas Oliver Oscar Patrick Peter Philip Ralph Raymond Richard Roland Rupert Samuel Simon Stephen
-Theodore Thomas Timothy Victor Vincent Walter William
-"""
-MALE_NAMES = tuple(_MEN.split())
-
-_WOMEN = """
-Abigail Adelaide Agnes Alice Amelia Anna Audrey Barbara Beatrice Bridget Camilla Caroline Cecilia Charlotte Clara
-Claudia Cordelia Daphne Deborah Diana Dorothy Edith Eleanor Elizabeth Emily Emma Esther Eva Florence Frances
-Gertrude Grace Hannah Harriet Helen Irene Isabel Jane Josephine Judith Julia Katherine Laura Lillian Louise Lucy
-Lydia Margaret Martha Matilda Miriam Monica Naomi Nora Olivia Patricia Pauline Penelope Phoebe Rachel Rebecca
-Rosalind Ruth Sarah Sophia Stella Susan Sylvia Teresa Ursula Veronica Victoria Virginia Wilma Winifred
-"""
-FEMALE_NAMES = tuple(_WOMEN.split())
 
 
 @dataclass(frozen=True)
@@ -180,15 +93,6 @@ class Story:
     chain: tuple[str, ...]
     #: the relation of the last person to the first
     relation: str
-
-
-def compose(first: str, second: str) -> str | None:
-    """What the ``second`` of someone's ``first`` is to them, or None where that has no single answer among the words.
-
-    ``compose("father", "sister")`` is ``"aunt"``.
-    """
-    kind = RULES.get((_BY_WORD[first][0], _BY_WORD[second][0]))
-    return KINDS[kind][_BY_WORD[second][1]] if kind else None
 
 
 def tell(relation: str, hops: int, rng: random.Random) -> Story:

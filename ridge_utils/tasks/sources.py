@@ -1,23 +1,31 @@
-"""Where the rows of a natural task come from: this project's own set, a local folder in their own format, or the Hub.
+"""Where the rows of a task come from: this project's own set, a file or folder, or the Hub.
 
-Files are read as their authors published them; whatever does not fit is named by file and line.
+Files are read as their authors published them; whatever does not fit is named by file and line. ``datasets`` reads CSV
+and JSON too, but does not tell the line of a row, and guesses the types of the columns.
 """
 
 import csv
 import io
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
-from ridge_utils.errors import InputError
+from pydantic import BaseModel, Field, ValidationError
+
+from ridge_utils.errors import InputError, TooFewExamplesError, explain
 from ridge_utils.tasks.base import Example
 
 if TYPE_CHECKING:
     import datasets
 
 Origin = Literal["auto", "offline", "local", "hub"]
+
+#: A field of a row that holds more than white space.
+Text = Annotated[str, Field(pattern=r"\S", description="a text that is not empty")]
+
+Row = TypeVar("Row", bound=BaseModel)
 
 
 def resolve(task: str, source: str, data_dir: str | Path | None) -> Literal["offline", "local", "hub"]:
@@ -40,56 +48,60 @@ def resolve(task: str, source: str, data_dir: str | Path | None) -> Literal["off
     return source  # type: ignore[return-value]  # "auto" has returned above
 
 
-def read_csv(path: Path, fields: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file with a header, each with the number of the line on which it ends.
+def parse(kind: type[Row], row: Any, where: str) -> Row:
+    """A row as a pydantic model, whose fields say in their description what they must be.
 
     Raises:
-        InputError: the file cannot be read, is empty, or a row or the header lacks one of ``fields``.
+        InputError: says ``where``, which field is wrong, what it must be and what it is.
+    """
+    try:
+        return kind.model_validate(row)
+    except ValidationError as error:
+        raise InputError(explain(error, row, kind, where)) from error
+
+
+def read_csv(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """The rows of a CSV file with a header, each with its place: the line on which it ends, and the file.
+
+    Raises:
+        InputError: the file cannot be read, is empty, or the header lacks one of ``columns``.
     """
     reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-    if missing := [field for field in fields if field not in (reader.fieldnames or ())]:
-        found = ", ".join(str(name) for name in reader.fieldnames or ()) or "nothing"
-        raise InputError(f"{path}, line 1: the header lacks the column {missing[0]!r}; it has {found}.")
-    rows = []
+    header = reader.fieldnames or ()
+    if missing := [column for column in columns if column not in header]:
+        raise InputError(
+            f"Line 1 of {path}, the header, lacks the column {missing[0]!r}; it has {', '.join(header) or 'nothing'}."
+        )
+    empty = True
     try:
         for row in reader:
-            for field in fields:
-                if not row[field]:
-                    raise InputError(f"{path}, line {reader.line_num}: the field {field!r} is missing or empty.")
-            rows.append((reader.line_num, row))
+            yield f"line {reader.line_num} of {path}", row
+            empty = False
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not CSV ({error}).") from error
-    if not rows:
+        raise InputError(f"There is no CSV in line {reader.line_num} of {path} ({error}).") from error
+    if empty:
         raise InputError(f"{path} has a header and no rows.")
-    return rows
 
 
-def read_json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON Lines file, each with its line number.
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """What the lines of a JSON Lines file hold, each with its place, line and file.
 
     Raises:
-        InputError: the file cannot be read or is empty, or a line holds no JSON object.
+        InputError: the file cannot be read or is empty, or a line is not JSON.
     """
-    rows = []
-    for number, line in read_lines(path):
+    for where, line in read_lines(path):
         try:
-            row = json.loads(line)
+            yield where, json.loads(line)
         except ValueError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error}).") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}: a row must be a JSON object, but is {row!r}.")
-        rows.append((number, row))
-    return rows
+            raise InputError(f"There is no JSON in {where} ({error}).") from error
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a text file that are not blank, each with its number.
-
-    Raises:
-        InputError: the file cannot be read or is empty.
-    """
+def read_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a text file that are not blank, each with its place, line and file."""
     # Not splitlines(): it also splits at characters that JSON allows inside a string.
-    return [(number, line.strip()) for number, line in enumerate(_text(path).split("\n"), 1) if line.strip()]
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if line.strip():
+            yield f"line {number} of {path}", line.strip()
 
 
 def from_hub(
@@ -120,21 +132,26 @@ def from_hub(
         ) from error
 
 
-def draw(task: str, split: str, rows: Sequence[Example], n: int | None, seed: int) -> list[Example]:
-    """Draw ``n`` different examples without replacement, or all of them in a seeded order where ``n`` is None.
+def draw(whole: str, rows: Sequence[Example], n: int | None, seed: str) -> list[Example]:
+    """``n`` different examples without replacement, or all of them in a seeded order where ``n`` is None.
+
+    Args:
+        whole: what they are drawn from, for the error.
+        rows: the examples.
+        n: how many.
+        seed: of the order.
 
     Raises:
-        InputError: there are fewer than ``n``, or none.
+        TooFewExamplesError: there are fewer than ``n``, or none.
     """
     # A repeated row would change a matrix entropy, so it counts once.
     different = list(dict.fromkeys(rows))
     if not different or (n is not None and n > len(different)):
-        wanted = "All" if n is None else n
-        raise InputError(
-            f"{wanted} examples were asked for, but the {split} split of {task} has {len(different)} here: ask for "
-            "fewer, or choose another source."
+        raise TooFewExamplesError(
+            f"{'All' if n is None else n} examples were asked for, but {whole} has {len(different)} different ones: "
+            "ask for fewer, or choose another source."
         )
-    return random.Random(f"{task}/{split}/{seed}").sample(different, len(different) if n is None else n)
+    return random.Random(seed).sample(different, len(different) if n is None else n)
 
 
 def _text(path: Path) -> str:

@@ -12,16 +12,17 @@ Training and in-distribution (ID) sequences have K = 13, out-of-distribution (OO
 import hashlib
 import itertools
 import random
-from collections.abc import Iterator
 
-from ridge_utils.errors import InputError
-from ridge_utils.tasks.base import Example, Split, check_request
+from ridge_utils.errors import InputError, TooFewExamplesError
+from ridge_utils.tasks.base import Example, Split
 
 NAME = "synthetic_arithmetic"
 LENGTH = 10
 ID_MODULUS = 13
 OOD_MODULI = tuple(k for k in range(5, 26) if k != ID_MODULUS)
 
+#: Every (s_0, d) with K = 13.
+_PAIRS = tuple(itertools.product(range(ID_MODULUS), range(1, ID_MODULUS)))
 #: Of the noise sequences, this share of 10 belongs to training and the rest to evaluation.
 _TRAIN_TENTHS = 8
 #: With up to this many noise sequences they are counted one by one; beyond, a split cannot run out.
@@ -29,26 +30,17 @@ _COUNTED = 50_000
 
 
 def load(split: Split, n: int | None, seed: int = 0, *, noise_max: int = 9, holdout: float = 0.0) -> list[Example]:
-    """Draw ``n`` different sequences.
+    """``n`` different sequences, whose ``signal_spans`` cover ``S{signal}`` of the nine elements in the prompt.
 
     Training and evaluation are disjoint whatever n and the seeds: every sequence of noise values belongs to one of the
     two by its hash. Signals are not disjoint by default, since K = 13 has only 13 · 12 = 156 of them; ``holdout`` keeps
     a share of those out of training, and ID examples are then drawn from that share alone.
 
     Args:
-        split: ``train``, ``id`` or ``ood``.
-        n: number of sequences.
-        seed: seed of the draw; the same seed gives the same sequences on every machine.
+        split, n, seed: as :func:`ridge_utils.tasks.load`.
         noise_max: noise is uniform on {0, …, noise_max}; the paper does not state its range.
         holdout: share of the 156 pairs (s_0, d) with K = 13 that training never shows, in [0, 1).
-
-    Returns:
-        Examples whose ``signal_spans`` cover ``S{signal}`` of the nine elements in the prompt.
-
-    Raises:
-        InputError: an argument out of range, or more sequences asked for than there are.
     """
-    check_request(NAME, split, n)
     if n is None:
         raise InputError(f"Task {NAME!r} is generated and has no end: say how many examples it should give.")
     if isinstance(noise_max, bool) or not isinstance(noise_max, int) or noise_max < 0:
@@ -56,9 +48,10 @@ def load(split: Split, n: int | None, seed: int = 0, *, noise_max: int = 9, hold
     if isinstance(holdout, bool) or not isinstance(holdout, (int, float)) or not 0 <= holdout < 1:
         raise InputError(f"holdout must be a number of at least 0 and less than 1, but is {holdout!r}.")
     held_out = held_out_pairs(holdout)
-    available = _count(split, noise_max, len(held_out))
+    pairs = [pair for pair in _PAIRS if not held_out or (pair in held_out) == (split == "id")]
+    available = _count(split, noise_max, len(pairs))
     if available is not None and n > available:
-        raise InputError(
+        raise TooFewExamplesError(
             f"{n} examples were asked for, but the {split} split of {NAME} has {available} with noise_max={noise_max} "
             f"and holdout={holdout}: ask for fewer, or raise noise_max."
         )
@@ -66,7 +59,6 @@ def load(split: Split, n: int | None, seed: int = 0, *, noise_max: int = 9, hold
     rng = random.Random(f"{NAME}/{split}/{seed}")
     examples: list[Example] = []
     seen: set[str] = set()
-    pairs = _id_pairs(split, held_out)
     while len(examples) < n:
         if split == "ood":
             modulus = rng.choice(OOD_MODULI)
@@ -87,7 +79,7 @@ def load(split: Split, n: int | None, seed: int = 0, *, noise_max: int = 9, hold
 
 def held_out_pairs(holdout: float) -> frozenset[tuple[int, int]]:
     """The pairs (s_0, d) with K = 13 that training never shows when ``holdout`` of them are kept out."""
-    pairs = list(itertools.product(range(ID_MODULUS), range(1, ID_MODULUS)))
+    pairs = list(_PAIRS)
     random.Random(f"{NAME}/holdout").shuffle(pairs)
     count = round(holdout * len(pairs))
     if holdout > 0 and count in (0, len(pairs)):
@@ -95,13 +87,6 @@ def held_out_pairs(holdout: float) -> frozenset[tuple[int, int]]:
             f"holdout={holdout} holds out {count} of {len(pairs)} pairs; choose a share that leaves some on both sides."
         )
     return frozenset(pairs[:count])
-
-
-def _id_pairs(split: Split, held_out: frozenset[tuple[int, int]]) -> list[tuple[int, int]]:
-    pairs = list(itertools.product(range(ID_MODULUS), range(1, ID_MODULUS)))
-    if not held_out:
-        return pairs
-    return [pair for pair in pairs if (pair in held_out) == (split == "id")]
 
 
 def _write(start: int, step: int, modulus: int, noise: tuple[int, ...], split: Split) -> Example:
@@ -118,22 +103,18 @@ def _is_training_noise(noise: tuple[int, ...]) -> bool:
     return hashlib.sha256(repr(noise).encode()).digest()[0] * 10 < _TRAIN_TENTHS * 256
 
 
-def _noise_sequences(noise_max: int) -> Iterator[tuple[int, ...]]:
-    return itertools.product(range(noise_max + 1), repeat=LENGTH - 1)
-
-
-def _count(split: Split, noise_max: int, held_out: int) -> int | None:
+def _count(split: Split, noise_max: int, pairs: int) -> int | None:
     """Number of different sequences in a split, or None where it is too large to matter."""
     if (noise_max + 1) ** (LENGTH - 1) > _COUNTED:
         return None
-    noises = sum(_is_training_noise(noise) == (split == "train") for noise in _noise_sequences(noise_max))
-    if split == "ood":
-        shown = {
-            tuple((start + t * step) % modulus for t in range(LENGTH - 1))
-            for modulus in OOD_MODULI
-            for start in range(modulus)
-            for step in range(1, modulus)
-        }
-        return noises * len(shown)
-    pairs = ID_MODULUS * (ID_MODULUS - 1)
-    return noises * (pairs if not held_out else held_out if split == "id" else pairs - held_out)
+    all_noise = itertools.product(range(noise_max + 1), repeat=LENGTH - 1)
+    noises = sum(_is_training_noise(noise) == (split == "train") for noise in all_noise)
+    if split != "ood":
+        return noises * pairs
+    shown = {
+        tuple((start + t * step) % modulus for t in range(LENGTH - 1))
+        for modulus in OOD_MODULI
+        for start in range(modulus)
+        for step in range(1, modulus)
+    }
+    return noises * len(shown)
