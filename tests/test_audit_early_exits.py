@@ -1,9 +1,8 @@
-"""The page on early exits: what it measures on a small model, and what it says of planted tables."""
+"""Early exits beside the ridge layer: what is measured on a small model, and what planted tables show."""
 
 import dataclasses
 import math
 
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
@@ -37,12 +36,6 @@ def training():
 @pytest.fixture(scope="module")
 def pools(model, examples):
     return {split: collect(model, some, progress=False) for split, some in examples.items()}
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 def measured(model, examples, pools, **more):
@@ -137,6 +130,7 @@ def test_trained_exits_stand_at_every_so_many_layers_and_at_the_last(model, exam
     assert set(early_exits.places(table)["variant"]) == set(early_exits.EXITS)
 
 
+@pytest.mark.slow
 def test_a_second_run_fits_nothing(model, examples, pools, training, monkeypatch):
     options = {"training": training, "translator": QUICK, "head": QUICK}
     first = measured(model, examples, pools, **options)
@@ -156,12 +150,11 @@ def test_a_model_that_is_never_right_has_its_rows(model, examples, pools):
     table = measured(model, examples, never)
     apart = inference.effects(table, "exit_layer_difference")
     assert (apart["estimate"] == 0).all()
-    assert "no early exit is ever right" in early_exits.headline(table)
-    assert "never right" in early_exits.variants_headline(table)
+    assert (early_exits.summary({"": table})["at_best"] == 0).all()
 
 
 def test_a_distance_between_layers_must_be_one(model, examples, pools):
-    with pytest.raises(InputError, match="at least every 1, not 0"):
+    with pytest.raises(InputError, match="at least 1 apart, not 0"):
         measured(model, examples, pools, every=0)
 
 
@@ -172,6 +165,7 @@ def test_exits_are_fitted_on_what_the_model_was_trained_on():
         "device": "cpu", "dtype": "float32",
     }  # fmt: skip
     work = study.prepare(parameters, n=4)
+    assert early_exits.training_examples(work, 0) == []
     assert early_exits.training_examples(work, 5) == work.training_examples[:5]
     with pytest.raises(InputError, match="on 9 examples, for there are 8 training examples"):
         early_exits.training_examples(work, 9)
@@ -179,7 +173,7 @@ def test_exits_are_fitted_on_what_the_model_was_trained_on():
     assert early_exits.training_examples(untouched, 9) == tasks.load("synthetic_arithmetic", "train", 9)
 
 
-# What is said of planted tables.
+# What planted tables show.
 
 
 def planted(ood, profile, *, step=0, train_seed=None, variant="", apart=(0.0, -1.0, 1.0), gain=0.1):
@@ -206,40 +200,15 @@ def planted(ood, profile, *, step=0, train_seed=None, variant="", apart=(0.0, -1
 RIDGED = planted([0, 0.2, 0.6, 0.4], [0, 0.5, 0.3, 0.2], apart=(1.2, 0.4, 2.0), gain=0.2)
 
 
-def test_places_are_the_largest_layers():
-    (row,) = early_exits.places(RIDGED).query("split == 'ood'").to_dict("records")
-    assert (row["blocks"], row["ridge_layer"], row["best_layer"]) == (3, 1, 2)
-    assert (row["at_ridge"], row["at_best"], row["at_last"]) == (0.2, 0.6, 0.4)
-
-
-def test_a_ridge_is_sought_among_the_layers_that_have_the_exit():
+def test_places_are_the_largest_of_the_layers_that_have_the_exit():
     rows = planted([0, 0.3, 0.9], [0, 0, 0], variant="tuned_lens").assign(
         layer=lambda t: t["layer"].map({0: 0, 1: 2, 2: 3})
     )
     found = early_exits.places(pd.concat([RIDGED, rows])).query("split == 'ood'").set_index("variant")
     assert found.loc["tuned_lens", ["ridge_layer", "best_layer", "at_ridge"]].tolist() == [2, 3, 0.3]
-    assert found.loc["", "ridge_layer"] == 1
-
-
-def test_the_headline_says_where_and_how_surely():
-    text = early_exits.headline(RIDGED)
-    assert text.startswith(
-        "- Untouched, the best exit is at layer 2 of 3 (60.0 %), the ridge at layer 1 (20.0 % there)"
-    )
-    assert "+1.2 layers apart on average over halves, 95 % interval +0.4 to +2.0, which leaves out 0" in text
-    assert (
-        "Accuracy at the last block is 40.0 %, +20.0 points from that at the ridge, 95 % interval +15.0 to +25.0."
-        in text
-    )
-    assert "no ridge before it" not in text
-    late = planted([0, 0.2, 0.6, 0.4], [0, 0.5, 0.3, 0.9], step=7, train_seed=0)
-    lines = early_exits.headline(pd.concat([RIDGED, late])).splitlines()
-    assert len(lines) == 2
-    assert lines[1].startswith(
-        "- After 7 fine-tuning steps, the best exit is at layer 2 of 3 (60.0 %), the ridge at layer 3"
-    )
-    assert "which holds 0" in lines[1]
-    assert lines[1].endswith("there is no ridge before it.")
+    row = found.loc[""]
+    assert (row["blocks"], row["ridge_layer"], row["best_layer"]) == (3, 1, 2)
+    assert (row["at_ridge"], row["at_best"], row["at_last"], row["constant"]) == (0.2, 0.6, 0.4, 0.45)
 
 
 def test_training_seeds_are_taken_together():
@@ -247,69 +216,9 @@ def test_training_seeds_are_taken_together():
         planted([0, 0.2, 0.6, 0.4], [0, 0.5, 0.3, 0.2], step=7, train_seed=0, apart=(1.0, 0.4, 2.0)),
         planted([0, 0.2, 0.3, 0.5], [0, 0.1, 0.3, 0.2], step=7, train_seed=1, apart=(2.0, -0.6, 3.0)),
     ]
-    table = pd.concat(seeds)
-    text = early_exits.headline(table)
-    assert "the best exit is at layer 2 to 3 of 3 (55.0 %), the ridge at layer 1 to 2" in text
-    assert "+1.5 layers apart on average over halves, 95 % interval -0.6 to +3.0, which holds 0" in text
-    found = early_exits.comparisons({"run": table})
-    assert len(found) == 4, "two quantities on two splits"
-    assert set(found["best"]) == {"2 to 3", "0 to 3"} or set(found["best"]) == {"2 to 3", "1 to 2"}
-
-
-def test_the_other_exits_are_compared():
-    other = planted([0.1, 0.5, 0.6, 0.8], [], variant="trained_head", apart=(2.0, 1.0, 3.0))
-    text = early_exits.variants_headline(pd.concat([RIDGED, other]))
-    assert text.startswith("Untouched, on OOD examples (a constant answer is right on 45.0 % of them at best):")
-    assert "- **final norm and head:** best at layer 2 of 3 (60.0 %), not above that at the last block;" in text
-    assert "- **trained head:** best at layer 3 of 3 (80.0 %), above that from layer 1 on;" in text
-    assert "+2.0 layers, 95 % interval +1.0 to +3.0" in text
-
-
-def test_table_1_has_a_column_for_each_exit():
-    other = planted([0.1, 0.8], [], variant="trained_head").assign(layer=lambda t: t["layer"].map({0: 0, 1: 3}))
-    shown = early_exits.table_1(pd.concat([RIDGED, other]), 0).data
-    assert shown["", "layer"].tolist() == ["0", "1", "2", "3"]
-    assert shown["", "I(Z; Y)"].tolist() == ["0.0000", "0.5000", "0.3000", "0.2000"]
-    assert shown["final norm and head", "OOD %"].tolist() == ["0.0", "20.0", "60.0", "40.0"]
-    assert shown["trained head", "OOD %"].tolist() == ["10.0", "", "", "80.0"]
-    assert ("trained translator", "OOD %") not in shown
-
-
-def test_comparison_tables_correct_for_their_rows():
-    found = early_exits.comparisons({"": RIDGED})
-    layers = early_exits.comparison_table(found, "exit_layer_difference").data
-    names = ["step", "split", "exit", "ridge layer", "best exit", "right there", "estimate", "interval", "p"]
-    assert list(layers) == names
-    assert layers["right there"].tolist() == ["100.0 %", "60.0 %"]
-    assert layers["interval"].tolist() == ["0.4 to 2.0"] * 2
-    gains = early_exits.comparison_table(early_exits.comparisons({"a run": RIDGED}), "exit_accuracy_gain")
-    assert gains.data["p"].tolist() == ["0.020", "0.020"]
-    assert gains.data["run"].tolist() == ["a run"] * 2
-    assert "Holm" in gains.caption
-
-
-# Figures.
-
-
-def test_figures_draw_what_the_tables_hold(model, examples, pools, training):
-    early = measured(model, examples, pools, training=training, every=2, translator=QUICK, head=QUICK)
-    late = early.assign(step=4, train_seed=0).astype({"step": "Int64", "train_seed": "Int64"})
-    table = pd.concat([early, late], ignore_index=True)
-    figure = early_exits.exits_figure({"title": table})
-    assert len(figure.axes) == 4
-    lines = {line.get_label(): line for line in figure.axes[1].lines}
-    assert {*early_exits.EXITS.values(), "ridge layer"} <= set(lines)
-    expected = table[
-        (table["quantity"] == "early_exit_accuracy") & (table["variant"] == "") & (table["split"] == "ood")
-    ].query("step == 0")
-    assert lines["final norm and head"].get_ydata().tolist() == expected["value"].tolist()
-    assert lines["trained head"].get_xdata().tolist() == [0, 2, 3]
-    (ridge,) = early_exits.places(early).query("split == 'ood' and variant == ''")["ridge_layer"]
-    assert set(lines["ridge layer"].get_xdata()) == {ridge}
-    assert len(early_exits.exits_figure(early_exits.at_the_end({"a": table, "b": early})).axes) == 4
-    found = early_exits.comparisons({"": table})
-    figure = early_exits.comparison_figure(found)
-    assert len(figure.axes[0].get_yticks()) == 8
-    for ax in early_exits.training_figure(table).axes:
-        assert len(ax.lines) == 4
-    assert "on held-out training prompts" in early_exits.training_headline(table).lower()
+    (row,) = early_exits.summary({"run": pd.concat(seeds)}).query("split == 'ood'").to_dict("records")
+    assert (row["run"], row["step"], row["best_layer_min"], row["best_layer_max"]) == ("run", 7, 2, 3)
+    assert (row["ridge_layer_min"], row["ridge_layer_max"], row["at_best"]) == (1, 2, pytest.approx(0.55))
+    ends = [row[f"exit_layer_difference_{name}"] for name in ("estimate", "low", "high")]
+    assert ends == pytest.approx([1.5, -0.6, 3.0])
+    assert row["exit_accuracy_gain_low"] == pytest.approx(0.05)

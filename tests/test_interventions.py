@@ -23,10 +23,7 @@ def examples():
 
 @pytest.fixture(scope="module")
 def pairs(examples):
-    """Prompts of one length, as the byte tokenizer counts, and targets that differ."""
-    found = match(models.load("random:gpt2", device="cpu"), examples, tasks.load("synthetic_arithmetic", "id", 80))
-    assert len({len(pair.clean.prompt) for pair in found}) > 2
-    return found
+    return match(models.load("random:gpt2", device="cpu"), examples, tasks.load("synthetic_arithmetic", "id", 80))
 
 
 def states(loaded, text):
@@ -134,12 +131,6 @@ def test_mean_ablation_by_hand(loaded, examples):
     assert not torch.allclose(found.log_probability[1:], skipped.log_probability[1:], atol=1e-3)
 
 
-def test_a_prompt_of_two_tokens_keeps_its_own_means(llama):
-    """Where the reference set is the prompt itself and each position has a mean of its own, nothing changes."""
-    found = ablate(llama, [Example("S1", "3", "id", "own")], [1, 4], "mean", progress=False)
-    torch.testing.assert_close(found.log_probability[1:], found.log_probability[:1].expand(2, -1), atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("what", ["state", "update"])
 def test_patching_by_hand(loaded, pairs, what):
     found = patch(loaded, pairs, BLOCKS, what, batch_size=4, progress=False)
@@ -157,21 +148,6 @@ def test_patching_by_hand(loaded, pairs, what):
                 with output(loaded, block, state):
                     expected = log_probability(loaded, pair.corrupted)
             assert found.log_probability[row, column].item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_the_last_blocks_state_is_the_clean_run(loaded, pairs):
-    found = patch(loaded, pairs, [1, 6], progress=False)
-    torch.testing.assert_close(found.log_probability[2], found.clean, atol=1e-5, rtol=0)
-    assert not torch.allclose(found.log_probability[0], found.clean, atol=1e-3)
-    assert not torch.allclose(found.log_probability[1], found.clean, atol=1e-3)
-
-
-def test_a_prompt_patched_into_itself_changes_nothing(llama, examples):
-    same = [Pair(example, example) for example in examples]
-    for what in ("state", "update"):
-        found = patch(llama, same, BLOCKS, what, progress=False)
-        expected = found.log_probability[:1].expand(4, -1)
-        torch.testing.assert_close(found.log_probability, expected, atol=1e-5, rtol=0)
 
 
 def test_pairs_match_in_length_and_differ_in_target(llama, examples):
@@ -221,8 +197,11 @@ def hooks(loaded):
 
 
 def test_the_model_is_left_as_it_was(llama, examples, monkeypatch):
-    hooked = hooks(llama)
+    """Even where a run fails in between."""
+    own = llama.blocks[0].forward
+    monkeypatch.setattr(llama.blocks[0], "forward", own)
     before, names = models.fingerprint(llama.model), [set(vars(block)) for block in llama.blocks]
+    hooked = hooks(llama)
     untouched = ablate(llama, examples, [1], progress=False)
     patch(llama, [Pair(examples[0], examples[0])], [2], progress=False)
     calls = []
@@ -233,47 +212,26 @@ def test_the_model_is_left_as_it_was(llama, examples, monkeypatch):
             raise InputError("in between")
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(interventions, "evaluate", fails)
-    with pytest.raises(InputError, match="in between"):
-        ablate(llama, examples, [2, 3], progress=False)
-    monkeypatch.undo()
+    with monkeypatch.context() as broken:
+        broken.setattr(interventions, "evaluate", fails)
+        with pytest.raises(InputError, match="in between"):
+            ablate(llama, examples, [2, 3], progress=False)
     assert models.fingerprint(llama.model) == before
     assert [set(vars(block)) for block in llama.blocks] == names
+    assert vars(llama.blocks[0])["forward"] == own
     assert hooks(llama) == hooked
     assert torch.equal(ablate(llama, examples, [1], progress=False).log_probability, untouched.log_probability)
-
-
-def test_a_forward_of_the_blocks_own_is_put_back(examples):
-    loaded = models.load("random:llama", device="cpu")
-    own = loaded.blocks[0].forward
-    loaded.blocks[0].forward = own
-    ablate(loaded, examples, [2], progress=False)
-    assert vars(loaded.blocks[0])["forward"] == own
-
-
-def test_half_precision(examples):
-    loaded = models.load("random:qwen2", dtype="bfloat16", device="cpu")
-    exact = models.load("random:qwen2", device="cpu")
-    for how in ("skip", "mean"):
-        found, expected = (ablate(model, examples, BLOCKS, how, progress=False) for model in (loaded, exact))
-        torch.testing.assert_close(found.log_probability, expected.log_probability, atol=0.1, rtol=0)
 
 
 def test_what_does_not_fit_is_refused(llama, examples):
     with pytest.raises(InputError, match="There are no examples"):
         ablate(llama, [], BLOCKS)
-    with pytest.raises(InputError, match=r"from 1 to 6, the depth of 'random:llama', but are \[0, 1\]"):
-        ablate(llama, examples, [0, 1])
-    with pytest.raises(InputError, match=r"different numbers from 1 to 6.* \[2, 2\]"):
-        ablate(llama, examples, [2, 2])
-    with pytest.raises(InputError, match=r"but are \[\]"):
-        ablate(llama, examples, [])
+    for blocks in ([0, 1], [2, 2], [7], []):
+        with pytest.raises(InputError, match="different numbers from 1 to 6, the depth of 'random:llama', but are"):
+            ablate(llama, examples, blocks)
     with pytest.raises(InputError, match="Unknown ablation 'zero'; choose one of skip, mean"):
         ablate(llama, examples, BLOCKS, "zero")
     with pytest.raises(InputError, match="Unknown kind of patch 'all'"):
         patch(llama, [Pair(examples[0], examples[0])], BLOCKS, "all")
-    with pytest.raises(InputError, match="batch_size must be at least 1, but is 0"):
-        ablate(llama, examples, BLOCKS, batch_size=0)
-    short = Example("S1 S", "1", "id", "own")
     with pytest.raises(InputError, match=r"pair 0 have \d+ and 4 tokens"):
-        patch(llama, [Pair(examples[0], short)], BLOCKS)
+        patch(llama, [Pair(examples[0], Example("S1 S", "1", "id", "own"))], BLOCKS)

@@ -12,6 +12,8 @@ from ridge_utils.representations import encode
 from ridge_utils.residual_scaling import evaluate, scaled
 from tests.test_training import SHORT
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = dataclasses.replace(SHORT, steps=6, checkpoints=(6,))
 
 
@@ -25,10 +27,9 @@ def held_out():
     return tasks.load("synthetic_arithmetic", "id", 6)
 
 
-@pytest.mark.parametrize("name", ["random:gpt2", "random:qwen2"])
-def test_without_moving_scales_it_is_the_fine_tuning(name, examples, held_out):
+def test_without_moving_scales_it_is_the_fine_tuning(examples, held_out):
     """GPT-2 has dropout: the order of the examples and the dropout are those of training.finetune too."""
-    loaded = models.load(name, device="cpu")
+    loaded = models.load("random:gpt2", device="cpu")
     found = fit(loaded, examples, held_out, SETTINGS, 1e-30, progress=False)
     trained = training.finetune(loaded, examples, SETTINGS, progress=False)
     expected = evaluate(trained.load(6), held_out, progress=False)
@@ -62,12 +63,6 @@ def test_it_is_adamw_on_both_groups(llama, examples, held_out):
     torch.testing.assert_close(found.cross_entropy, expected.cross_entropy, atol=2e-2, rtol=0)
 
 
-def test_scales_are_never_negative(llama, examples, held_out):
-    found = fit(llama, examples, held_out, SETTINGS, 5.0, progress=False)
-    assert (found.scales >= 0).all()
-    assert (found.scales == 0).any(), "one of them should have been stopped at 0"
-
-
 def test_the_model_is_left_as_it_was(llama, examples, held_out):
     before = models.fingerprint(llama.model)
     # Counted, not required to be none: transformers leaves its own on a block once states have been asked for.
@@ -81,6 +76,8 @@ def test_the_model_is_left_as_it_was(llama, examples, held_out):
     assert torch.equal(first.cross_entropy, again.cross_entropy)
     assert not first.scales.requires_grad
     assert first.losses[-1] < first.losses[0]
+    rough = fit(llama, examples, held_out, SETTINGS, 5.0, progress=False)
+    assert rough.scales.min() == 0, "a factor is stopped at 0"
 
 
 def test_what_is_evaluated_is_not_in_half_precision(llama, examples, held_out, monkeypatch):
