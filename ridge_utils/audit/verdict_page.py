@@ -47,11 +47,12 @@ def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
     return formatting.styled(shown, caption).apply(lambda _: fills, axis=None)
 
 
-def case_table(judged: pd.DataFrame, claim: str) -> Styler:
+def case_table(judged: pd.DataFrame, claims: list[str]) -> Styler:
     """Every checkpoint at which a claim was judged, with its first effect, interval, p-value and reason."""
-    rows = judged[(judged["claim"] == claim) & (judged["effect"] != "")]
+    rows = judged[judged["claim"].isin(claims) & (judged["effect"] != "")]
     shown = pd.DataFrame(
         {
+            "claim": rows["claim"],
             "model and task": _case(rows),
             "checkpoint": rows["when"],
             "verdict": rows["verdict"],
@@ -64,7 +65,8 @@ def case_table(judged: pd.DataFrame, claim: str) -> Styler:
             "why": rows["why"],
         }
     )
-    return formatting.styled(shown, f"{claim}: every case that was judged").map(_fill, subset=["verdict"])
+    caption = f"{_models(rows)}: every case that was judged; estimates have the claim's side positive"
+    return formatting.styled(shown, caption).map(_fill, subset=["verdict"])
 
 
 def sources(judged: pd.DataFrame, claim: str) -> str:
