@@ -36,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ridge", description="Run the notebooks of the book with your own parameters."
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(call=lambda _: parser.print_help() or 0)
+    commands = parser.add_subparsers(metavar="COMMAND")
     command = commands.add_parser("run", help="execute a notebook headless")
     command.add_argument("notebook", help="its name, as `ridge list` shows it")
     command.add_argument(
@@ -71,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
     _add_workers(command, 1)
     command.set_defaults(call=_sweep)
+    command = commands.add_parser("book", help="execute the notebooks that have changed and build the book")
+    command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="execute these, changed or not")
+    command.add_argument("--jobs", metavar="N", type=int, default=2, help="notebooks at a time (default: 2)")
+    command.set_defaults(call=_book)
     command = commands.add_parser("list", help="name the notebooks")
     command.set_defaults(call=_list)
     command = commands.add_parser("params", help="show a notebook's parameters with type, default and help")
@@ -205,6 +210,12 @@ def _work(
     if failed:
         print(f"error: {len(failed)} of {len(left)} runs failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _book(options: argparse.Namespace) -> int:
+    from ridge_utils.run import book
+
+    return book.main(options.names, options.jobs)
 
 
 def _list(_options: argparse.Namespace) -> int:

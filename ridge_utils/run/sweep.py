@@ -93,28 +93,18 @@ def _different(values: list[Any]) -> list[Any]:
 _Axis = Annotated[list[Any], AfterValidator(_different), Field(description="a list of different values")]
 
 
-class Content(BaseModel):
-    """What a grid's file may hold."""
+class _File(BaseModel):
+    """What a grid's file may hold: parameters by notebook, values of the axes, parameters of all, by model or task."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    #: what it is, for the reader
+    model_config = ConfigDict(extra="forbid", strict=True)
     title: profiles.Text = ""
-    #: parameters by notebook
     notebooks: profiles.ByNotebook
-    #: values of the parameter ``model``, one run each
     models: _Axis = []
-    #: values of the parameter ``task``
     tasks: _Axis = []
-    #: training seeds
     seeds: _Axis = []
-    #: parameters of every notebook that declares them
     parameters: profiles.Values = {}
-    #: parameters by model or task
-    overrides: dict[str, dict[str, Any]] = Field({}, description="parameters by model or task")
-    #: what each run needs of a worker
-    resources: dict[str, float] = Field({}, description="a mapping of resources to numbers")
-    #: what it is expected to need
+    overrides: Annotated[dict[str, dict[str, Any]], Field(description="parameters by model or task")] = {}
+    resources: Annotated[dict[str, float], Field(description="a mapping of resources to numbers")] = {}
     expected: profiles.Values = {}
 
 
@@ -143,7 +133,7 @@ def load(path: Path, folder: Path) -> Grid:
         InputError: there is no such file, it is not a grid, or a parameter is not one of its notebook's.
     """
     try:
-        content = profiles.read(path, "grid", Content)
+        content = profiles.read(path, "grid", _File)
     except OSError as error:
         raise InputError(f"The grid {path} cannot be read: {error}.") from error
     axes = {key: getattr(content, key) for key in _AXES if getattr(content, key)}
@@ -163,9 +153,7 @@ def load(path: Path, folder: Path) -> Grid:
         for combination in itertools.product(*varied.values()):
             point = dict(zip(varied, combination, strict=True))
             chosen = {_AXES[key]: [value] if key == "seeds" else value for key, value in point.items()}
-            profile = profiles.Profile(
-                name=path.stem, title="", notebooks=content.notebooks, parameters={**content.parameters, **chosen}
-            )
+            profile = profiles.Profile(path.stem, "", content.notebooks, {**content.parameters, **chosen})
             values = notebooks.profile_values(notebook, profile)
             for value in point.values():
                 overrides = content.overrides.get(str(value), {})
