@@ -25,7 +25,7 @@ HIDDEN = {"injected-parameters", "own-run"}
 def main() -> int:
     """Build, print where the book is, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--executed", type=Path, help="folder of executed notebooks (default: none)")
+    parser.add_argument("--executed", type=lambda name: Path(name).resolve(), help="folder of executed notebooks (default: none)")
     parser.add_argument("--builder", default="html", choices=["html", "linkcheck"])
     options = parser.parse_args()
     started = time.monotonic()
