@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a named set of parameters: a YAML file, or the name of one in notebooks/profiles; -p overrides it",
     )
+    command.add_argument("--html", action="store_true", help="write it as one HTML page beside the notebook as well")
     command.set_defaults(call=_run)
     command = commands.add_parser("reference", help="run the reference profiles that are not in results/ yet")
     command.add_argument("names", nargs="*", metavar="PROFILE", help="default: all reference profiles")
@@ -112,23 +113,28 @@ def _run(options: argparse.Namespace) -> int:
             values["data_dir"] = _data_dir(profile, os.environ.get("RIDGE_DATA", ""))
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     output = options.output or Path("runs") / f"{options.notebook}-{stamp}.ipynb"
-    return _run_one(options.notebook, values, output)
+    return _run_one(options.notebook, values, output, options.html)
 
 
-def _run_one(notebook: str, values: Mapping[str, Any], output: Path) -> int:
+def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool) -> int:
     import papermill
     from nbclient.exceptions import DeadKernelError
+
+    from ridge_utils.run import plain
 
     print(f"{notebook}: running, into {output}", file=sys.stderr)
     try:
         seconds = notebooks.run(notebook, values, output)
     except (DeadKernelError, papermill.PapermillExecutionError) as error:
         bad_input = getattr(error, "ename", "") in ("InputError", "StorageError")
+        plain.finish(output, notebooks.is_default_run(notebook, values))
         print(
             f"error: {notebooks.failure(notebook, error)}" + ("" if bad_input else f"; see {output}"), file=sys.stderr
         )
         return 2 if bad_input else 1
-    print(f"{notebook}: done in {seconds:.0f} s; see {output}", file=sys.stderr)
+    plain.finish(output, notebooks.is_default_run(notebook, values))
+    see = f"{output} and {plain.html(output)}" if html else output
+    print(f"{notebook}: done in {seconds:.0f} s; see {see}", file=sys.stderr)
     return 0
 
 
