@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, 1 if a notebook failed, or 2 for bad input."""
+    # A Hub that cannot be reached is given up after seconds, not after a minute.
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ridge_utils").setLevel(logging.INFO)
@@ -185,6 +188,13 @@ def _sweep(options: argparse.Namespace) -> int:
     table = sweep.combine(grid.runs, folder / "table.csv", grid=grid.title)
     if len(table):
         print(f"All measurements of the runs that are done: {folder / 'table.csv'}.")
+        summary = sweep.compare(table, folder)
+        if len(summary):
+            shown = summary[
+                ["run", "step", "blocks", "ridge_layer", "has_ridge", "at_ridge", "at_last_block", "at_final_norm"]
+            ]
+            print(shown.to_string(index=False, float_format="{:.3f}".format))
+            print(f"The runs side by side: {folder / 'comparison.csv'}, drawn in {folder / 'comparison.png'}.")
     return status
 
 
