@@ -25,7 +25,9 @@ HIDDEN = {"injected-parameters", "own-run"}
 def main() -> int:
     """Build, print where the book is, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--executed", type=lambda name: Path(name).resolve(), help="folder of executed notebooks (default: none)")
+    parser.add_argument(
+        "--executed", type=lambda name: Path(name).resolve(), help="folder of executed notebooks (default: none)"
+    )
     parser.add_argument("--builder", default="html", choices=["html", "linkcheck"])
     options = parser.parse_args()
     started = time.monotonic()
@@ -99,6 +101,11 @@ def stage(executed: Path | None) -> None:
     for path in (ROOT / "results").rglob("*"):  # the captions link to them
         if path.suffix in {".csv", ".json"}:
             wanted[path.relative_to(ROOT)] = path.read_bytes()
+    import architecture
+
+    for name, text in architecture.pages().items():
+        wanted[Path("book") / name] = text.encode()
+    wanted[Path("book/images/architecture.svg")] = architecture.figure()
     SOURCE.mkdir(parents=True, exist_ok=True)
     for old in SOURCE.rglob("*"):
         if old.is_file() and old.relative_to(SOURCE) not in wanted:

@@ -201,16 +201,6 @@ def test_a_figure_with_a_name_is_one_image(path):
             assert len(images) <= 1, cell.source
 
 
-def test_the_api_page_has_every_module():
-    text = (notebooks.NOTEBOOKS.parent / "book" / "api.md").read_text(encoding="utf-8")
-    package = notebooks.NOTEBOOKS.parent / "ridge_utils"
-    for path in package.rglob("*.py"):
-        module = ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
-        private = module.rpartition(".")[2].startswith("_")
-        if not private and module not in ("ridge_utils", "ridge_utils.tasks.base"):
-            assert f".. automodule:: {module}\n" in text, module
-
-
 # What nbval must catch, on a notebook that takes seconds.
 
 
