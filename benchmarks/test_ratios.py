@@ -122,9 +122,9 @@ def profile(n: int, d: int = WIDTH, layers: int = LAYERS) -> Callable[[], Tensor
 
 def estimate(n: int, d: int = WIDTH) -> Callable[[], quadrature.Estimate]:
     hidden, targets = states(n, d, layers=1)
-    quadrature.predictive_information(hidden[:, :100], targets[:100], method="lanczos")
+    quadrature.predictive_information(hidden[:, :100], targets[:100])
     memory = max(quadrature.MEMORY, 4 * n**2)
-    return lambda: quadrature.predictive_information(hidden, targets, method="lanczos", memory=memory)
+    return lambda: quadrature.predictive_information(hidden, targets, memory=memory)
 
 
 def textbook(hidden: Tensor, targets: Tensor) -> np.ndarray:
@@ -244,12 +244,12 @@ def test_quadrature_against_the_eigenvalues(n: int) -> None:
     """Information of one layer; H(Y) is part of both."""
     hidden, targets = states(n, layers=1)
     exact = information.predictive_information(hidden, targets).item()
-    found = quadrature.predictive_information(hidden, targets, method="lanczos")
+    found = quadrature.predictive_information(hidden, targets)
     assert abs(found.value.item() - exact) < max(0.01 * exact, 2 * found.error.item())
     ratio(
         "quadrature, one layer",
         "its eigenvalues",
-        lambda: quadrature.predictive_information(hidden, targets, method="lanczos"),
+        lambda: quadrature.predictive_information(hidden, targets),
         lambda: information.predictive_information(hidden, targets),
         n=n,
         rounds=1,

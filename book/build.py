@@ -1,36 +1,43 @@
-"""Build the book's pages: from the committed notebooks, or from a folder of freshly executed ones.
+"""Build the book's pages from the committed notebooks, with fresh outputs where they were executed.
 
 The sources are copied into _build/source first, so that a build changes nothing in the checkout. The numbers in the
-prose are read from results/ here and handed to the pages as substitutions.
+prose are read from results/ and handed to the pages as substitutions. Where nothing has changed since the last build,
+nothing is built.
 """
 
 import argparse
-import json
+import hashlib
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-
-import nbformat
-import yaml
-
-sys.path.insert(0, str(Path(__file__).parent))
-import answer
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "_build" / "source"
+#: The digest of what the pages that are there were built from.
+BUILT = ROOT / "_build" / "html.sha256"
+#: Tags of the cells that the book leaves out: they speak of a run of one's own.
+HIDDEN = {"injected-parameters", "own-run"}
 
 
 def main() -> int:
     """Build, print where the book is, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--executed", type=Path, help="folder of executed notebooks (default: the committed ones)")
+    parser.add_argument(
+        "--executed", type=lambda name: Path(name).resolve(), help="folder of executed notebooks (default: none)"
+    )
     parser.add_argument("--builder", default="html", choices=["html", "linkcheck"])
     options = parser.parse_args()
     started = time.monotonic()
-    notebooks = options.executed or ROOT / "notebooks"
-    stage(notebooks)
+    index = ROOT / "_build" / "html" / "index.html"
+    digest = inputs(options.executed)
+    if options.builder == "html" and index.is_file() and BUILT.is_file() and BUILT.read_text() == digest:
+        print(f"The book is as it was built. Open:\n  {index.as_uri()}")
+        return 0
+    BUILT.unlink(missing_ok=True)
+    stage(options.executed)
     command = [
         "build",
         str(SOURCE),
@@ -59,15 +66,28 @@ def main() -> int:
         print(f"The book could not be built; the whole log is in {log.relative_to(ROOT)}.")
         return 1
     if options.builder == "html":
-        index = ROOT / "_build" / "html" / "index.html"
+        BUILT.write_text(digest)
         print(f"Built the book in {time.monotonic() - started:.0f} s, without a warning. Open:\n  {index.as_uri()}")
-        for line in durations(notebooks) if options.executed else []:
-            print(line)
     return 0
 
 
-def stage(notebooks: Path) -> None:
+def inputs(executed: Path | None) -> str:
+    """A digest of every file that the pages are made of, the modules of the API page among them."""
+    folders = [ROOT / name for name in ("book", "notebooks", "results", "ridge_utils")] + (
+        [executed] if executed else []
+    )
+    paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix != ".pyc"]
+    digest = hashlib.sha256()
+    for path in [ROOT / "_config.yml", ROOT / "_toc.yml", ROOT / "requirements.txt", ROOT / "constraints.txt", *paths]:
+        if path.is_file():
+            digest.update(f"{path.relative_to(ROOT)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def stage(executed: Path | None) -> None:
     """Copy what the book is made of into its source folder; leave files alone that have not changed."""
+    import yaml
+
     wanted: dict[Path, bytes] = {}
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     config["parse"]["myst_substitutions"] = substitutions()
@@ -77,7 +97,15 @@ def stage(notebooks: Path) -> None:
         if path.is_file() and path.suffix in {".md", ".bib", ".css", ".png", ".svg"}:
             wanted[path.relative_to(ROOT)] = path.read_bytes()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        wanted[path.relative_to(ROOT)] = page(notebooks / path.name)
+        wanted[path.relative_to(ROOT)] = page(path, executed / path.name if executed else path)
+    for path in (ROOT / "results").rglob("*"):  # the captions link to them
+        if path.suffix in {".csv", ".json"}:
+            wanted[path.relative_to(ROOT)] = path.read_bytes()
+    import architecture
+
+    for name, text in architecture.pages().items():
+        wanted[Path("book") / name] = text.encode()
+    wanted[Path("book/images/architecture.svg")] = architecture.figure()
     SOURCE.mkdir(parents=True, exist_ok=True)
     for old in SOURCE.rglob("*"):
         if old.is_file() and old.relative_to(SOURCE) not in wanted:
@@ -89,31 +117,34 @@ def stage(notebooks: Path) -> None:
             target.write_bytes(content)
 
 
-def page(path: Path) -> bytes:
-    """A notebook as the book shows it: without what only a run of one's own says."""
-    if not path.is_file():
-        sys.exit(f"{path} is missing: execute the notebooks first (`make book`).")
+def page(path: Path, executed: Path) -> bytes:
+    """A committed notebook as the book shows it, with the outputs of the executed one where its code is the same."""
+    import nbformat
+
     notebook = nbformat.read(path, as_version=4)
-    hidden = {"injected-parameters", "own-run"}
-    notebook.cells = [cell for cell in notebook.cells if not hidden & set(cell.metadata.get("tags", []))]
-    notebook.metadata.pop("papermill", None)
+    if executed.is_file() and executed != path:
+        fresh = nbformat.read(executed, as_version=4)
+        pairs = list(zip(code(notebook), code(fresh), strict=False))
+        if len(pairs) == len(code(notebook)) and all(cell.source == other.source for cell, other in pairs):
+            for cell, other in pairs:
+                cell.outputs = other.outputs
+    notebook.cells = [cell for cell in notebook.cells if not HIDDEN & set(cell.metadata.get("tags", []))]
     return nbformat.writes(notebook).encode()
+
+
+def code(notebook: Any) -> list[Any]:
+    """The code cells of a notebook."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def substitutions() -> dict[str, str]:
     """The numbers in the prose pages; the book is not built while a fact that their sentences rest on does not hold."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import answer
+
     if wrong := [fact for fact, holds in answer.facts().items() if not holds]:
         sys.exit("A sentence rests on what results/ no longer shows:\n  " + "\n  ".join(wrong))
     return answer.numbers()
-
-
-def durations(notebooks: Path) -> list[str]:
-    """How long each executed notebook took."""
-    lines = ["Time to execute each notebook:"]
-    for path in sorted(notebooks.glob("*.ipynb")):
-        seconds = json.loads(path.read_text(encoding="utf-8"))["metadata"]["papermill"]["duration"]
-        lines.append(f"  {path.stem:28} {seconds:6.0f} s")
-    return lines
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Effects with intervals and p-values: paired and unpaired comparisons, estimates from subsamples, Holm's correction.
 
-Numbers in, numbers out; this module knows no model. It answers the referee's request for effect sizes and significance
-tests, and its rules are those of the book's protocol.
+Numbers in, numbers out. The rules are those of the book's protocol.
 """
 
 import math
@@ -42,24 +41,16 @@ class Effect:
     high: float
     #: two-sided p-value of no difference, not corrected
     p: float
-    #: Cohen's d (unpaired) or its paired form d_z, in standard deviations of examples (or of what else was paired); NaN
-    #: where there is no such spread
+    #: Cohen's d (unpaired) or its paired form d_z; NaN where there is no spread
     size: float
 
 
 def paired_effect(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Effect:
     r"""Mean of ``second - first`` over the same examples.
 
-    The p-value is that of the sign-flip permutation test of the mean difference (exact for few examples), the interval
-    a percentile bootstrap's over examples, and the effect size Cohen's :math:`d_z = \bar{d} / s_d`.
-
-    Args:
-        first, second: one value per example, in the same order, N of each.
-        seed: of the resampling.
-
-    Returns:
-        The effect. Where all differences are equal, but for rounding, its interval is that one point, and its size is
-        not defined (NaN) unless they are 0.
+    Sign-flip permutation test of the mean difference (exact for few examples), percentile bootstrap over examples, and
+    Cohen's :math:`d_z = \bar{d} / s_d`. Where all differences are equal, but for rounding, the interval is one point,
+    and the size NaN unless they are 0.
 
     Raises:
         InputError: different numbers of values, fewer than 2, or one that is not finite.
@@ -76,17 +67,7 @@ def repeat_effect(first: Sequence[float], second: Sequence[float]) -> Effect:
     r"""Mean of ``second - first`` over a few repeats of a computation, such as fits with other seeds.
 
     Five pairs have 32 assignments of signs, so a sign-flip test of them never gives a p-value below 1/16. Interval and
-    p-value are those of Student's paired t-test instead, which takes the differences as normal.
-
-    Args:
-        first, second: one value per repeat, in the same order.
-
-    Returns:
-        The effect. Its size is :math:`\bar{d} / s_d`, in standard deviations of repeats, not of examples; where all
-        differences are equal it is as :func:`paired_effect` has it.
-
-    Raises:
-        InputError: as :func:`paired_effect`.
+    p-value are those of Student's paired t-test instead; the size is in standard deviations of repeats.
     """
     change, mean, spread = _changes(first, second)
     effect = _from_error(mean, spread / math.sqrt(len(change)), len(change) - 1)
@@ -96,19 +77,8 @@ def repeat_effect(first: Sequence[float], second: Sequence[float]) -> Effect:
 def unpaired_effect(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Effect:
     r"""Mean of ``second`` less mean of ``first``, over different examples.
 
-    The p-value is that of the permutation test of the labels, the interval a percentile bootstrap's within each sample,
-    and the effect size Cohen's :math:`d`, the difference over the pooled standard deviation.
-
-    Args:
-        first, second: one value per example.
-        seed: of the resampling.
-
-    Returns:
-        The effect. Where neither sample has a spread, its interval is one point, and its size is not defined (NaN)
-        unless both hold the same value.
-
-    Raises:
-        InputError: fewer than 2 values in a sample, or one that is not finite.
+    Permutation test of the labels, percentile bootstrap within each sample, and Cohen's :math:`d`, the difference over
+    the pooled standard deviation; NaN where neither sample has a spread, unless both hold the same value.
     """
     first, second = _finite(first), _finite(second)
     (before, spread), (after, other) = _moments(first), _moments(second)
@@ -132,19 +102,14 @@ def unpaired_effect(first: Sequence[float], second: Sequence[float], seed: int =
 def half_sample_effect(halves: Sequence[float]) -> Effect:
     r"""An estimate from random halves of a pool of examples, for statistics that no bootstrap can resample.
 
-    A repeated example lowers the entropy of a Gram matrix, so examples cannot be drawn with replacement. The standard
-    deviation over halves drawn *without* replacement estimates the standard error of the same statistic on the whole
-    pool (the delete-half jackknife, [ShaoW89]_). Interval and p-value take the estimate as normal.
+    A repeated example lowers the entropy of a Gram matrix. The standard deviation over halves drawn *without*
+    replacement estimates the standard error of the statistic on the whole pool (delete-half jackknife, [ShaoW89]_).
+    Interval and p-value take the estimate as normal.
 
-    Args:
-        halves: the statistic on each random half, at least 20 of them.
-
-    Returns:
-        The mean over halves; its size is NaN, for the spread is of halves and not of examples. Where all halves agree
-        the interval is one point, and p is 0, or 1 at 0.
+    Where all halves agree the interval is one point, and p is 0, or 1 at 0.
 
     Raises:
-        InputError: fewer than 20 values, or one that is not finite.
+        InputError: fewer than 20 halves, or one that is not finite.
 
     .. [ShaoW89] J. Shao, C. F. J. Wu. *A General Theory for Jackknife Variance Estimation.* Annals of Statistics 17(3),
        1989.
@@ -158,21 +123,9 @@ def half_sample_effect(halves: Sequence[float]) -> Effect:
 def subsample_effect(values: Sequence[float], fraction: float) -> Effect:
     r"""An estimate from a few subsamples of a pool, drawn without replacement: the paper's sampling seeds.
 
-    Subsamples that share most of the pool differ little. With a share f of the pool in each, their standard deviation
-    is that of fresh samples times :math:`\sqrt{1-f}`; divided by it, it is the standard error of one subsample's
-    estimate. That of their mean is smaller, so the interval is somewhat too wide. Interval and p-value are Student's,
-    with one degree of freedom fewer than there are subsamples.
-
-    Args:
-        values: the statistic on each subsample, at least 2.
-        fraction: share f of the pool that each holds, 0 < f < 1.
-
-    Returns:
-        The mean over subsamples; its size is NaN.
-
-    Raises:
-        InputError: fewer than 2 values, one that is not finite, or a fraction outside its range: a subsample that is
-            the whole pool says nothing about another pool.
+    Subsamples that share most of the pool differ little. With a share f of the pool in each, 0 < f < 1, their standard
+    deviation is that of fresh samples times :math:`\sqrt{1-f}`; divided by it, it is the standard error of one
+    subsample's estimate, and somewhat too wide for their mean. Interval and p-value are Student's.
     """
     values = _finite(values)
     if not 0 < fraction < 1:
@@ -182,17 +135,7 @@ def subsample_effect(values: Sequence[float], fraction: float) -> Effect:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values: at most a share alpha of families has a wrong one below alpha.
-
-    Args:
-        p_values: of one family of tests; a NaN is no test and stays a NaN.
-
-    Returns:
-        The adjusted values, in the order of the given ones.
-
-    Raises:
-        InputError: a value outside 0 to 1.
-    """
+    """Holm's adjusted p-values of one family of tests; a NaN is no test and stays one."""
     p = np.asarray(p_values, dtype=np.float64)
     tested = np.flatnonzero(~np.isnan(p))
     if bool(((p[tested] < 0) | (p[tested] > 1)).any()):
@@ -206,13 +149,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def effect_rows(effect: Effect, site: tuple[int, str], quantity: str, **context: Any) -> pd.DataFrame:
     """An effect as rows of a table of measurements: the estimate, and one row for each of :data:`SUFFIXES`.
 
-    A size that is not defined has no row.
-
-    Args:
-        effect: the effect.
-        site: (layer, site) that it belongs to.
-        quantity: name of the difference; the others are named after it.
-        context: as :func:`ridge_utils.results.measurements`.
+    A size that is not defined has no row; ``context`` is that of :func:`ridge_utils.results.measurements`.
     """
     values = (effect.estimate, effect.low, effect.high, effect.p, effect.size)
     names = [quantity, *(quantity + suffix for suffix in SUFFIXES)]
@@ -221,12 +158,7 @@ def effect_rows(effect: Effect, site: tuple[int, str], quantity: str, **context:
 
 
 def effects(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
-    """The effects of one name in a table, a row each with ``estimate``, ``low``, ``high``, ``p`` and ``effect_size``.
-
-    Args:
-        table: table of measurements.
-        quantity: the difference's name, as :func:`effect_rows` was given it.
-    """
+    """The effects of one name in a table, with ``estimate``, ``low``, ``high``, ``p`` and ``effect_size``."""
     names = {quantity: "estimate"} | {quantity + suffix: suffix[1:] for suffix in SUFFIXES}
     rows = table[table["quantity"].isin(names)]
     rows = rows.assign(quantity=rows["quantity"].map(names))
@@ -237,15 +169,11 @@ def effects(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
 
 
 def gathered(tables: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> pd.DataFrame:
-    """The effects of several quantities in several tables of measurements, one row each.
+    """The rows of :func:`effects` for several quantities and tables, with ``run``, ``quantity`` and ``effect``.
 
     Args:
-        tables: tables of measurements, by what the reader calls them; one without these quantities adds no row.
-        names: what the reader calls each quantity, by its name in the tables.
-
-    Returns:
-        The rows of :func:`ridge_utils.inference.effects` with ``run`` (whose table), ``quantity`` and ``effect`` (what
-        the reader calls it), in the order of the arguments.
+        tables: tables of measurements, by what the reader calls them (``run``).
+        names: what the reader calls each quantity (``effect``), by its name in the tables.
     """
     parts = [
         effects(table, quantity).assign(run=run, quantity=quantity, effect=effect)
@@ -256,10 +184,9 @@ def gathered(tables: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> pd
 
 
 def together(every: Sequence[Effect]) -> Effect:
-    """The effects of one fine-tuning with several training seeds as one, so that each seed has to show it by itself.
+    """The effects of several training seeds as one, so that each seed has to show it by itself.
 
-    Returns:
-        The mean estimate and size, the interval that spans all, and the largest p-value, 1 where the signs differ.
+    The mean estimate and size, the interval that spans all, and the largest p-value, 1 where the signs differ.
     """
     signs = {math.copysign(1, effect.estimate) for effect in every}
     sizes = [effect.size for effect in every if not math.isnan(effect.size)]

@@ -85,7 +85,7 @@ class Estimator:
             raise InputError(f"degree must be at least 1, but is {self.degree}.")
 
 
-#: The paper's choices: a Gaussian kernel of bandwidth 1 on rows of length 1, and order 1.
+#: The paper's choices, a Gaussian kernel of bandwidth 1 on rows of length 1 and order 1.
 PAPER = Estimator()
 
 

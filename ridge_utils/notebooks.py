@@ -329,20 +329,6 @@ def refresh(notebook: str, measure: bool = True) -> None:
         execute(source, executed, {}, sys.stderr)
         text = nbformat.writes(stable(nbformat.read(executed, as_version=4)))
     cache.write_text(source, text.rstrip("\n") + "\n")
-    if notebook == "predictive_information":
-        _draw_main_figure(NOTEBOOKS.parent)
-
-
-def _draw_main_figure(root: Path) -> None:
-    """The picture of the README and of the book's first page, with the table that it was drawn from in its metadata."""
-    from ridge_utils import figures, results
-
-    name = "predictive_information.csv"
-    table, origin = results.read(root / "results" / name)
-    figures.style()
-    figure = figures.information_figure(table, "")
-    source = {"Source": f"{name} {origin['sha256']}"}
-    figure.savefig(root / "book" / "images" / "predictive_information.png", dpi=150, metadata=source)
 
 
 def stable(notebook: "nbformat.NotebookNode") -> "nbformat.NotebookNode":

@@ -74,18 +74,33 @@ def figure_3() -> pd.DataFrame:
 
 
 def claims() -> pd.DataFrame:
-    """The nine claims: ``id`` (C1 to C9), ``statement``, and ``evidence``, the paper's figures and tables."""
+    """The nine claims: ``id`` (C1 to C9), short ``name``, ``statement``, and ``evidence``, figures and tables."""
     return pd.DataFrame(
         [
-            ("C1", "I(Z; Y) peaks at an intermediate layer and falls at the end", "Figures 2, 8 (version 5), Table 1"),
-            ("C2", "The peak is where features generalise best", "Table 1"),
-            ("C3", "The last layers memorise", "inferred from Table 1"),
-            ("C4", "Middle blocks add the most information", "Figures 5 and 9"),
-            ("C5", "Residual scaling shows that the ridge layers matter under shift", "Figures 6 and 10, Table 5"),
-            ("C6", "The profile persists over decoding steps", "Section 5"),
-            ("C7", "The ridge needs depth: it appears from a threshold number of blocks on", "Figure 3"),
-            ("C8", "Under overfitting, information rises in the final layers", "Figure 4"),
-            ("C9", "Ridge layers attend to signal tokens, the final layers to positions", "Figure 7, Table 2"),
+            (
+                "C1",
+                "peak",
+                "I(Z; Y) peaks at an intermediate layer and falls at the end",
+                "Figures 2, 8 (version 5), Table 1",
+            ),
+            ("C2", "generalisation", "The peak is where features generalise best", "Table 1"),
+            ("C3", "memorisation", "The last layers memorise", "inferred from Table 1"),
+            ("C4", "gain per block", "Middle blocks add the most information", "Figures 5 and 9"),
+            (
+                "C5",
+                "residual scaling",
+                "Residual scaling shows that the ridge layers matter under shift",
+                "Figures 6 and 10, Table 5",
+            ),
+            ("C6", "decoding steps", "The profile persists over decoding steps", "Section 5"),
+            ("C7", "depth", "The ridge needs depth: it appears from a threshold number of blocks on", "Figure 3"),
+            ("C8", "overfitting", "Under overfitting, information rises in the final layers", "Figure 4"),
+            (
+                "C9",
+                "attention",
+                "Ridge layers attend to signal tokens, the final layers to positions",
+                "Figure 7, Table 2",
+            ),
         ],
-        columns=["id", "statement", "evidence"],
+        columns=["id", "name", "statement", "evidence"],
     )

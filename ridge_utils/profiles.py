@@ -12,6 +12,7 @@ For example::
     expected: {hardware: two CPU cores, memory: 8 GB, time: 1 hour}  # for the reader
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -26,7 +27,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "notebooks" / "profiles"
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
-#: Parameters by notebook; of a notebook without any, YAML gives None.
+# Parameters by notebook; of a notebook without any, YAML gives None.
 ByNotebook = Annotated[
     dict[str, Annotated[dict[str, Any], pydantic.BeforeValidator(lambda own: {} if own is None else own)]],
     Field(min_length=1, description="a mapping of each notebook's name to its own parameters"),
@@ -36,32 +37,38 @@ Text = Annotated[str, Field(description="a text")]
 Truth = Annotated[bool, Field(description="true or false")]
 
 
-class Content(pydantic.BaseModel):
-    """What a profile's file may hold."""
+class _File(pydantic.BaseModel):
+    """What a profile's file may hold; :class:`Profile` says what it means."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    #: what it is, for the reader
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
     title: Text
-    #: parameters by notebook, beyond those that all of them share
     notebooks: ByNotebook
-    #: parameters of every notebook that declares them
     parameters: Values = {}
-    #: whether its tables are kept in ``results/``
     reference: Truth = False
-    #: whether it reads the real data sets from a folder that the user has
     real_data: Truth = False
-    #: what it is expected to need, by whatever the author found worth saying
     expected: Values = {}
 
 
-class Profile(Content):
+@dataclass(frozen=True)
+class Profile:
     """A named set of parameters for one or more notebooks."""
 
     #: the file's name without its ending; also of its folder in ``results/``
     name: str
+    #: what it is, for the reader
+    title: str
+    #: parameters by notebook, beyond those that all of them share
+    notebooks: dict[str, dict[str, Any]]
+    #: parameters of every notebook that declares them
+    parameters: dict[str, Any] = field(default_factory=dict)
+    #: whether its tables are kept in ``results/``
+    reference: bool = False
+    #: whether it reads the real data sets from a folder that the user has
+    real_data: bool = False
+    #: what it is expected to need, by whatever the author found worth saying
+    expected: dict[str, str] = field(default_factory=dict)
     #: the folder that its file is in
-    folder: Path = FOLDER
+    folder: Path = field(default=FOLDER, compare=False)
 
 
 def load(name: str) -> Profile:
@@ -77,7 +84,7 @@ def load(name: str) -> Profile:
         path = Path(name).expanduser()
         if not path.is_file():
             path = FOLDER / f"{name.removesuffix('.yaml')}.yaml"
-        content = read(path, "profile", Content)
+        content = read(path, "profile", _File)
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
         raise InputError(f"There is no profile {name!r}; give a file, or one of {known}.") from None
@@ -86,7 +93,7 @@ def load(name: str) -> Profile:
         if isinstance(error, InputError):
             raise
         raise InputError(f"The profile {name!r} cannot be read: {' '.join(str(error).split())}.") from error
-    return Profile(**content.model_dump(), name=path.stem, folder=path.resolve().parent)
+    return Profile(path.stem, **content.model_dump(), folder=path.resolve().parent)
 
 
 def read(path: Path, what: str, model: type[Model]) -> Model:

@@ -14,13 +14,7 @@ THIRDS = ("first", "middle", "last")
 
 
 def subsample(pool: int, n: int, seed: int) -> Tensor:
-    """Indices of ``n`` of ``pool`` examples, drawn without replacement.
-
-    Without, because a repeated point puts a repeated row into a Gram matrix and lowers its entropy.
-
-    Raises:
-        InputError: n is below 2 or above the size of the pool.
-    """
+    """Indices of ``n`` of ``pool`` examples, without replacement: a repeated row lowers a Gram matrix's entropy."""
     _check_size(pool, n)
     return torch.randperm(pool, generator=torch.Generator().manual_seed(seed))[:n]
 
@@ -31,26 +25,17 @@ def _check_size(pool: int, n: int) -> None:
 
 
 def check_sampling(pool: int, n: int, seeds: Sequence[int]) -> None:
-    """Refuse a size or a list of sampling seeds from which no estimate can be made, with one sentence.
-
-    Raises:
-        InputError: as :func:`subsample`, or there are no seeds, or one twice.
-    """
+    """Refuse a size or a list of sampling seeds from which no estimate can be made."""
     _check_size(pool, n)
     if not seeds or len(set(seeds)) != len(seeds):
         raise InputError(f"sampling_seeds must be one or more different integers, but are {list(seeds)}.")
 
 
 def band(table: pd.DataFrame, by: Sequence[str], sigmas: float = 2.0) -> pd.DataFrame:
-    """Mean over sampling seeds and a band of so many standard deviations (paper: 2 for information).
-
-    Args:
-        table: tidy table with a ``value`` and a ``sample_seed`` column.
-        by: columns that stay; the values are averaged over everything else.
-        sigmas: half-width of the band in sample standard deviations (n - 1 in the denominator).
+    """Mean of ``value`` and a band of so many sample standard deviations (paper: 2 for information).
 
     Returns:
-        One row per group with ``mean``, ``half_width`` (0 where there is one seed only), ``low`` and ``high``.
+        One row per group with ``mean``, ``half_width`` (0 where there is one value only), ``low`` and ``high``.
     """
     groups = table.groupby(list(by), sort=False, dropna=False)["value"]
     out = groups.agg(mean="mean", deviation="std").reset_index()
@@ -62,15 +47,9 @@ def band(table: pd.DataFrame, by: Sequence[str], sigmas: float = 2.0) -> pd.Data
 def ridge_summary(table: pd.DataFrame, quantity: str = "predictive_information", sigmas: float = 2.0) -> pd.DataFrame:
     """Where a quantity is largest over depth, and how far it falls from there, for each split and checkpoint.
 
-    For predictive information that is the ridge. Its layer is the argmax of the mean profile over seeds, the state
-    after the final norm left out. Each fall is taken within a sampling seed (and a training seed), so what the seeds
-    have in common cancels. The ridge is chosen on the samples on which the fall is measured, so a fall that is not
-    there comes out a little above 0; to the last block it is never below.
-
-    Args:
-        table: table of measurements with the quantity, of one model on one task.
-        quantity: a quantity with one value per layer.
-        sigmas: half-width of the bands in standard deviations over seeds.
+    The layer is the argmax of the mean profile over seeds, the state after the final norm left out. Each fall is taken
+    within a sampling seed and a training seed, so what the seeds have in common cancels. The layer is chosen on the
+    samples on which the fall is measured, so a fall that is not there comes out a little above 0.
 
     Returns:
         One row per split and step, with ``blocks``, ``ridge_layer``, ``at_ridge``, ``at_last_block``,
@@ -124,11 +103,6 @@ def third_of(layer: int, blocks: int) -> str:
 def by_third(table: pd.DataFrame, quantity: str, sigmas: float = 2.0) -> pd.DataFrame:
     """Mean of a quantity over the first, the middle and the last third of the blocks, with its band over seeds.
 
-    Args:
-        table: table of measurements with one value of the quantity per block.
-        quantity: its name.
-        sigmas: half-width of the band in standard deviations over seeds.
-
     Returns:
         One row per split, step and ``third`` (first, middle, last) with ``mean``, ``half_width``, ``low`` and ``high``.
     """
@@ -142,11 +116,7 @@ def by_third(table: pd.DataFrame, quantity: str, sigmas: float = 2.0) -> pd.Data
 
 
 def depth_table(table: pd.DataFrame, step: int) -> pd.DataFrame:
-    """One checkpoint's profile, a row per layer, in the columns of the paper's Table 1.
-
-    Args:
-        table: table of measurements with ``predictive_information`` and ``early_exit_accuracy``.
-        step: the checkpoint.
+    """The profile at one step, a row per layer, in the columns of the paper's Table 1.
 
     Returns:
         ``layer``, ``depth`` (layer over blocks), ``predictive_information`` (mean over seeds, both splits
@@ -166,14 +136,7 @@ def depth_table(table: pd.DataFrame, step: int) -> pd.DataFrame:
 
 
 def beside(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """Put each row of another model's depth table beside our layer of the nearest relative depth.
-
-    Args:
-        ours, theirs: depth tables with ``layer`` and ``depth``, and columns of the same names.
-
-    Returns:
-        Ours, with theirs in columns prefixed ``paper_``; NaN where there is none.
-    """
+    """Our depth table with each row of another model's at our layer of the nearest depth, in columns ``paper_…``."""
     nearest = [int((ours["depth"] - depth).abs().idxmin()) for depth in theirs["depth"]]
     other = theirs.add_prefix("paper_").set_index(pd.Index(nearest))
     # Two of theirs can be nearest to one of ours where theirs is the deeper model: the deeper row stays.

@@ -66,7 +66,7 @@ class Study:
 
     @property
     def title(self) -> str:
-        """Model, as its makers write it, task and source: a heading of its figures."""
+        """What figures are headed with, the model as its makers write it, the task and the source."""
         return f"{models.display_name(self.base.name)}, {self.context['task']} ({SOURCES[self.context['source']]})"
 
     def checkpoints(self, last: bool = False, ends: bool = False) -> Iterator[Checkpoint]:

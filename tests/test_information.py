@@ -1,6 +1,7 @@
 """The estimator against closed forms, another library (NumPy, written from the paper's definition) and properties."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from ridge_utils import information
 from ridge_utils.errors import InputError
 from ridge_utils.information import Estimator
 
-KERNELS = ("gaussian", "laplacian", "polynomial", "linear")
+KERNELS = get_args(information.Kernel)
 NARROW = Estimator(bandwidth=0.05)
 
 
@@ -36,8 +37,10 @@ def slow_mutual_information(x, y, kernel="gaussian", s=1.0, alpha=1.0):
                     k[i, j] = math.exp(-math.sqrt(squared) / s)
                 elif kernel == "linear":
                     k[i, j] = sum(a * b for a, b in zip(u[i], u[j], strict=True))
-                else:
+                elif kernel == "polynomial":
                     k[i, j] = (1 + sum(a * b for a, b in zip(u[i], u[j], strict=True)) / s**2) ** 2
+                else:
+                    pytest.fail(f"The kernel {kernel} is not written out here.")
         return k / np.trace(k)
 
     def renyi(g):
@@ -56,6 +59,11 @@ def test_equals_the_definition_written_out_in_numpy(kernel, alpha):
     x, y = random_samples(12, 5), random_samples(12, 3, seed=1)
     got = information.mutual_information(x, y, Estimator(kernel, 0.7, alpha))
     assert got.item() == pytest.approx(slow_mutual_information(x, y, kernel, 0.7, alpha), abs=1e-9)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_kernel_has_its_formula_in_the_docstring(kernel):
+    assert f"* ``{kernel}``: :math:" in Estimator.__doc__
 
 
 def test_orthogonal_vectors_under_a_narrow_kernel_have_entropy_log_n():

@@ -8,7 +8,7 @@ import sys
 import nbformat
 import pytest
 
-from ridge_utils import figures, notebooks, paper, profiles, results, statistics, tolerances
+from ridge_utils import notebooks, profiles, results, tolerances
 from ridge_utils.errors import StorageError
 
 NAME = "predictive_information"
@@ -116,21 +116,6 @@ def test_profiles_fit_their_notebooks(path):
     assert profile.expected
 
 
-def test_captions_say_what_the_parameters_say():
-    _, origin = results.read(results.FOLDER / f"{NAME}.csv")
-    parameters = origin["parameters"]
-    text = " ".join(
-        cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
-        for cell in nbformat.read(notebooks.NOTEBOOKS / "predictive_information.ipynb", as_version=4).cells
-    )
-    assert text.count(f"n = {parameters['n_samples']}") == 2
-    assert f"from {origin['data']['id']} examples a split" in text
-    assert f"after {parameters['steps']} fine-tuning steps" in text
-    assert f"training seed {parameters['training_seeds'][0]}" in text
-    assert text.count("five sampling seeds") + text.count("five {term}`sampling seeds") == 4
-    assert len(parameters["sampling_seeds"]) == 5
-
-
 # Every notebook on a small model of each of the paper's architectures, and every task's offline set.
 
 FEW = ["n_train=16", "steps=2", "checkpoints=[0, 2]"]
@@ -165,13 +150,13 @@ SMALL = {
     ],
     "audit": [
         *["model=random:gpt2", "task=clutrr", *FEW, "n_samples=40", "n_intervened=8"],
-        *["n_fit=8", "fit_steps=2", "add=false"],
+        *["n_fit=8", "fit_steps=2"],
     ],
 }
 
 
 def test_the_small_runs_leave_no_notebook_out():
-    assert set(SMALL) == set(MEASURING)
+    assert set(SMALL) == {*MEASURING, "audit"}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -182,14 +167,13 @@ def test_every_notebook_runs_on_another_model_and_task(name, tmp_path):
     assert table["value"].notna().all()
     assert set(table["step"]) <= {0, 2}
     assert "random:" in origin["model"]["name"]
-    printed = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4).cells[-1].outputs[0]["text"]
-    assert "nothing to compare with" in printed
+    cells = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4).cells
+    assert not [cell for cell in cells if notebooks.DEFAULT_RUN in cell.metadata.get("tags", [])]
 
 
 CAPTIONS = {
     "incremental_information": ["training seed {training_seeds[0]}", "n = {n_samples}"],
     "truncation": ["first {depths[0]}, {depths[1]} and {depths[2]} of", "{steps} steps", "n = {n_samples}"],
-    "overfitting": ["{n_train} training examples", "{steps} steps of {batch_size} examples", "n = {n_samples}"],
     "residual_scaling": ["{steps} fine-tuning steps", "on {n_fit} ID", "with {fit_steps} steps of Adam"],
     "attention": ["{steps} fine-tuning steps", "n = {n_samples}"],
     "multi_token": ["n = {n_samples} of the texts"],
@@ -215,16 +199,6 @@ def test_a_figure_with_a_name_is_one_image(path):
         if "name" in cell.metadata.get("mystnb", {}).get("figure", {}):
             images = [out for out in cell.outputs if "image/png" in out.get("data", {})]
             assert len(images) <= 1, cell.source
-
-
-def test_the_api_page_has_every_module():
-    text = (notebooks.NOTEBOOKS.parent / "book" / "api.md").read_text(encoding="utf-8")
-    package = notebooks.NOTEBOOKS.parent / "ridge_utils"
-    for path in package.rglob("*.py"):
-        module = ".".join(path.relative_to(package.parent).with_suffix("").parts).removesuffix(".__init__")
-        private = module.rpartition(".")[2].startswith("_")
-        if not private and module not in ("ridge_utils", "ridge_utils.tasks.base"):
-            assert f".. automodule:: {module}\n" in text, module
 
 
 # What nbval must catch, on a notebook that takes seconds.
@@ -288,47 +262,3 @@ def test_a_stored_number_moved_past_its_tolerance_fails_the_check(tmp_path, monk
     (tmp_path / f"{NAME}.csv").write_text("edited")
     with pytest.raises(StorageError, match="does not match its provenance"):
         tolerances.check(table, NAME, origin["parameters"])
-
-
-def test_the_readme_shows_the_stored_figure():
-    from PIL import Image
-
-    with Image.open(notebooks.NOTEBOOKS.parent / "book" / "images" / "predictive_information.png") as image:
-        made_from = image.text["Source"]
-    _, origin = results.read(results.FOLDER / f"{NAME}.csv")
-    assert made_from == f"predictive_information.csv {origin['sha256']}"
-
-
-def test_the_readme_says_what_the_stored_numbers_say():
-    text = " ".join((notebooks.NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8").split())
-    assert paper.TITLE in text
-    assert paper.ARXIV in text
-    table, origin = results.read(results.FOLDER / f"{NAME}.csv")
-    summary = statistics.ridge_summary(table).set_index(["split", "step"])
-    peaks = {s: bool(r["ridge_layer"] < r["blocks"]) for s, r in summary.loc["all"].iterrows()}
-    assert peaks == {0: True, 25: True, 50: True, 100: False}
-    assert "The untouched model and the early checkpoints have a peak before the last block" in text
-    assert "the fully fine-tuned model has none" in text
-    assert f"over the {origin['model']['blocks']} blocks" in text
-    assert f"five subsamples of {origin['parameters']['n_samples']} examples" in text
-
-
-def test_the_page_shows_the_stored_numbers():
-    """Headline and tables of the committed page, made again from results/."""
-    table, origin = results.read(results.FOLDER / f"{NAME}.csv")
-    summary, name = statistics.ridge_summary(table), origin["model"]["name"]
-    ours = statistics.depth_table(table, int(table["step"].max()))
-    theirs = paper.table_1().assign(depth=lambda t: t["layer"] / paper.TABLE_1_BLOCKS)
-    expected = figures.table_1(statistics.beside(ours, theirs), name, int(table["step"].max()))
-    page = notebooks.NOTEBOOKS / f"{NAME}.ipynb"
-    outputs = [o.get("data", {}) for c in code(nbformat.read(page, as_version=4)) for o in c.outputs]
-    markdown = "".join(o.get("text/markdown", "") for o in outputs)
-    assert markdown.startswith(f"**What we find.** {statistics.headline(summary, name)}")
-    tables = [cells(o["text/html"]) for o in outputs if "text/html" in o]
-    assert cells(expected.to_html()) in tables
-    assert cells(figures.ridge_table(summary).to_html()) in tables
-
-
-def cells(html):
-    """The texts of a table's cells, in order."""
-    return re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", html)

@@ -319,11 +319,11 @@ def test_the_tables_show_every_claim_and_every_case(planted):
     grid = verdict_page.grid(planted, list(rules.RULES)).data
     assert len(grid) == len(rules.RULES)
     assert grid.iloc[0, 1] == "1 reproduced, 1 not reproduced"
-    cases = verdict_page.case_table(planted, "C1").data
+    cases = verdict_page.case_table(planted, ["C1"]).data
     assert cases["verdict"].tolist() == ["reproduced", "not reproduced"]
     assert cases["estimate, 95 % interval"][0] == "0.100 [0.090, 0.110] nats"
     assert "`results/e.csv`, `results/d.csv`" in verdict_page.sources(planted, "C1")
-    assert verdict_page.case_table(planted, "C9").data.empty
+    assert verdict_page.case_table(planted, ["C9"]).data.empty
 
 
 def test_a_grid_of_several_models_names_them(planted):

@@ -1,12 +1,11 @@
 """Is the ridge made by the estimator? Its null, its ceilings, the states' geometry, and the estimator in other ways.
 
-From the pools of one checkpoint to tidy tables; :mod:`ridge_utils.audit.controls_page` says and draws what they hold.
-Profiles are stored as means over sampling seeds with a row ``…_deviation`` beside each, their standard
-deviation, so ``sample_seed`` is empty; ``n`` is the number of examples per estimate.
+Profiles are stored as means over sampling seeds with a row ``…_deviation`` beside each, their standard deviation, so
+``sample_seed`` is empty; ``n`` is the number of examples per estimate.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,41 +26,36 @@ SHUFFLES_PER_HALF = 2
 SHUFFLES_PER_CONTROL = 10
 
 
+_estimator = partial(information.Estimator, normalize=False)
+_PLAIN = _estimator()
+
+
 @dataclass(frozen=True)
 class Control:
     """Another way to estimate predictive information."""
 
     #: the name in the column ``variant``; empty for the paper's own
     variant: str
-    #: what figures and sentences call it
+    #: what figures and tables call it
     label: str
-    #: which panel of the figure of controls it belongs to, one of :data:`FAMILIES`
-    family: str
     #: what is done to the states of each layer before they are scaled to length 1
     states: Callable[[Tensor], Tensor] = torch.Tensor.double
     #: what is done to the targets before that
     targets: Callable[[Tensor], Tensor] = torch.Tensor.double
-    #: kernel, bandwidth and alpha, where they are not the paper's
-    options: Mapping[str, Any] = field(default_factory=dict)
+    #: of states and targets that were scaled to length 1 already; it would refuse a zero row otherwise
+    estimator: information.Estimator = _PLAIN
 
     def profiles(self, states: Tensor, targets: Tensor, samples: Sequence[Tensor]) -> Tensor:
         """Information of every layer under this control, estimated from each of several samples, in nats.
 
-        States and targets are transformed within each sample. A state that the transformation makes zero has no
-        direction; it lies at distance 1 from those of length 1.
-
-        Args:
-            states: shape (layers, N, d).
-            targets: shape (N, e).
-            samples: indices of examples.
+        States, of shape (layers, N, d), and targets, of shape (N, e), are transformed within each sample, given by
+        its examples' indices. A state that the transformation makes zero has no direction; it lies at distance 1 from
+        those of length 1.
 
         Returns:
             Shape (samples, layers), float64.
-
-        Raises:
-            InputError: as :func:`ridge_utils.information.predictive_information`.
         """
-        measure = partial(information.predictive_information, estimator=self._estimator)
+        measure = partial(information.predictive_information, estimator=self.estimator)
         if self._leaves_vectors:
             return measure(*self._transformed(states, targets), samples=samples)
         return torch.stack([measure(*self._transformed(states[:, s], targets[s])) for s in samples])
@@ -69,22 +63,8 @@ class Control:
     def excesses(
         self, states: Tensor, targets: Tensor, n_shuffles: int, seeds: Sequence[int], samples: Sequence[Tensor]
     ) -> Tensor:
-        """The same less the mean over shuffles of the targets.
-
-        Args:
-            states: shape (layers, N, d).
-            targets: shape (N, e).
-            n_shuffles: number of shuffles.
-            seeds: of the shuffles, one for each sample.
-            samples: indices of examples.
-
-        Returns:
-            Shape (samples, layers), float64, in nats.
-
-        Raises:
-            InputError: as :func:`ridge_utils.information.excess_information`.
-        """
-        measure = partial(information.excess_information, estimator=self._estimator)
+        """:meth:`profiles` less the mean over shuffles of the targets, drawn with one seed for each sample."""
+        measure = partial(information.excess_information, estimator=self.estimator)
         if self._leaves_vectors:
             return measure(*self._transformed(states, targets), n_shuffles, seeds, samples=samples)
         return torch.stack(
@@ -95,11 +75,6 @@ class Control:
         )
 
     @property
-    def _estimator(self) -> information.Estimator:
-        """Rows come scaled to length 1: a zero row would be refused otherwise."""
-        return information.Estimator(normalize=False, **self.options)
-
-    @property
     def _leaves_vectors(self) -> bool:
         """Whether a vector is the same in every sample, so that all samples can share its inner products."""
         return self.states is self.targets is torch.Tensor.double
@@ -108,52 +83,45 @@ class Control:
         return geometry.unit_length(self.states(states)), geometry.unit_length(self.targets(targets))
 
 
-#: What the panels of the figure of controls are called.
-FAMILIES = {
-    "states": "states transformed",
-    "targets": "targets transformed",
-    "bandwidth": "bandwidth",
-    "kernel": "kernel",
-    "order": "order of the entropy",
-}
-
 _THREE_DIMENSIONS = partial(geometry.without_largest_dimensions, k=3)
 _THREE_COMPONENTS = partial(geometry.without_largest_components, k=3)
 
 #: The paper's own estimator.
-PAPER = Control("", "the paper's", "")
+PAPER = Control("", "the paper's")
 
 #: The other ways. Whitening and the removal of dimensions are those of :mod:`ridge_utils.audit.geometry`.
 CONTROLS = (
-    Control("centred", "Z centred", "states", geometry.centred),
-    Control("whitened", "Z whitened", "states", geometry.whitened),
-    Control("top_3_dimensions", "Z without its 3 largest dimensions", "states", _THREE_DIMENSIONS),
-    Control("top_3_components", "Z without its 3 largest components", "states", _THREE_COMPONENTS),
-    Control("targets_centred", "Y centred", "targets", targets=geometry.centred),
-    Control("targets_whitened", "Y whitened", "targets", targets=geometry.whitened),
-    Control("targets_top_3_dimensions", "Y without its 3 largest dimensions", "targets", targets=_THREE_DIMENSIONS),
-    Control("both_centred", "Z and Y centred", "targets", geometry.centred, geometry.centred),
+    Control("centred", "Z centred", geometry.centred),
+    Control("whitened", "Z whitened", geometry.whitened),
+    Control("top_3_dimensions", "Z without its 3 largest dimensions", _THREE_DIMENSIONS),
+    Control("top_3_components", "Z without its 3 largest components", _THREE_COMPONENTS),
+    Control("targets_centred", "Y centred", targets=geometry.centred),
+    Control("targets_whitened", "Y whitened", targets=geometry.whitened),
+    Control("targets_top_3_dimensions", "Y without its 3 largest dimensions", targets=_THREE_DIMENSIONS),
+    Control("both_centred", "Z and Y centred", geometry.centred, geometry.centred),
     *(
-        Control(f"bandwidth_{s:g}", f"bandwidth {s:g}", "bandwidth", options={"bandwidth": s})
+        Control(f"bandwidth_{s:g}", f"bandwidth {s:g}", estimator=_estimator(bandwidth=s))
         for s in (0.05, 0.1, 0.2, 0.5, 2.0, 5.0)
     ),
-    Control("median_bandwidth", "bandwidth by the median rule", "bandwidth", options={"bandwidth": "median"}),
-    *(
-        Control(kernel, f"{kernel} kernel", "kernel", options={"kernel": kernel})
-        for kernel in ("laplacian", "polynomial", "linear")
-    ),
-    *(Control(f"order_{a:g}", f"order {a:g}", "order", options={"alpha": a}) for a in (0.5, 1.5, 2.0)),
+    Control("median_bandwidth", "bandwidth by the median rule", estimator=_estimator(bandwidth="median")),
+    Control("laplacian", "laplacian kernel", estimator=_estimator("laplacian")),
+    Control("polynomial", "polynomial kernel", estimator=_estimator("polynomial")),
+    Control("linear", "linear kernel", estimator=_estimator("linear")),
+    *(Control(f"order_{a:g}", f"order {a:g}", estimator=_estimator(alpha=a)) for a in (0.5, 1.5, 2.0)),
 )
 
 #: The paper's own with Y from the output embedding; measured where that is not the input embedding.
-OUTPUT = Control("output_embedding", "Y from the output embedding", "targets")
+OUTPUT = Control("output_embedding", "Y from the output embedding")
 
 _BY_VARIANT = {control.variant: control for control in (PAPER, *CONTROLS)}
 
 #: The fall is cross-fitted for these; ``excess`` is the paper's own less its null.
 FALLS = ("", "excess", "centred", "whitened", "median_bandwidth")
 
-#: What figures and sentences call each variant, in the order that they show it.
+#: The effects that say whether a ridge stands above its control's null.
+_EXCESSES = ("control_excess", "control_excess_fall")
+
+#: What figures and tables call each variant, in the order that they show it.
 LABELS = {
     "": PAPER.label,
     "excess": "less its permutation null",
@@ -163,13 +131,6 @@ LABELS = {
 
 def check(pool: int, n_samples: int, sampling_seeds: Sequence[int], n_shuffles: int, n_halves: int) -> None:
     """Refuse numbers from which no band can be made, before anything long begins.
-
-    Args:
-        pool: examples per split.
-        n_samples: examples per estimate.
-        sampling_seeds: one draw each.
-        n_shuffles: shuffles per layer, shared out over the sampling seeds.
-        n_halves: random halves of the pool.
 
     Raises:
         InputError: fewer than 2 sampling seeds, an estimate that takes the whole pool, fewer shuffles than sampling
@@ -189,25 +150,8 @@ def check(pool: int, n_samples: int, sampling_seeds: Sequence[int], n_shuffles: 
         raise InputError(f"n_halves must be at least 20, for a standard error, but is {n_halves}.")
 
 
-def shown(available: Sequence[int], wanted: Sequence[int]) -> list[int]:
-    """The checkpoints whose layers are shown.
-
-    Args:
-        available: the steps that there are, in order.
-        wanted: those asked for.
-
-    Returns:
-        Those of them that there are, in order; the first and the last step where there are none.
-    """
-    return [step for step in available if step in wanted] or sorted({available[0], available[-1]})
-
-
 def first(pools: Mapping[str, Representations], n: int) -> dict[str, Representations]:
-    """The first ``n`` ID and OOD examples, and both together.
-
-    Args:
-        pools: representations by split, with ``id`` and ``ood``.
-        n: examples per split; 0 for all.
+    """The first ``n`` ID and the first ``n`` OOD examples, and both together; 0 for all.
 
     Raises:
         InputError: n is below 4, so that halves could not have 2 examples, or above the size of a pool.
@@ -234,8 +178,8 @@ def layers(
     Args:
         pools: representations by split.
         context: model, task, source, step and train_seed of the rows.
-        n_samples: examples per estimate, drawn without replacement from a pool.
-        sampling_seeds: one draw each.
+        n_samples: examples per estimate, drawn without replacement from a pool, one draw per sampling seed.
+        sampling_seeds: of the draws.
         n_shuffles: shuffles per layer, shared out over the sampling seeds.
 
     Returns:
@@ -244,9 +188,6 @@ def layers(
         ``state_entropy``, and ``target_entropy``, which stands at the embedding; then ``mean_cosine``,
         ``effective_rank`` and ``state_norm``; and the effects that :func:`sweep` gives of each control, those of the
         excess itself with the variant ``excess``.
-
-    Raises:
-        InputError: as :func:`check` and the estimator.
     """
     tables = []
     per_seed = n_shuffles // len(sampling_seeds)
@@ -258,13 +199,13 @@ def layers(
         for seed in sampling_seeds:
             sample = pool.select(statistics.subsample(len(pool), n_samples, seed))
             states = sample.states
-            found = information.predictive_information(states, sample.targets)
+            profile = information.predictive_information(states, sample.targets)
             null = information.permutation_null(states, sample.targets, per_seed, seed)
             shuffles.append(null)
             for quantity, value in (
-                ("predictive_information", found),
+                ("predictive_information", profile),
                 ("null_information", null.mean(0)),
-                ("excess_information", found - null.mean(0)),
+                ("excess_information", profile - null.mean(0)),
                 ("state_entropy", information.entropy(information.gram_matrix(states))),
                 ("target_entropy", information.entropy(information.gram_matrix(sample.targets)).reshape(1)),
                 ("mean_cosine", geometry.mean_cosine(states)),
@@ -276,9 +217,9 @@ def layers(
             tables += _profile_rows(value, sites, quantity, **row)
         high = torch.cat(shuffles).quantile(0.95, dim=0)
         tables.append(results.measurements(high.tolist(), sites, "null_information_high", **row))
-        found, excess = torch.stack(values["predictive_information"]), torch.stack(values["excess_information"])
-        ridge = int(information.ridge_layer(found[:, :-1].mean(0)))
-        tables += _fall_rows(found, excess[:, [ridge, -2]], len(pool), sites, **row)
+        profile, excess = torch.stack(values["predictive_information"]), torch.stack(values["excess_information"])
+        ridge = int(information.ridge_layer(profile[:, :-1].mean(0)))
+        tables += _fall_rows(profile, excess[:, [ridge, -2]], len(pool), sites, **row)
         tables += _fall_rows(excess, None, len(pool), sites, **row, variant="excess")
     return pd.concat(tables, ignore_index=True)
 
@@ -299,7 +240,7 @@ def sweep(
         pools: representations by split.
         context: model, task, source, step and train_seed of the rows.
         n_samples: examples per estimate under each control, drawn without replacement from a pool.
-        sampling_seeds: one draw each.
+        sampling_seeds: of the draws.
         sizes: numbers of examples N to repeat the paper's own estimate with; those above a pool are left out, and the
             whole pool is added.
         output_targets: the targets' rows of the output embedding by split, where they are not those of the input's.
@@ -312,9 +253,6 @@ def sweep(
         layer is chosen on the same examples), ``control_excess`` (at that layer, I less its null),
         ``control_excess_fall`` (the excess there less at the last block) and ``final_norm_fall`` (I at the last block
         less after the final norm).
-
-    Raises:
-        InputError: as :func:`check` and the estimator.
     """
     tables = []
     for split, pool in pools.items():
@@ -322,10 +260,8 @@ def sweep(
         draws = [statistics.subsample(len(pool), n_samples, seed) for seed in sampling_seeds]
         states = pool.states
         row = {**context, "split": split, "sample_seed": None, "n": n_samples}
-        chosen = [(control, pool.targets) for control in controls]
-        if output_targets is not None:
-            chosen.append((OUTPUT, output_targets[split]))
-        for control, targets in chosen:
+        extra = [] if output_targets is None else [(OUTPUT, output_targets[split])]
+        for control, targets in [*((control, pool.targets) for control in controls), *extra]:
             row |= {"variant": control.variant}
             values = control.profiles(states, targets, draws)
             ends = [int(information.ridge_layer(values[:, :-1].mean(0))), -2]
@@ -336,13 +272,13 @@ def sweep(
             seeds = sampling_seeds if size < len(pool) else sampling_seeds[:1]
             parts = [pool.select(statistics.subsample(len(pool), size, seed)) for seed in seeds]
             row |= {"n": size, "variant": "samples"}
-            found = [information.predictive_information(s.states, s.targets) for s in parts]
+            profile = [information.predictive_information(s.states, s.targets) for s in parts]
             null = [
                 information.permutation_null(s.states, s.targets, 1, seed)[0]
                 for s, seed in zip(parts, seeds, strict=True)
             ]
             distinct = [torch.tensor([len(s.target_ids.unique())]).double() for s in parts]
-            tables += _profile_rows(found, sites, "predictive_information", **row)
+            tables += _profile_rows(profile, sites, "predictive_information", **row)
             tables += _profile_rows(null, sites, "null_information", **row)[:1]
             tables += _profile_rows(distinct, sites, "distinct_targets", **row)[:1]
     return pd.concat(tables, ignore_index=True)
@@ -368,9 +304,6 @@ def ridge_falls(
     Returns:
         Table of measurements with the effects ``ridge_fall`` (nats; positive: information falls), which stand at the
         last block; ``n`` is the size of the pool.
-
-    Raises:
-        InputError: as :func:`ridge_utils.inference.half_sample_effect` and the estimator.
     """
     tables = []
     for split in splits:
@@ -395,14 +328,11 @@ def cross_fitted_falls(states: Tensor, targets: Tensor, variant: str, seeds: Seq
 
     Returns:
         The falls in nats, 0 where the last layer is chosen.
-
-    Raises:
-        InputError: as the estimator.
     """
 
-    def profiles(layers: Tensor, halves: Sequence[Tensor], own: Sequence[int]) -> Tensor:
+    def profiles(layers: Tensor, halves: Sequence[Tensor], shuffle_seeds: Sequence[int]) -> Tensor:
         if variant == "excess":
-            return PAPER.excesses(layers, targets, SHUFFLES_PER_HALF, own, halves)
+            return PAPER.excesses(layers, targets, SHUFFLES_PER_HALF, shuffle_seeds, halves)
         return _BY_VARIANT[variant].profiles(layers, targets, halves)
 
     choosing = [statistics.subsample(len(targets), len(targets) // 2, seed) for seed in seeds]
@@ -419,13 +349,41 @@ def cross_fitted_falls(states: Tensor, targets: Tensor, variant: str, seeds: Seq
     return falls
 
 
-def output_targets(loaded: LoadedModel, pools: Mapping[str, Representations]) -> dict[str, Tensor] | None:
-    """The targets' rows of the output embedding (the head's weight), by split; None where it is the input embedding.
+def ridges(table: pd.DataFrame) -> pd.DataFrame:
+    """Where information is largest under every control, and whether it falls from there.
 
     Args:
-        loaded: the model that gave the states.
-        pools: representations by split.
+        table: what :func:`layers` and :func:`sweep` gave, of one training seed.
+
+    Returns:
+        One row per split, step and variant, in the order of :data:`LABELS`, with ``control`` (its label),
+        ``ridge_layer``, ``blocks``, ``fall`` to the last block with ``low`` and ``high``, ``has_ridge`` (the ridge lies
+        between the embedding and the last block, and the fall's interval above 0) and ``above_null`` (so do those of
+        the excess over the control's own null at the ridge and of the excess's fall).
     """
+    keys = ["split", "step", "variant"]
+    falls = inference.effects(table, "control_fall").set_index(keys)
+    excesses = [inference.effects(table, name).set_index(keys)["low"] for name in _EXCESSES]
+    body = table[(table["site"] != "final_norm") & (table["variant"] != "samples")]
+    profiles = pd.concat(
+        [
+            body[body["quantity"] == "predictive_information"],
+            body[(body["quantity"] == "excess_information") & (body["variant"] == "")].assign(variant="excess"),
+        ]
+    )
+    means = profiles.pivot_table(index=keys, columns="layer", values="value").reindex(falls.index)
+    rows = falls[["estimate", "low", "high"]].rename(columns={"estimate": "fall"})
+    rows = rows.assign(ridge_layer=means.idxmax(axis=1).astype(int), blocks=int(body["layer"].max()))
+    rows["has_ridge"] = rows["ridge_layer"].between(1, rows["blocks"] - 1) & (rows["low"] > 0)
+    # The excess has no null of its own: its fall alone decides.
+    smallest = pd.concat(excesses, axis=1).min(axis=1).reindex(rows.index).fillna(rows["low"])
+    rows = rows.assign(above_null=rows["has_ridge"] & (smallest > 0)).reset_index()
+    rows = rows.assign(control=rows["variant"].map(LABELS), order=rows["variant"].map(list(LABELS).index))
+    return rows.sort_values(["split", "step", "order"], ignore_index=True).drop(columns="order")
+
+
+def output_targets(loaded: LoadedModel, pools: Mapping[str, Representations]) -> dict[str, Tensor] | None:
+    """The targets' rows of the output embedding (the head's weight), by split; None where it is the input embedding."""
     with loaded.head() as head:
         weight = head.weight.detach()
         if head.weight is loaded.embedding.weight:
@@ -455,10 +413,10 @@ def _fall_rows(
     body, norm = values[:, :-1], values[:, -1]
     at_ridge = body[:, int(information.ridge_layer(body.mean(0)))]
     last, after = sites[-2:]
-    found = [("control_fall", last, at_ridge - body[:, -1]), ("final_norm_fall", after, body[:, -1] - norm)]
+    effects = [("control_fall", last, at_ridge - body[:, -1]), ("final_norm_fall", after, body[:, -1] - norm)]
     if excess is not None:
-        found += [("control_excess", last, excess[:, 0]), ("control_excess_fall", last, excess[:, 0] - excess[:, 1])]
+        effects += [("control_excess", last, excess[:, 0]), ("control_excess_fall", last, excess[:, 0] - excess[:, 1])]
     return [
         inference.effect_rows(inference.subsample_effect(v.tolist(), row["n"] / pool), site, quantity, **row)
-        for quantity, site, v in found
+        for quantity, site, v in effects
     ]

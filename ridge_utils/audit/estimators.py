@@ -56,9 +56,6 @@ def info_nce(x: Tensor, y: Tensor, seed: int = 0, groups: Tensor | None = None, 
     Returns:
         Terms, shape (..., N), float64.
 
-    Raises:
-        InputError: the shapes do not fit, or there are fewer groups than folds.
-
     .. [OordLV18] A. van den Oord, Y. Li, O. Vinyals. *Representation Learning with Contrastive Predictive Coding.*
        2018. arXiv:1807.03748.
     """
@@ -92,9 +89,6 @@ def ksg(x: Tensor, y: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     Returns:
         Terms, shape (N,), float64.
 
-    Raises:
-        InputError: the shapes do not fit, or there are not more examples than neighbours.
-
     .. [KraskovSG04] A. Kraskov, H. Stögbauer, P. Grassberger. *Estimating Mutual Information.* Physical Review E 69,
        066138, 2004. arXiv:cond-mat/0305641.
     """
@@ -127,9 +121,6 @@ def ksg_discrete(x: Tensor, labels: Tensor, neighbours: int = NEIGHBOURS) -> Ten
     Returns:
         Terms, shape (N,), float64.
 
-    Raises:
-        InputError: the shapes do not fit, or a label stands alone.
-
     .. [Ross14] B. C. Ross. *Mutual Information between Discrete and Continuous Data Sets.* PLoS ONE 9(2), e87357, 2014.
     """
     _require_pairs(x, labels.unsqueeze(-1))
@@ -149,69 +140,30 @@ def ksg_discrete(x: Tensor, labels: Tensor, neighbours: int = NEIGHBOURS) -> Ten
     return torch.from_numpy(terms)
 
 
-def distance_correlation(x: Tensor, y: Tensor) -> Tensor:
-    r"""Bias-corrected distance correlation [SzekelyR13]_: 0 in the mean without dependence, 1 for similar shapes.
-
-    :func:`bias_corrected_correlation` of the Euclidean distances within x and within y.
-
-    Args:
-        x: samples, shape (N, d).
-        y: samples paired with them, shape (N, e).
-
-    Returns:
-        A number between -1 and 1, slightly negative ones among them, float64.
-
-    Raises:
-        InputError: the shapes do not fit, or fewer than 4 samples.
-
-    .. [SzekelyR13] G. J. Székely, M. L. Rizzo. *The Distance Correlation t-Test of Independence in High Dimension.*
-       Journal of Multivariate Analysis 117, 2013.
-    """
-    _require_pairs(x, y)
-    return bias_corrected_correlation(torch.from_numpy(_distances(x)), torch.from_numpy(_distances(y)))
-
-
-def linear_alignment(x: Tensor, y: Tensor) -> Tensor:
-    r"""Centred kernel alignment with linear kernels (CKA) [KornblithNLH19]_, without its bias in many dimensions.
-
-    :func:`bias_corrected_correlation` of the inner products within x and within y: the unbiased estimate of the
-    Hilbert-Schmidt independence criterion in place of the plain one [SongSGBB12]_.
-
-    Args:
-        x: samples, shape (N, d).
-        y: samples paired with them, shape (N, e).
-
-    Returns:
-        A number between -1 and 1, float64.
-
-    Raises:
-        InputError: the shapes do not fit, or fewer than 4 samples.
-
-    .. [KornblithNLH19] S. Kornblith, M. Norouzi, H. Lee, G. Hinton. *Similarity of Neural Network Representations
-       Revisited.* ICML 2019. arXiv:1905.00414.
-    .. [SongSGBB12] L. Song, A. Smola, A. Gretton, J. Bedo, K. Borgwardt. *Feature Selection via Dependence
-       Maximization.* JMLR 13, 2012.
-    """
-    _require_pairs(x, y)
-    x, y = x.double(), y.double()
-    return bias_corrected_correlation(x @ x.mT, y @ y.mT)
-
-
 def bias_corrected_correlation(a: Tensor, b: Tensor) -> Tensor:
     r"""Correlation of two matrices over the same N samples, their diagonals left out, each U-centred.
 
     U-centring takes off row and column means with the denominators that make the mean product unbiased,
     :math:`a_{ij} - \frac{a_{i\cdot} + a_{\cdot j}}{N-2} + \frac{a_{\cdot\cdot}}{(N-1)(N-2)}` for :math:`i \ne j`.
 
+    Of Euclidean distances it is the bias-corrected distance correlation [SzekelyR13]_: 0 in the mean without
+    dependence, 1 for similar shapes. Of inner products it is centred kernel alignment with linear kernels (CKA)
+    [KornblithNLH19]_ without its bias in many dimensions, the unbiased estimate of the Hilbert-Schmidt independence
+    criterion in place of the plain one [SongSGBB12]_.
+
     Args:
         a: symmetric distances or inner products, shape (..., N, N).
         b: the same of the other variable; leading dimensions broadcast.
 
     Returns:
-        Shape (...), float64; 0 where a matrix is constant.
+        Shape (...), between -1 and 1, float64; 0 where a matrix is constant.
 
-    Raises:
-        InputError: the shapes do not fit, or fewer than 4 samples.
+    .. [SzekelyR13] G. J. Székely, M. L. Rizzo. *The Distance Correlation t-Test of Independence in High Dimension.*
+       Journal of Multivariate Analysis 117, 2013.
+    .. [KornblithNLH19] S. Kornblith, M. Norouzi, H. Lee, G. Hinton. *Similarity of Neural Network Representations
+       Revisited.* ICML 2019. arXiv:1905.00414.
+    .. [SongSGBB12] L. Song, A. Smola, A. Gretton, J. Bedo, K. Borgwardt. *Feature Selection via Dependence
+       Maximization.* JMLR 13, 2012.
     """
     if a.shape[-2:] != b.shape[-2:] or a.shape[-1] != a.shape[-2] or a.shape[-1] < 4:
         raise InputError(
@@ -230,12 +182,8 @@ def principal_components(x: Tensor, n: int) -> Tensor:
     samples are projected on their ``n`` leading directions and divided by one number, the root mean square. A
     projection loses information, it never adds any.
 
-    Args:
-        x: samples, shape (N, d).
-        n: directions to keep, at most as many as there are.
-
     Returns:
-        Shape (N, min(n, d, N)), float64; zeros where all samples are equal.
+        Shape (N, min(n, d, N)) for samples of shape (N, d), float64; zeros where all samples are equal.
     """
     standardised = StandardScaler().fit_transform(x.double().numpy())
     n = min(n, *standardised.shape)
@@ -253,17 +201,13 @@ def splits(n: int, seed: int, groups: Tensor | None = None, folds: int = FOLDS) 
         seed: of the draw.
         groups: shape (n,); examples of the same group are held out together. None: each for itself.
         folds: number of folds.
-
-    Raises:
-        InputError: there are fewer groups than folds.
     """
-    of = (torch.arange(n) if groups is None else groups).numpy()
-    if len(np.unique(of)) < folds:
+    group_of = (torch.arange(n) if groups is None else groups).numpy()
+    if (different := len(np.unique(group_of))) < folds:
         raise InputError(
-            f"{folds} folds need at least as many groups of examples, but there are {len(np.unique(of))}: take more "
-            "examples."
+            f"{folds} folds need at least as many groups of examples, but there are {different}: take more examples."
         )
-    folded = GroupKFold(folds, shuffle=True, random_state=seed).split(of, groups=of)
+    folded = GroupKFold(folds, shuffle=True, random_state=seed).split(group_of, groups=group_of)
     return [(torch.from_numpy(train), torch.from_numpy(test)) for train, test in folded]
 
 
@@ -335,9 +279,6 @@ def clusters(n: int, classes: int, dimensions: int, separation: float, seed: int
         dimensions: of the samples, K or more.
         separation: distance of each centre from the origin, in standard deviations of a cloud.
         seed: of the samples; the truth has a draw of its own.
-
-    Raises:
-        InputError: fewer dimensions than classes.
     """
     if dimensions < classes:
         raise InputError(f"dimensions must be at least classes={classes}, but is {dimensions}.")
@@ -368,7 +309,7 @@ def _held_out(x: Tensor, y: Tensor, parts: tuple[Tensor, Tensor, Tensor], seed: 
         return scores.diagonal(dim1=-2, dim2=-1) - scores.logsumexp(-1) + math.log(len(index))
 
     best, waited = torch.zeros(len(x)), 0
-    found = torch.zeros(len(x), len(test))
+    held_out = torch.zeros(len(x), len(test))
     for step in range(1, steps + 1):
         batch = train[torch.randperm(len(train), generator=generator)[:_BATCH]]
         optimiser.zero_grad()
@@ -380,11 +321,11 @@ def _held_out(x: Tensor, y: Tensor, parts: tuple[Tensor, Tensor, Tensor], seed: 
             bound = terms(validation).mean(-1)
             better = bound > best
             best = torch.where(better, bound, best)
-            found = torch.where(better[:, None], terms(test), found)
+            held_out = torch.where(better[:, None], terms(test), held_out)
         waited = 0 if bool(better.any()) else waited + 1
         if waited == _PATIENCE:
             break
-    return found.double()
+    return held_out.double()
 
 
 def _tower(width: int, copies: int, generator: torch.Generator) -> list[Tensor]:

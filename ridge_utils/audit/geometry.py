@@ -1,9 +1,9 @@
 r"""The geometry of hidden states over depth, and transformations that take parts of it away.
 
-Tensors in, float64 tensors out; this module knows no model. Every function takes samples of shape (..., N, d), so all
-layers can be given at once. States of language models are anisotropic: they share a direction, and a few coordinates
-and principal components carry most of their length ([Ethayarajh19]_, [TimkeyS21]_, [MuV18]_). A kernel on states of
-length 1 sees what is left beside them.
+Tensors in, float64 tensors out; this module knows no model. Every function takes samples ``x`` of shape (..., N, d), so
+all layers can be given at once, and raises InputError for fewer than 2 samples and for a NaN or infinite entry. States
+of language models are anisotropic: they share a direction, and a few coordinates and principal components carry most of
+their length ([Ethayarajh19]_, [TimkeyS21]_, [MuV18]_). A kernel on states of length 1 sees what is left beside them.
 
 .. [Ethayarajh19] K. Ethayarajh. *How Contextual are Contextualized Word Representations?* EMNLP 2019. arXiv:1909.00512.
 .. [TimkeyS21] W. Timkey, M. van Schijndel. *All Bark and No Bite: Rogue Dimensions in Transformer Language Models
@@ -31,14 +31,8 @@ def mean_cosine(x: Tensor) -> Tensor:
     A measure of anisotropy: 0 for directions spread evenly, 1 where all samples have one direction. A zero sample
     counts as orthogonal to all others.
 
-    Args:
-        x: samples, shape (..., N, d).
-
     Returns:
         Shape (...), between -1/(N-1) and 1.
-
-    Raises:
-        InputError: fewer than 2 samples, or a NaN or infinite entry.
     """
     x = unit_length(x)
     n = x.shape[-2]
@@ -52,14 +46,8 @@ def effective_rank(x: Tensor) -> Tensor:
     The shares are the eigenvalues of the covariance over their sum; [RoyV07]_ take singular values, their roots. It is
     k where k principal components have the same variance and the others none.
 
-    Args:
-        x: samples, shape (..., N, d).
-
     Returns:
         Shape (...), between 1 and min(N - 1, d); 0 where all samples are the same.
-
-    Raises:
-        InputError: as :func:`mean_cosine`.
     """
     x = centred(x)
     variances = torch.linalg.eigvalsh(x @ x.mT).clamp(min=0)
@@ -69,32 +57,12 @@ def effective_rank(x: Tensor) -> Tensor:
 
 
 def mean_norm(x: Tensor) -> Tensor:
-    """Mean Euclidean length of the samples.
-
-    Args:
-        x: samples, shape (..., N, d).
-
-    Returns:
-        Shape (...), in the units of the samples.
-
-    Raises:
-        InputError: as :func:`mean_cosine`.
-    """
+    """Mean Euclidean length of the samples, in their units, shape (...)."""
     return torch.linalg.vector_norm(_samples(x), dim=-1).mean(-1)
 
 
 def unit_length(x: Tensor) -> Tensor:
-    """Samples scaled to Euclidean length 1; a zero sample, which has no direction, stays zero.
-
-    Args:
-        x: samples, shape (..., N, d).
-
-    Returns:
-        Of the same shape.
-
-    Raises:
-        InputError: as :func:`mean_cosine`.
-    """
+    """Samples scaled to Euclidean length 1; a zero sample, which has no direction, stays zero."""
     x = _samples(x)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x / norm.where(norm > 0, 1.0)
@@ -105,15 +73,6 @@ def centred(x: Tensor) -> Tensor:
 
     A sample that is the mean but for rounding becomes exactly zero: scaled to length 1, rounding would look like a
     state. So the embedding output of prompts that all end in the same token becomes zero altogether.
-
-    Args:
-        x: samples, shape (..., N, d).
-
-    Returns:
-        Of the same shape.
-
-    Raises:
-        InputError: as :func:`mean_cosine`.
     """
     x = _samples(x)
     return _without_rounding(x - x.mean(-2, keepdim=True), x)
@@ -122,15 +81,7 @@ def centred(x: Tensor) -> Tensor:
 def without_largest_dimensions(x: Tensor, k: int) -> Tensor:
     """Samples with the ``k`` coordinates of the largest mean square set to zero (rogue dimensions, [TimkeyS21]_).
 
-    Args:
-        x: samples, shape (..., N, d).
-        k: how many, from 0 to d - 1.
-
-    Returns:
-        Of the same shape; the samples are not centred.
-
-    Raises:
-        InputError: k out of range, or as :func:`mean_cosine`.
+    The samples are not centred; k lies between 0 and d - 1.
     """
     x = _samples(x)
     if not 0 <= k < x.shape[-1]:
@@ -142,15 +93,7 @@ def without_largest_dimensions(x: Tensor, k: int) -> Tensor:
 def without_largest_components(x: Tensor, k: int) -> Tensor:
     """Centred samples without their first ``k`` principal components (all but the top, [MuV18]_).
 
-    Args:
-        x: samples, shape (..., N, d).
-        k: how many, at least 0; samples with no more components than that become zero.
-
-    Returns:
-        Of the same shape.
-
-    Raises:
-        InputError: k is negative, or as :func:`mean_cosine`.
+    Samples with no more components than that become zero.
     """
     if k < 0:
         raise InputError(f"k must be at least 0, but is {k}.")
@@ -171,16 +114,9 @@ def whitened(x: Tensor, components: int = 10) -> Tensor:
     but they fit these samples: the N squared lengths add up to :math:`k (N - 1)` exactly, so for k near N the points
     are near to equidistant again. That is why the number of components is bounded by that of the samples.
 
-    Args:
-        x: samples, shape (..., N, d).
-        components: most components to keep, at least 1.
-
     Returns:
         Shape (..., N, k) with k the number of components kept; scores on components without variance are zero. The
         sign of each component is arbitrary.
-
-    Raises:
-        InputError: no components, or as :func:`mean_cosine`.
     """
     if components < 1:
         raise InputError(f"components must be at least 1, but is {components}.")

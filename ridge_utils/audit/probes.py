@@ -74,14 +74,7 @@ class Probe:
 
 
 def frequent(labels: Tensor) -> Tensor:
-    """Which examples have a target that is frequent enough to be a class, :data:`RAREST` times or more.
-
-    Args:
-        labels: shape (N,), int64.
-
-    Returns:
-        Shape (N,), bool.
-    """
+    """Which of N examples have a target that is frequent enough to be a class, :data:`RAREST` times or more."""
     _, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
     return counts[inverse] >= RAREST
 
@@ -93,9 +86,6 @@ def vocabulary(labels: Tensor) -> Vocabulary:
     different ones; :func:`classify` applies. ``open``, as in natural tasks where nearly all targets are different: a
     classifier would have nothing to learn from, and :func:`embedding` takes its place. ``poor``: neither, for there are
     fewer than :data:`LEAST_TARGETS` different targets.
-
-    Args:
-        labels: shape (N,), int64.
     """
     kept = frequent(labels)
     if bool(kept.double().mean() >= LEAST_SHARE) and len(labels[kept].unique()) > 1:
@@ -116,9 +106,6 @@ def classify(states: Tensor, labels: Tensor, family: Family = "linear", seed: in
         labels: shape (N,), int64, each :data:`RAREST` times or more; see :func:`frequent`.
         family: of predictors.
         seed: of the folds, and of the network's start.
-
-    Raises:
-        InputError: the shapes do not fit, fewer than 2 classes, or one that is too rare.
     """
     _require_pairs(states, labels)
     if not bool(frequent(labels).all()) or len(labels.unique()) < 2:
@@ -163,9 +150,6 @@ def embedding(states: Tensor, targets: Tensor, labels: Tensor, seed: int = 0) ->
         targets: embeddings of the targets, shape (N, e).
         labels: which target each is, shape (N,), int64.
         seed: of the folds.
-
-    Raises:
-        InputError: the shapes do not fit, or there are too few different targets for the folds.
     """
     _require_pairs(states, labels)
     _require_pairs(targets, labels)
@@ -206,13 +190,13 @@ def _regression(penalty: float) -> Pipeline:
 def _chosen(x: np.ndarray, y: np.ndarray, ids: np.ndarray, seed: int) -> tuple[float, float]:
     """Penalty and sharpness under which targets that were not fitted on are likeliest."""
     folds = GroupKFold(min(FOLDS, len(np.unique(ids))), shuffle=True, random_state=seed)
-    found = []
+    likelihoods = []
     for penalty in _RIDGES:
         predicted = cross_val_predict(_regression(penalty), x, y, groups=ids, cv=folds)
         for sharpness in _SHARPNESS:
             chances, right = _ranked(predicted, y, ids, sharpness)
-            found.append((chances[np.arange(len(ids)), right].mean(), penalty, sharpness))
-    _, penalty, sharpness = max(found)
+            likelihoods.append((chances[np.arange(len(ids)), right].mean(), penalty, sharpness))
+    _, penalty, sharpness = max(likelihoods)
     return penalty, sharpness
 
 

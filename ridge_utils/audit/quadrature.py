@@ -26,20 +26,12 @@ matrix in float64 is never made. Targets are few tokens, so the entropy of their
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from scipy import stats
 from torch import Tensor
 
-from ridge_utils import information
 from ridge_utils.errors import InputError
-
-#: How an entropy is computed.
-Method = Literal["auto", "exact", "lanczos"]
-
-#: Samples up to which ``"auto"`` takes the eigenvalues.
-EXACT_UP_TO = 2000
 
 #: Bytes that Gram matrices may take; one that does not fit is made again for every product.
 MEMORY = 2 * 2**30
@@ -100,9 +92,6 @@ class Gram:
         normalize: scale each sample to length 1 first.
         memory: bytes that this matrix and its products with others may take; one that does not fit is made again
             whenever it is used.
-
-    Raises:
-        InputError: not N of 2 or more samples, a non-positive bandwidth, or a zero or infinite sample.
     """
 
     def __init__(self, x: Tensor, bandwidth: float = 1.0, normalize: bool = True, memory: int = MEMORY) -> None:
@@ -117,11 +106,7 @@ class Gram:
         self._hold(_Labelled.of(different, labels) if repeated else _Points(points), memory)
 
     def __mul__(self, other: "Gram") -> "Gram":
-        """The Gram matrix of the pairs of samples.
-
-        Raises:
-            InputError: matrices over different numbers of samples.
-        """
+        """The Gram matrix of the pairs of samples."""
         if self.n != other.n:
             raise InputError(f"Both must be over the same samples, but they are over {self.n} and {other.n}.")
         product = object.__new__(Gram)
@@ -244,15 +229,8 @@ def _blocks_of_rows(n: int) -> Iterator[slice]:
 def entropy(gram: Gram, settings: Settings = Settings()) -> Estimate:
     r"""Matrix-based entropy of order 1, :math:`-\operatorname{tr} G \ln G`.
 
-    Args:
-        gram: the matrix.
-        settings: how much work it is given.
-
     Returns:
         The estimate and its error, each of shape ().
-
-    Raises:
-        InputError: a setting out of range.
     """
     _check(settings)
     return _estimate([(1, _trace(gram, settings))])
@@ -262,7 +240,6 @@ def predictive_information(
     hidden: Tensor,
     targets: Tensor,
     *,
-    method: Method = "auto",
     bandwidth: float = 1.0,
     normalize: bool = True,
     settings: Settings = Settings(),
@@ -275,39 +252,27 @@ def predictive_information(
     Args:
         hidden: hidden states at the last prompt token, shape (layers, N, d).
         targets: input-embedding rows of the target tokens, shape (N, e).
-        method: ``"lanczos"``, the estimate of this module; ``"exact"``, the eigenvalues
-            (:func:`ridge_utils.information.predictive_information`), without error; ``"auto"``, the eigenvalues up to
-            :data:`EXACT_UP_TO` samples.
         bandwidth, normalize: see :class:`Gram`.
         settings: how much work each entropy is given.
         memory: bytes that Gram matrices may take; one that does not fit is made again for every product.
 
     Returns:
         Estimates and errors, each of shape (layers,).
-
-    Raises:
-        InputError: an unknown method, as :class:`Gram`, or a setting out of range.
     """
     _check(settings)
-    if method not in get_args(Method):
-        raise InputError(f"Unknown method {method!r}; choose one of {', '.join(get_args(Method))}.")
     if hidden.ndim != 3 or targets.ndim != 2 or hidden.shape[1] != targets.shape[0]:
         raise InputError(
             "hidden must have shape (layers, N, d) and targets (N, e) with the same N, but they have shapes "
             f"{tuple(hidden.shape)} and {tuple(targets.shape)}."
         )
-    if method == "exact" or (method == "auto" and len(targets) <= EXACT_UP_TO):
-        estimator = information.Estimator(bandwidth=bandwidth, normalize=normalize)
-        exact = information.predictive_information(hidden, targets, estimator).cpu()
-        return Estimate(exact, torch.zeros_like(exact))
     gram_y = Gram(targets, bandwidth, normalize, memory)
     of_targets = _trace(gram_y, settings)
-    found = []
+    estimates = []
     for states in hidden:
         gram_z = Gram(states, bandwidth, normalize, memory)
         parts = [(1, _trace(gram_z, settings)), (1, of_targets), (-1, _trace(gram_z * gram_y, settings))]
-        found.append(_estimate(parts))
-    return Estimate(torch.stack([one.value for one in found]), torch.stack([one.error for one in found]))
+        estimates.append(_estimate(parts))
+    return Estimate(torch.stack([e.value for e in estimates]), torch.stack([e.error for e in estimates]))
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ COLOURS = {
     "not reproduced": "#e69f00",
     "artefact of the estimator": "#cc79a7",
     MIXED: "#d9d9d9",
-    NOT_JUDGED: "#ffffff",
 }
-#: How the pages call the sources of data.
+#: How the pages call sources of data and tasks.
 _DATA = {"synthetic": "made", "hub": "real", "local": "real", "own": "own"}
+_TASKS = {"clutrr": "CLUTRR", "ecqa": "ECQA", "cnn_dailymail": "CNN/DailyMail"}
 
 
 def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
@@ -39,19 +39,20 @@ def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
     cases = list(dict.fromkeys(total["case"]))
     by_claim = total.set_index(["claim", "case"])
     cells, colours = (by_claim[name].unstack()[cases] for name in ("cell", "verdict"))  # noqa: PD010
-    statements = paper.claims().set_index("id")["statement"]
-    shown = pd.DataFrame({"claim": [f"{claim}: {statements[claim]}" for claim in cells.index]})
+    names = paper.claims().set_index("id")["name"]
+    shown = pd.DataFrame({"claim": [f"{claim} {names[claim]}" for claim in cells.index]})
     shown = shown.join(cells.reset_index(drop=True))
     fills = colours.map(_fill).reset_index(drop=True).reindex(columns=shown.columns, fill_value="")
     caption = f"{_models(asked)}: how many checkpoints (C6: texts) have each verdict; –: not measured"
-    return formatting.styled(shown, caption).apply(lambda _: fills, axis=None)
+    return _wrapped(shown, caption).apply(lambda _: fills, axis=None)
 
 
-def case_table(judged: pd.DataFrame, claim: str) -> Styler:
+def case_table(judged: pd.DataFrame, claims: list[str]) -> Styler:
     """Every checkpoint at which a claim was judged, with its first effect, interval, p-value and reason."""
-    rows = judged[(judged["claim"] == claim) & (judged["effect"] != "")]
+    rows = judged[judged["claim"].isin(claims) & (judged["effect"] != "")]
     shown = pd.DataFrame(
         {
+            "claim": rows["claim"],
             "model and task": _case(rows),
             "checkpoint": rows["when"],
             "verdict": rows["verdict"],
@@ -64,7 +65,8 @@ def case_table(judged: pd.DataFrame, claim: str) -> Styler:
             "why": rows["why"],
         }
     )
-    return formatting.styled(shown, f"{claim}: every case that was judged").map(_fill, subset=["verdict"])
+    caption = f"{_models(rows)}: every case that was judged; estimates have the claim's side positive"
+    return _wrapped(shown, caption).map(_fill, subset=["verdict"])
 
 
 def sources(judged: pd.DataFrame, claim: str) -> str:
@@ -77,6 +79,10 @@ def sources(judged: pd.DataFrame, claim: str) -> str:
     return f"Figures: [{page}]({page}.ipynb). Files: {', '.join(f'`results/{file}`' for file in files)}."
 
 
+def _wrapped(shown: pd.DataFrame, caption: str) -> Styler:
+    return formatting.styled(shown, caption).set_table_attributes('class="sentences"')
+
+
 def _models(rows: pd.DataFrame) -> str:
     return formatting.listed(dict.fromkeys(map(models.display_name, rows["model"])))
 
@@ -86,11 +92,11 @@ def _case(rows: pd.DataFrame) -> list[str]:
     several = len(set(rows["model"])) > 1
     return [
         (f"{models.display_name(row.model)}, " if several else "")
-        + f"{row.task.replace('_', ' ')} ({_DATA.get(row.source, row.source)} data)"
+        + f"{_TASKS.get(row.task, row.task.replace('_', ' '))} ({_DATA.get(row.source, row.source)} data)"
         for row in rows.itertuples()
     ]
 
 
 def _fill(verdict: str) -> str:
     # Black, because the dark theme's text is white.
-    return f"background-color: {COLOURS[verdict]}; color: black"
+    return f"background-color: {COLOURS[verdict]}; color: black; padding-left: 0.5rem" if verdict in COLOURS else ""

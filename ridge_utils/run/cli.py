@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, 1 if a notebook failed, or 2 for bad input."""
+    # A Hub that cannot be reached is given up after seconds, not after a minute.
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ridge_utils").setLevel(logging.INFO)
@@ -36,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ridge", description="Run the notebooks of the book with your own parameters."
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser.set_defaults(call=lambda _: parser.print_help() or 0)
+    commands = parser.add_subparsers(metavar="COMMAND")
     command = commands.add_parser("run", help="execute a notebook headless")
     command.add_argument("notebook", help="its name, as `ridge list` shows it")
     command.add_argument(
@@ -54,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="a named set of parameters: a YAML file, or the name of one in notebooks/profiles; -p overrides it",
     )
+    command.add_argument("--html", action="store_true", help="write it as one HTML page beside the notebook as well")
     command.set_defaults(call=_run)
     command = commands.add_parser("reference", help="run the reference profiles that are not in results/ yet")
     command.add_argument("names", nargs="*", metavar="PROFILE", help="default: all reference profiles")
@@ -71,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
     _add_workers(command, 1)
     command.set_defaults(call=_sweep)
+    command = commands.add_parser("book", help="execute the notebooks that have changed and build the book")
+    command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="execute these, changed or not")
+    command.add_argument("--jobs", metavar="N", type=int, default=2, help="notebooks at a time (default: 2)")
+    command.set_defaults(call=_book)
     command = commands.add_parser("list", help="name the notebooks")
     command.set_defaults(call=_list)
     command = commands.add_parser("params", help="show a notebook's parameters with type, default and help")
@@ -107,23 +116,28 @@ def _run(options: argparse.Namespace) -> int:
             values["data_dir"] = _data_dir(profile, os.environ.get("RIDGE_DATA", ""))
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     output = options.output or Path("runs") / f"{options.notebook}-{stamp}.ipynb"
-    return _run_one(options.notebook, values, output)
+    return _run_one(options.notebook, values, output, options.html)
 
 
-def _run_one(notebook: str, values: Mapping[str, Any], output: Path) -> int:
+def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool) -> int:
     import papermill
     from nbclient.exceptions import DeadKernelError
+
+    from ridge_utils.run import plain
 
     print(f"{notebook}: running, into {output}", file=sys.stderr)
     try:
         seconds = notebooks.run(notebook, values, output)
     except (DeadKernelError, papermill.PapermillExecutionError) as error:
         bad_input = getattr(error, "ename", "") in ("InputError", "StorageError")
+        plain.finish(output, notebooks.is_default_run(notebook, values))
         print(
             f"error: {notebooks.failure(notebook, error)}" + ("" if bad_input else f"; see {output}"), file=sys.stderr
         )
         return 2 if bad_input else 1
-    print(f"{notebook}: done in {seconds:.0f} s; see {output}", file=sys.stderr)
+    plain.finish(output, notebooks.is_default_run(notebook, values))
+    see = f"{output} and {plain.html(output)}" if html else output
+    print(f"{notebook}: done in {seconds:.0f} s; see {see}", file=sys.stderr)
     return 0
 
 
@@ -174,6 +188,13 @@ def _sweep(options: argparse.Namespace) -> int:
     table = sweep.combine(grid.runs, folder / "table.csv", grid=grid.title)
     if len(table):
         print(f"All measurements of the runs that are done: {folder / 'table.csv'}.")
+        summary = sweep.compare(table, folder)
+        if len(summary):
+            shown = summary[
+                ["run", "step", "blocks", "ridge_layer", "has_ridge", "at_ridge", "at_last_block", "at_final_norm"]
+            ]
+            print(shown.to_string(index=False, float_format="{:.3f}".format))
+            print(f"The runs side by side: {folder / 'comparison.csv'}, drawn in {folder / 'comparison.png'}.")
     return status
 
 
@@ -205,6 +226,12 @@ def _work(
     if failed:
         print(f"error: {len(failed)} of {len(left)} runs failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _book(options: argparse.Namespace) -> int:
+    from ridge_utils.run import book
+
+    return book.main(options.names, options.jobs)
 
 
 def _list(_options: argparse.Namespace) -> int:

@@ -37,6 +37,7 @@ class Condition:
 
 _AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
+#: Three ways to change the arithmetic alone, and two other trainings beside which to see them.
 CONDITIONS = (
     Condition("1 thread", "arithmetic", environment={"OMP_NUM_THREADS": "1"}),
     Condition("float32", "arithmetic", {"precision": "float32"}),
@@ -57,9 +58,9 @@ def repeat(notebook: str, folder: Path, names: Sequence[str] = ()) -> Path:
         names: of the :data:`CONDITIONS`; empty: all.
 
     Returns:
-        Where the differences are stored: one row per condition and measurement, those of different sampling seeds taken
-        together (``value`` is their mean, ``largest_difference`` the largest absolute difference of one of them from
-        the stored run, both in the quantity's unit).
+        The path of the stored differences, a table with one row per condition and measurement, those of different
+        sampling seeds taken together (``value`` is their mean, ``largest_difference`` the largest absolute difference
+        of one of them from the stored run, both in the quantity's unit).
 
     Raises:
         InputError: a name that no condition has.

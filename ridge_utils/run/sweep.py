@@ -25,6 +25,7 @@ grid's folder under the same paths.
 import contextlib
 import itertools
 import json
+import logging
 import os
 import re
 import time
@@ -40,6 +41,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ridge_utils import cache, notebooks, profiles, results
 from ridge_utils.errors import InputError, StorageError
+from ridge_utils.run import plain
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -93,28 +95,18 @@ def _different(values: list[Any]) -> list[Any]:
 _Axis = Annotated[list[Any], AfterValidator(_different), Field(description="a list of different values")]
 
 
-class Content(BaseModel):
-    """What a grid's file may hold."""
+class _File(BaseModel):
+    """What a grid's file may hold: parameters by notebook, values of the axes, parameters of all, by model or task."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-    #: what it is, for the reader
+    model_config = ConfigDict(extra="forbid", strict=True)
     title: profiles.Text = ""
-    #: parameters by notebook
     notebooks: profiles.ByNotebook
-    #: values of the parameter ``model``, one run each
     models: _Axis = []
-    #: values of the parameter ``task``
     tasks: _Axis = []
-    #: training seeds
     seeds: _Axis = []
-    #: parameters of every notebook that declares them
     parameters: profiles.Values = {}
-    #: parameters by model or task
-    overrides: dict[str, dict[str, Any]] = Field({}, description="parameters by model or task")
-    #: what each run needs of a worker
-    resources: dict[str, float] = Field({}, description="a mapping of resources to numbers")
-    #: what it is expected to need
+    overrides: Annotated[dict[str, dict[str, Any]], Field(description="parameters by model or task")] = {}
+    resources: Annotated[dict[str, float], Field(description="a mapping of resources to numbers")] = {}
     expected: profiles.Values = {}
 
 
@@ -143,7 +135,7 @@ def load(path: Path, folder: Path) -> Grid:
         InputError: there is no such file, it is not a grid, or a parameter is not one of its notebook's.
     """
     try:
-        content = profiles.read(path, "grid", Content)
+        content = profiles.read(path, "grid", _File)
     except OSError as error:
         raise InputError(f"The grid {path} cannot be read: {error}.") from error
     axes = {key: getattr(content, key) for key in _AXES if getattr(content, key)}
@@ -163,9 +155,7 @@ def load(path: Path, folder: Path) -> Grid:
         for combination in itertools.product(*varied.values()):
             point = dict(zip(varied, combination, strict=True))
             chosen = {_AXES[key]: [value] if key == "seeds" else value for key, value in point.items()}
-            profile = profiles.Profile(
-                name=path.stem, title="", notebooks=content.notebooks, parameters={**content.parameters, **chosen}
-            )
+            profile = profiles.Profile(path.stem, "", content.notebooks, {**content.parameters, **chosen})
             values = notebooks.profile_values(notebook, profile)
             for value in point.values():
                 overrides = content.overrides.get(str(value), {})
@@ -213,6 +203,7 @@ def execute(run: Run, quiet: bool = True) -> Outcome:
             notebooks.run(
                 run.notebook, {**run.parameters, **{k: v for k, v in extra.items() if k in known}}, run.output, quiet
             )
+            plain.finish(run.output, notebooks.is_default_run(run.notebook, run.parameters))
             run.error.unlink(missing_ok=True)
     except Exception as error:  # whatever it is, the other runs go on
         text = _ANSI.sub("", "".join(traceback.format_exception(error)))
@@ -315,6 +306,44 @@ def combine(runs: Sequence[Run], path: Path, **more: Any) -> pd.DataFrame:
     return table
 
 
+def compare(table: pd.DataFrame, folder: Path, quantity: str = "predictive_information") -> pd.DataFrame:
+    """The ridges of a sweep's runs side by side, as ``comparison.csv`` and, with the profiles, ``comparison.png``.
+
+    Args:
+        table: what :func:`combine` gives.
+        folder: where both go.
+        quantity: what is compared, over both samples together; runs that did not measure it are left out.
+
+    Returns:
+        One row per run and checkpoint, as :func:`ridge_utils.statistics.ridge_summary` has it; empty where no run
+        measured the quantity.
+    """
+    from ridge_utils import figures, statistics
+
+    rows = table[(table["quantity"] == quantity) & (table["split"] == "all")]
+    if rows.empty:
+        return pd.DataFrame()
+    summaries = [
+        statistics.ridge_summary(own, quantity).assign(run=run) for run, own in rows.groupby("run", sort=False)
+    ]
+    summary = pd.concat(summaries, ignore_index=True)
+    summary = summary[["run", *summary.columns.drop(["run", "split"])]]
+    with cache.storage_errors(folder):
+        summary.to_csv(folder / "comparison.csv", index=False)
+        last = rows["step"] == rows.groupby("run")["step"].transform("max")
+        shown = rows[last | (rows["step"] == 0)]
+        shown = shown.assign(
+            run=shown["run"].str.partition("--")[2].where(shown["run"].str.contains("--"), shown["run"]),
+            checkpoint=shown["step"].map(lambda step: "last checkpoint" if step else "untouched"),
+        )
+        # No more curves than can be told apart.
+        shown = shown[shown["run"].isin(shown["run"].unique()[: len(figures.HUES)])]
+        figures.style()
+        figure = figures.profiles(shown, quantity, panels="checkpoint", curves="run")
+        figure.savefig(folder / "comparison.png", dpi=150)
+    return summary
+
+
 def time_left(outcomes: Sequence[Outcome], left: int, workers: int) -> float | None:
     """Seconds until the last of ``left`` runs, if they take as long as those that were done; None if none was."""
     took = [outcome.seconds for outcome in outcomes if outcome.status == "done"]
@@ -338,6 +367,7 @@ def _client(workers: int, scheduler: str, resources: Mapping[str, float] | None)
         return
     if workers < 0:
         raise InputError(f"workers must be 0 or more, but is {workers}.")
+    logging.getLogger("distributed").setLevel(logging.ERROR)
     threads = max(1, (os.cpu_count() or 1) // workers)
     with (
         distributed.LocalCluster(
@@ -347,7 +377,12 @@ def _client(workers: int, scheduler: str, resources: Mapping[str, float] | None)
             dashboard_address=None,
             memory_limit=0,  # the memory is the notebook's, in a process of its own that Dask does not see
             resources=dict(resources or {}),
-            env={"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"},
+            silence_logs=logging.ERROR,
+            env={
+                "OMP_NUM_THREADS": str(threads),
+                "TOKENIZERS_PARALLELISM": "false",
+                "DASK_LOGGING__DISTRIBUTED": "error",  # of the workers, which would note each step of their lives
+            },
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
