@@ -141,30 +141,3 @@ def beside(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
     other = theirs.add_prefix("paper_").set_index(pd.Index(nearest))
     # Two of theirs can be nearest to one of ours where theirs is the deeper model: the deeper row stays.
     return ours.join(other[~other.index.duplicated(keep="last")])
-
-
-def headline(summary: pd.DataFrame, model: str) -> str:
-    """What :func:`ridge_summary` found for ID and OOD examples together, in a few sentences (Markdown).
-
-    Args:
-        summary: the summary, with its ``all`` rows.
-        model: the model's name.
-    """
-    rows = summary[summary["split"] == "all"].sort_values("step")
-    places = []
-    for row in rows.itertuples():
-        when = "untouched" if row.step == 0 else f"after {row.step} fine-tuning steps"
-        if row.ridge_layer == row.blocks:
-            where = f"it rises to the last block ({row.at_ridge:.3f} nats): no ridge"
-        else:
-            where = f"it peaks at layer {row.ridge_layer} of {row.blocks} ({row.at_ridge:.3f} nats) and "
-            if row.to_last_block_beyond_band:
-                where += f"falls to {row.at_last_block:.3f} at the last block"
-            else:
-                where += "then falls by no more than the band"
-        places.append(f"{when}, {where}")
-    shapes = {row.ridge_layer for row in rows.itertuples()}
-    lead = "depends on how far the model is trained" if len(shapes) > 1 else "has this shape"
-    lower = (rows["at_final_norm"] < rows["at_last_block"]).all()
-    norm = " At every checkpoint it is lower after the final norm than before it." if lower else ""
-    return f"In {model}, predictive information {lead}: {'; '.join(places)}.{norm}"

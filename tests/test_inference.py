@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from ridge_utils import inference, results
+from ridge_utils import formatting, inference, results
 from ridge_utils.errors import InputError
+from ridge_utils.inference import Effect
 
 CONTEXT = {
     "model": "m", "task": "t", "source": "own", "split": "id", "step": 0, "train_seed": None, "sample_seed": None,
@@ -373,3 +374,95 @@ def test_a_table_without_an_effect_has_no_rows_of_it(planted):
     none = inference.effects(planted[1], "fall")
     assert none.empty
     assert list(none.columns) == list(inference.effects(planted[1], "gain").columns)
+
+
+# Tables of effects.
+
+SEEDED = {"model": "m", "task": "t", "source": "own", "sample_seed": None, "n": 9}
+
+
+def rows(quantity, effect, split="id", step=0, train_seed=None):
+    return inference.effect_rows(
+        effect, (2, "block"), quantity, **SEEDED, split=split, step=step, train_seed=train_seed
+    )
+
+
+@pytest.fixture
+def by_run():
+    first = [
+        rows("fall", Effect(0.3, 0.1, 0.5, 0.001, 0.8)),
+        rows("fall", Effect(0.2, 0.1, 0.4, 0.04, 0.6), "ood", 7, 0),
+        rows("fall", Effect(0.4, 0.0, 0.5, 0.01, 0.4), "ood", 7, 1),
+        rows("shift", Effect(-0.00012, -0.2, 0.1, 0.5, math.nan)),
+    ]
+    second = [rows("shift", Effect(-0.5, -0.6, -0.4, 0.0001, -2.0), "all")]
+    return {"one": pd.concat(first, ignore_index=True), "two": pd.concat(second, ignore_index=True)}
+
+
+NAMES = {"shift": "the shift", "fall": "the fall"}
+
+
+def test_effects_are_gathered_in_the_order_asked_for(by_run):
+    found = inference.gathered(by_run, NAMES)
+    assert list(zip(found["run"], found["effect"], found["estimate"], strict=True)) == [
+        ("one", "the shift", -0.00012),
+        ("one", "the fall", 0.3),
+        ("one", "the fall", 0.2),
+        ("one", "the fall", 0.4),
+        ("two", "the shift", -0.5),
+    ]
+    assert found["quantity"].tolist() == ["shift", "fall", "fall", "fall", "shift"]
+    assert inference.gathered(by_run, {"other": "another"}).empty
+
+
+def test_training_seeds_stand_together_by_the_protocol(by_run):
+    together = inference.across_seeds(inference.gathered(by_run, NAMES))
+    assert len(together) == 4
+    (row,) = together[together["step"] == 7].to_dict("records")
+    assert (row["estimate"], row["low"], row["high"]) == pytest.approx((0.3, 0.0, 0.5))
+    assert (row["p"], row["effect_size"]) == pytest.approx((0.04, 0.5))
+    assert together["p"].tolist() == pytest.approx([0.5, 0.001, 0.04, 0.0001])
+
+
+def test_seeds_of_different_signs_show_nothing():
+    table = pd.concat(
+        [rows("fall", Effect(s * 0.2, -1, 1, 0.01, s), step=7, train_seed=s) for s in (1, -1)], ignore_index=True
+    )
+    (row,) = inference.across_seeds(inference.effects(table, "fall")).to_dict("records")
+    assert (row["estimate"], row["p"]) == (0, 1)
+
+
+def shown(styler):
+    return styler.data.to_dict("records")
+
+
+def test_the_table_corrects_its_p_values_and_says_so(by_run):
+    found = inference.across_seeds(inference.gathered(by_run, NAMES))
+    table = formatting.effect_table(found, {"run": "run", "split": "sample", "effect": "what"}, "Planted effects")
+    assert shown(table) == [
+        {"run": "one", "sample": "ID", "what": "the shift", "estimate": "+0.000", "interval": "-0.200 to 0.100",
+         "p": "0.500", "effect size": "–"},
+        {"run": "one", "sample": "ID", "what": "the fall", "estimate": "+0.300", "interval": "0.100 to 0.500",
+         "p": "0.003", "effect size": "+0.80"},
+        {"run": "one", "sample": "OOD", "what": "the fall", "estimate": "+0.300", "interval": "0.000 to 0.500",
+         "p": "0.080", "effect size": "+0.50"},
+        {"run": "two", "sample": "both", "what": "the shift", "estimate": "-0.500", "interval": "-0.600 to -0.400",
+         "p": "< 0.001", "effect size": "-2.00"},
+    ]  # fmt: skip
+    assert table.caption == ("Planted effects; intervals cover 95 %, p is after Holm's correction over the 4 rows")
+    assert "Planted effects" in table.to_html()
+
+
+def test_columns_can_be_a_list_and_sizes_can_be_missing(by_run):
+    found = inference.effects(by_run["one"], "shift")
+    (row,) = shown(formatting.effect_table(found, ["split", "train_seed"], "c", digits=1))
+    assert row == {"split": "ID", "train seed": "–", "estimate": "+0.0", "interval": "-0.2 to 0.1", "p": "0.500"}
+    none = formatting.effect_table(inference.effects(by_run["one"], "other"), ["split"], "c")
+    assert shown(none) == []
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0, "< 0.001"), (0.00099, "< 0.001"), (0.001, "0.001"), (1, "1.000"), (math.nan, "–")]
+)
+def test_p_values_as_people_read_them(p, text):
+    assert formatting.p_text(p) == text
