@@ -83,14 +83,7 @@ def ablate(
         blocks: numbers of the M blocks, from 1.
         how: ``skip`` puts nothing in the place of a block's update, at any position; ``mean`` puts its mean.
         batch_size: prompts per forward pass.
-        progress: show a progress bar with the time left on stderr; a text labels it.
-
-    Returns:
-        Log-probability and correctness of the first target token, in the order of ``blocks`` and ``examples``.
-
-    Raises:
-        InputError: no examples, blocks that the model does not have, an unknown ``how``, or as
-            :func:`ridge_utils.residual_scaling.evaluate`.
+        progress: show a progress bar; a text labels it.
     """
     if how not in get_args(Ablation):
         raise InputError(f"Unknown ablation {how!r}; choose one of {', '.join(get_args(Ablation))}.")
@@ -108,17 +101,9 @@ def ablate(
 def mean_updates(loaded: LoadedModel, examples: Sequence[Example], batch_size: int = 16) -> Tensor:
     """Mean residual update of every block over the prompts of ``examples``, by kind of position.
 
-    Args:
-        loaded: the model.
-        examples: the reference set.
-        batch_size: prompts per forward pass.
-
     Returns:
         Shape (blocks, 3, d), float64, for the first position, all between, and the last one of a prompt; 0 where no
         prompt has such a position. A prompt of one token has a last position only.
-
-    Raises:
-        InputError: no examples, or as :func:`ridge_utils.residual_scaling.evaluate`.
     """
     _check(loaded, examples, [1], batch_size)
     total = torch.zeros(len(loaded.blocks), 3, loaded.width, dtype=torch.float64)
@@ -136,15 +121,8 @@ def mean_updates(loaded: LoadedModel, examples: Sequence[Example], batch_size: i
 def match(loaded: LoadedModel, clean: Sequence[Example], candidates: Sequence[Example]) -> list[Pair]:
     """Find a corrupted prompt for each clean one: of as many tokens, and with another first target token.
 
-    Each candidate is used once. They are taken in their order, and a clean prompt that none is left for is left out.
-
-    Args:
-        loaded: the model whose tokens count.
-        clean: where states are to come from.
-        candidates: where they may be put; the clean ones may be among them.
-
-    Returns:
-        The pairs, in the order of ``clean``.
+    Each candidate is used once, and the clean prompts may be among them. Both are taken in their order, and a clean
+    prompt that no candidate is left for is left out.
     """
     free: dict[int, list[tuple[int, Example]]] = {}
     for candidate in candidates:
@@ -153,13 +131,13 @@ def match(loaded: LoadedModel, clean: Sequence[Example], candidates: Sequence[Ex
     pairs = []
     for example in clean:
         prompt, target = encode(loaded, example)
-        own = free.get(len(prompt), [])
-        for place, (token, candidate) in enumerate(own):
+        as_long = free.get(len(prompt), [])
+        for place, (token, candidate) in enumerate(as_long):
             corrupted = replace(candidate, target=example.target)
             # Behind another prompt the same text may be cut into other tokens.
             if token != target[0] and encode(loaded, corrupted)[1][0] == target[0]:
                 pairs.append(Pair(example, corrupted))
-                del own[place]
+                del as_long[place]
                 break
     return pairs
 
@@ -176,19 +154,12 @@ def patch(
 
     Args:
         loaded: the model; it is not changed.
-        pairs: N pairs, as :func:`match` finds them.
+        pairs: N pairs of prompts of the same length, as :func:`match` finds them.
         blocks: numbers of the M blocks, from 1.
         what: ``state``, the residual stream behind the block at the last position (behind the last block this is the
             clean run); or ``update``, what the block alone adds, at all positions.
         batch_size: prompts per forward pass.
-        progress: show a progress bar with the time left on stderr; a text labels it.
-
-    Returns:
-        Log-probability and correctness of the clean prompts' first target token, in the order of ``blocks`` and
-        ``pairs``.
-
-    Raises:
-        InputError: no pairs, or one of prompts that differ in length; otherwise as :func:`ablate`.
+        progress: show a progress bar; a text labels it.
     """
     if what not in get_args(Patched):
         raise InputError(f"Unknown kind of patch {what!r}; choose one of {', '.join(get_args(Patched))}.")
@@ -214,8 +185,8 @@ def patch(
 
         return state
 
-    found = _intervene(loaded, corrupted, blocks, batch_size, _label(f"patching, {what}", progress), of_batch)
-    return Patching(found.log_probability, found.correct, clean_nats)
+    outcomes = _intervene(loaded, corrupted, blocks, batch_size, _label(f"patching, {what}", progress), of_batch)
+    return Patching(outcomes.log_probability, outcomes.correct, clean_nats)
 
 
 @dataclass(frozen=True)
@@ -276,8 +247,8 @@ def _intervene(
             nats[0, index], correct[0, index] = -run.evaluation.cross_entropy, run.evaluation.correct
             for row, block in enumerate(blocks, 1):
                 with _given(loaded, run.outputs, block, state_behind(block)):
-                    found = evaluate(loaded, batch, batch_size=len(batch), progress=False)
-                nats[row, index], correct[row, index] = -found.cross_entropy, found.correct
+                    evaluation = evaluate(loaded, batch, batch_size=len(batch), progress=False)
+                nats[row, index], correct[row, index] = -evaluation.cross_entropy, evaluation.correct
                 bar.update(len(index))
     return Outcomes(nats, correct)
 

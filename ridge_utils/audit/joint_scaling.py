@@ -58,14 +58,7 @@ def fit(
         evaluated: N examples to evaluate the trained model on, with its factors.
         settings: how to train the weights; their ``checkpoints`` are not used, the last step counts.
         scale_learning_rate: peak learning rate of the factors; Adam moves a factor by about this much a step.
-        progress: show a progress bar with the time left on stderr; a text labels it.
-
-    Returns:
-        The factors after the last step, and what the model with them predicts.
-
-    Raises:
-        InputError: no examples, no steps, a learning rate that is not positive, an example that does not fit the
-            model's context, or a factor that is no longer finite.
+        progress: show a progress bar; a text labels it.
     """
     if not examples or not settings.steps:
         raise InputError(f"Nothing can be trained with {len(examples)} examples in {settings.steps} steps.")
@@ -78,31 +71,31 @@ def fit(
             f"A prompt and its target have {longest} tokens, but the context of {loaded.name!r} is {loaded.context}: "
             "shorten or drop it."
         )
-    own = models.assemble(loaded.name, copy.deepcopy(loaded.model), loaded.tokenizer)
-    scales = nn.Parameter(torch.ones(len(own.blocks), device=own.device))
+    trained = models.assemble(loaded.name, copy.deepcopy(loaded.model), loaded.tokenizer)
+    scales = nn.Parameter(torch.ones(len(trained.blocks), device=trained.device))
     precision = training.resolve_precision(settings.precision, loaded.device)
     label = f"joint scales, {progress}" if isinstance(progress, str) else "joint scales"
     keeper = _NotNegative(scales, tqdm(total=settings.steps, desc=label, unit="step", disable=not progress))
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]), models.quiet():
-        trainer = training.make_trainer(own.model, own, encoded, settings, precision, Path(folder), keeper)
+        trainer = training.make_trainer(trained.model, trained, encoded, settings, precision, Path(folder), keeper)
         trainer.create_optimizer().add_param_group({"params": [scales], "lr": scale_learning_rate, "weight_decay": 0.0})
-        with keeper.bar, scaled(own, scales):
+        with keeper.bar, scaled(trained, scales):
             trainer.train()
         # In bfloat16 accelerate has wrapped the model's forward; what is evaluated is the model itself.
-        trainer.accelerator.unwrap_model(own.model, keep_fp32_wrapper=False)
+        trainer.accelerator.unwrap_model(trained.model, keep_fp32_wrapper=False)
     if not bool(scales.isfinite().all()):
         raise InputError(
             f"A factor is not finite after {settings.steps} steps: lower scale_learning_rate={scale_learning_rate:g} "
             f"or learning_rate={settings.learning_rate:g}."
         )
-    own.model.eval()
-    found = evaluate(own, evaluated, scales.detach(), settings.batch_size, progress and f"{label}, evaluation")
+    trained.model.eval()
+    evaluation = evaluate(trained, evaluated, scales.detach(), settings.batch_size, progress and f"{label}, evaluation")
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     return JointFit(
         scales.detach().cpu().double(),
         torch.tensor(losses, dtype=torch.float64),
-        found.correct,
-        found.cross_entropy,
+        evaluation.correct,
+        evaluation.cross_entropy,
     )
 
 

@@ -49,11 +49,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range.
-
-        Raises:
-            InputError: names the field, its value and what it must be.
-        """
+        """Refuse settings out of range."""
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, but is {getattr(self, name)}.")
@@ -85,15 +81,7 @@ class Translators:
     epochs: Tensor
 
     def correct(self, loaded: LoadedModel, representations: Representations) -> Tensor:
-        """Whether the first target token is the likeliest after translation, final norm and head.
-
-        Args:
-            loaded: the model that the translators were fitted for.
-            representations: N examples of it.
-
-        Returns:
-            Shape (K, N), bool.
-        """
+        """Whether the first target token is the likeliest after translation, final norm and head; shape (K, N)."""
         end = _End.of(loaded)
         rows = []
         for layer, weight, bias in zip(self.layers.tolist(), self.weight, self.bias, strict=True):
@@ -125,15 +113,7 @@ class Heads:
     epochs: Tensor
 
     def correct(self, loaded: LoadedModel, representations: Representations) -> Tensor:
-        """Whether the first target token is the likeliest after the final norm and the layer's own head.
-
-        Args:
-            loaded: the model that the heads were fitted for.
-            representations: N examples of it.
-
-        Returns:
-            Shape (K, N), bool.
-        """
+        """Whether the first target token is the likeliest after the final norm and the layer's head; shape (K, N)."""
         end, ids = _End.of(loaded), representations.target_ids
         rows = []
         for layer, weight, bias in zip(self.layers.tolist(), self.weight, self.bias, strict=True):
@@ -160,18 +140,15 @@ def fit_translators(
 
     Args:
         loaded: the model; its weights stay as they are.
-        training: its states on training prompts.
+        training: its states on training prompts, at least 2.
         layers: the layers to fit one for, 0 for the embedding.
         settings: how to train.
-        progress: show a progress bar with the time left on stderr; a text labels it.
-
-    Raises:
-        InputError: fewer than 2 training states, or a layer that the model does not have.
+        progress: show a progress bar; a text labels it.
     """
     end = _End.of(loaded)
     with torch.no_grad():
-        own = training.final_norm.to(end.weight).split(settings.batch_size)
-        final = torch.cat([linear(states, end.weight, end.bias).softmax(-1) for states in own])
+        batches = training.final_norm.to(end.weight).split(settings.batch_size)
+        final = torch.cat([linear(states, end.weight, end.bias).softmax(-1) for states in batches])
     entropy = torch.special.entr(final).sum(-1)
     width = loaded.width
 
@@ -204,17 +181,8 @@ def fit_heads(
 
     It reads the state after the model's final norm and starts as the model's head. Trained are its rows of the tokens
     that are a first target token in training, a bias each, and one bias for all other tokens together, whose rows stay
-    the model's. Minimised is the cross-entropy over the whole vocabulary, in nats.
-
-    Args:
-        loaded: the model; its weights stay as they are.
-        training: its states on training prompts, with their targets.
-        layers: the layers to fit one for, 0 for the embedding.
-        settings: how to train.
-        progress: show a progress bar with the time left on stderr; a text labels it.
-
-    Raises:
-        InputError: as :func:`fit_translators`.
+    the model's. Minimised is the cross-entropy over the whole vocabulary, in nats. Arguments are those of
+    :func:`fit_translators`.
     """
     end = _End.of(loaded)
     token_ids, classes = training.target_ids.unique(return_inverse=True)
@@ -229,14 +197,14 @@ def fit_heads(
                 untouched.append(logits[:, columns])
                 # The other tokens are the same at every step, so their sum is taken once.
                 others.append(logits.index_fill_(1, columns, -math.inf).logsumexp(-1, keepdim=True))
-            known, rest = torch.cat(untouched), torch.cat(others)
+            known, others_sum = torch.cat(untouched), torch.cat(others)
         mean, inverse = _standard(states)
         inputs = (states - mean) * inverse
         weight = torch.zeros(len(columns), loaded.width).to(states)
         bias = torch.zeros(len(columns) + 1).to(states)
 
         def surprise(index: Tensor) -> Tensor:
-            logits = torch.cat([known[index] + linear(inputs[index], weight), rest[index]], -1) + bias
+            logits = torch.cat([known[index] + linear(inputs[index], weight), others_sum[index]], -1) + bias
             return cross_entropy(logits, classes[index], reduction="none")
 
         fitted = _descend(weight, bias, surprise, len(training), settings)
@@ -320,13 +288,9 @@ def _standard(states: Tensor) -> tuple[Tensor, Tensor]:
 def _descend(
     weight: Tensor, bias: Tensor, loss: Callable[[Tensor], Tensor], count: int, settings: Settings
 ) -> tuple[float, float, int]:
-    """Train ``weight`` and ``bias`` in place, and leave them as they were after the best epoch.
+    """Train ``weight`` and ``bias``, both zero, in place, and leave them as they were after the best epoch.
 
-    Args:
-        weight, bias: what is trained, both zero.
-        loss: of the training states at some indices, one value each.
-        count: number of training states.
-        settings: how to train.
+    ``loss`` gives that of the training states at some of ``count`` indices, one value each.
 
     Returns:
         Loss on the held-out states at the start and after the best epoch, and that epoch.

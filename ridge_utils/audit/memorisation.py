@@ -29,14 +29,8 @@ def randomise(
     A new target is drawn from those of the set that begin with another token than the right one, so that targets keep
     about the frequencies that they have, and what is recalled of it is never right by chance.
 
-    Args:
-        loaded: the model whose tokens count.
-        examples: N training examples.
-        share: of them, 0 < share < 1.
-        seed: of the draw of the examples and of their targets.
-
     Returns:
-        The examples in their order, and whether each has a random target, shape (N,), bool.
+        The N examples in their order, and whether each has a random target, shape (N,), bool.
 
     Raises:
         InputError: a share that leaves no random or no intact target, or targets that all begin with one token.
@@ -60,10 +54,7 @@ def randomise(
 
 
 def recall_depth(recall: Tensor) -> Tensor:
-    """Depth at which a curve over the layers first reaches half of its last value.
-
-    Args:
-        recall: share recalled at layers 0 to L, shape (..., L + 1).
+    """Depth at which the share recalled at layers 0 to L, shape (..., L + 1), first reaches half of its last value.
 
     Returns:
         Layers, interpolated linearly, shape (...), float64; NaN where the last value is 0.
@@ -79,15 +70,12 @@ def recall_depth(recall: Tensor) -> Tensor:
 
 
 def depth_effect(correct: Tensor, seed: int = 0) -> Effect | None:
-    """Depth of recall of some examples, with an interval.
+    """Depth of recall, in layers, with an interval and no p-value; None where nothing is recalled at the last block.
 
     Args:
         correct: whether each target is recalled at layers 0 to L, shape (L + 1, N), as
             :func:`ridge_utils.early_exit.correct` gives it.
         seed: of the bootstrap over examples.
-
-    Returns:
-        The depth in layers, without a p-value; None where nothing is recalled at the last block.
     """
     return _effect(recall_depth(correct.double().mean(1)), _bootstrap(correct, seed), tested=False)
 
@@ -96,8 +84,7 @@ def depth_difference(random_targets: Tensor, intact_targets: Tensor, seed: int =
     """How much deeper random targets are recalled than intact ones.
 
     Args:
-        random_targets: whether each random target is recalled at layers 0 to L, shape (L + 1, N).
-        intact_targets: the same of the intact ones, shape (L + 1, M).
+        random_targets, intact_targets: whether each is recalled at layers 0 to L, shapes (L + 1, N) and (L + 1, M).
         seed: of the bootstrap over the examples of each kind.
 
     Returns:
