@@ -1,6 +1,6 @@
 """The paper's quantities over depth, from representations to tidy tables.
 
-Each function gives rows of the table of measurements of one checkpoint. Its ``context`` holds their model, task, source,
+Each function gives rows of the table of measurements of one checkpoint. ``context`` holds their model, task, source,
 step and train_seed; ``pools`` are representations by split; information is in nats.
 """
 
