@@ -45,18 +45,18 @@ class AttentionShares:
     first_is_signal: Tensor
 
     @property
-    def chance(self) -> Tensor:
-        """What ``signal`` is when attention is uniform, ``signal_tokens / tokens``, shape (N,), float64."""
-        return self.signal_tokens.double() / self.tokens
-
-    @property
     def signal_after_first(self) -> Tensor:
         """``signal`` without the first token's part, shape (blocks, N), float64.
 
         Many models park attention on the first token whatever it says. Where that token is signal, ``signal`` rises
-        with it, and this share does not. Uniform attention gives ``(signal_tokens - first_is_signal) / tokens``.
+        with it, and this share does not.
         """
         return self.signal - self.first * self.first_is_signal
+
+    @property
+    def chance_after_first(self) -> Tensor:
+        """What ``signal_after_first`` is when attention is uniform, shape (N,), float64."""
+        return (self.signal_tokens - self.first_is_signal.long()).double() / self.tokens
 
     def __len__(self) -> int:
         """Number of examples N."""

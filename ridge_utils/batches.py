@@ -29,9 +29,6 @@ def work_through(
         work: does a batch; it may be called again with a part of what it has already begun.
         bar: a progress bar to move on.
         largest: most examples that a batch may have that begins with a given one.
-
-    Raises:
-        InputError: ``batch_size`` is below 1, or a single example does not fit into memory.
     """
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, but is {batch_size}.")

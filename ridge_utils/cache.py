@@ -1,7 +1,8 @@
 """The user's cache: folders that are written whole or not at all, and checked when they are read.
 
 Every entry is a folder with a ``manifest.json`` that lists its files with size and SHA-256. An entry without a valid
-manifest does not exist as far as any reader is concerned, so a half-written one is never read.
+manifest does not exist as far as any reader is concerned, so a half-written one is never read. Whatever writes here
+raises a StorageError where it cannot (no permission, no space, not a folder).
 """
 
 import contextlib
@@ -52,11 +53,7 @@ def sha256(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: readers see the old content or the new, never a part.
-
-    Raises:
-        StorageError: the folder cannot be written.
-    """
+    """Write a text file atomically: readers see the old content or the new, never a part."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -109,9 +106,6 @@ def writing(target: Path) -> Iterator[Path]:
     """Give a temporary folder that becomes ``target``, sealed, when the block ends without an error.
 
     The caller holds the :func:`lock` of ``target``, so what an earlier process left half-written is removed first.
-
-    Raises:
-        StorageError: the cache cannot be written (no permission, no space, not a folder).
     """
     with storage_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -136,9 +130,6 @@ def tensors(kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[s
         kind: what they are; the name of a folder in the cache.
         shaped_by: everything that they depend on; entries are found by its digest.
         build: computes them.
-
-    Raises:
-        StorageError: the cache cannot be written.
     """
     from safetensors.torch import load_file, save_file
 
@@ -175,9 +166,6 @@ def mapped(
 
     Returns:
         The tensors; changing them changes no file.
-
-    Raises:
-        StorageError: the cache cannot be written.
     """
     import torch
 
@@ -215,11 +203,7 @@ def discard(kind: str, shaped_by: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def lock(target: Path) -> Iterator[None]:
-    """Let one process at a time build the entry ``target``; the others say that they wait, and then find it.
-
-    Raises:
-        StorageError: the cache cannot be written.
-    """
+    """Let one process at a time build the entry ``target``; the others say that they wait, and then find it."""
     with storage_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(f"{target}.lock")

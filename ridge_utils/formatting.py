@@ -60,7 +60,11 @@ def ridge_table(summary: pd.DataFrame, columns: Sequence[str]) -> Styler:
     """
     shown = {column: [_label(value, column) for value in summary[column]] for column in columns}
     shown["ridge layer"] = [ridge_name(row) for _, row in summary.iterrows()]
-    places = {"at_ridge": "at the largest", "at_last_block": "at the last block", "at_final_norm": "after the final norm"}
+    places = {
+        "at_ridge": "at the largest",
+        "at_last_block": "at the last block",
+        "at_final_norm": "after the final norm",
+    }
     for column, heading in places.items():
         if summary[column].notna().any():
             shown[heading] = [number(value, 4) for value in summary[column]]
@@ -97,19 +101,6 @@ def effect_table(
     return styled(pd.DataFrame(shown), says)
 
 
-def effect_text(effect: "pd.Series[float]", digits: int = 3) -> str:
-    """One effect inside a sentence: ``+0.120 (0.080 to 0.160; p < 0.001; effect size +0.61)``.
-
-    Args:
-        effect: a row of effects; its ``p`` is shown as it stands, so correct it first.
-        digits: decimals of the estimate and the interval.
-    """
-    size = "" if pd.isna(effect["effect_size"]) else f"; effect size {number(effect['effect_size'], 2, '+')}"
-    p = p_text(effect["p"])
-    interval = _interval(effect["low"], effect["high"], digits)
-    return f"{number(effect['estimate'], digits, '+')} ({interval}; p {p if p.startswith('<') else f'= {p}'}{size})"
-
-
 def sides(effects: pd.DataFrame, claimed: Mapping[str, int]) -> str:
     """How many effects are beyond their error, and on which side (Markdown).
 
@@ -122,8 +113,8 @@ def sides(effects: pd.DataFrame, claimed: Mapping[str, int]) -> str:
     counts = [int(which.sum()) for which in (firm & side, firm & ~side, ~firm)]
     return (
         f"Of {len(effects)} effects, {counts[0]} are beyond their error on the side of the paper's claim, {counts[1]} "
-        f"on the other side, and {counts[2]} are not told from zero (p up to {inference.LEVEL:g} after Holm's correction over "
-        "all of them)."
+        f"on the other side, and {counts[2]} are not told from zero (p up to {inference.LEVEL:g} after Holm's "
+        "correction over all of them)."
     )
 
 

@@ -52,9 +52,6 @@ class Estimator:
     * ``laplacian``: :math:`\exp(-\lVert u_i - u_j \rVert / s)`;
     * ``polynomial``: :math:`(1 + u_i \cdot u_j / s^2)^{\text{degree}}`;
     * ``linear``: :math:`u_i \cdot u_j`, whatever the bandwidth.
-
-    Raises:
-        InputError: an unknown kernel, or a bandwidth, order or degree that is not positive and finite.
     """
 
     kernel: Kernel = "gaussian"
@@ -102,8 +99,7 @@ def gram_matrix(x: Tensor, estimator: Estimator = PAPER) -> Tensor:
         Symmetric positive semi-definite matrices of trace 1, shape (..., N, N), float64.
 
     Raises:
-        InputError: fewer than 2 samples, a NaN or infinite entry, a zero row where rows are to be normalised, or
-            nothing but zero rows under the linear kernel.
+        InputError: fewer than 2 samples, a NaN or infinite entry, or a zero row where rows are to be normalised.
     """
     matrix = _kernel_matrix(_inner_products(x, estimator.normalize), estimator)
     return matrix / _trace(matrix)[..., None, None]
@@ -140,9 +136,6 @@ def entropy(gram: Tensor, alpha: float = 1.0) -> Tensor:
 
     Returns:
         Shape (...), float64.
-
-    Raises:
-        InputError: ``alpha`` is not positive, or ``gram`` is not square, not finite or not of trace 1.
     """
     _check_order(alpha)
     gram = _double(gram)
@@ -159,16 +152,7 @@ def entropy(gram: Tensor, alpha: float = 1.0) -> Tensor:
 def joint_entropy(a: Tensor, b: Tensor, alpha: float = 1.0) -> Tensor:
     r"""Joint entropy :math:`H_\alpha(A \circ B / \operatorname{tr}(A \circ B))` of two Gram matrices, in nats.
 
-    Args:
-        a: Gram matrices of trace 1, shape (..., N, N).
-        b: Gram matrices over the same N samples; leading dimensions broadcast against those of ``a``.
-        alpha: order > 0.
-
-    Returns:
-        Shape (...), float64.
-
-    Raises:
-        InputError: the shapes do not fit, or as :func:`entropy`.
+    Both are over the same N samples, shape (..., N, N); leading dimensions broadcast.
     """
     a, b = _double(a), _double(b)
     if a.shape[-2:] != b.shape[-2:]:
@@ -192,9 +176,6 @@ def mutual_information(x: Tensor, y: Tensor, estimator: Estimator = PAPER) -> Te
 
     Returns:
         Shape (...), float64.
-
-    Raises:
-        InputError: ``x`` and ``y`` have different numbers of samples, or as :func:`gram_matrix`.
     """
     if x.ndim < 2 or y.ndim < 2 or x.shape[-2] != y.shape[-2]:
         raise InputError(
@@ -262,12 +243,12 @@ def permutation_null(
         seed: of the shuffles.
 
     Returns:
-        Shape (shuffles, layers), float64, in nats.
+        Shape (shuffles, layers), float64.
     """
     _check_profile(hidden, targets)
     with _workers(hidden.device) as each:
         kernel_y = _kernel_matrix(_inner_products(targets, estimator.normalize), estimator)
-        orders = _shuffles(len(targets), n_shuffles, seed, kernel_y.device)
+        orders = _shuffles(len(targets), n_shuffles, seed)
         entropy_y = _entropy(kernel_y, estimator.alpha)
 
         def null(layer: int) -> Tensor:
@@ -301,9 +282,6 @@ def excess_information(
 
     Returns:
         Shape (layers,), float64; with samples, shape (samples, layers).
-
-    Raises:
-        InputError: another number of seeds than of samples, or as :func:`predictive_information`.
     """
     _check_profile(hidden, targets, samples)
     seeds = [seed] if isinstance(seed, int) else list(seed)
@@ -312,13 +290,9 @@ def excess_information(
             f"Each sample needs a seed, but there are {len(samples or [])} samples and {len(seeds)} seeds."
         )
     with _workers(hidden.device) as each:
-        products_y = _inner_products(targets, estimator.normalize)
-        kernels_y = _Kernels(products_y, samples, estimator)
+        kernels_y = _Kernels(_inner_products(targets, estimator.normalize), samples, estimator)
         sizes = [len(targets)] if samples is None else [len(sample) for sample in samples]
-        shuffles = [
-            _shuffles(n, n_shuffles, sample_seed, products_y.device)
-            for n, sample_seed in zip(sizes, seeds, strict=True)
-        ]
+        shuffles = [_shuffles(n, n_shuffles, sample_seed) for n, sample_seed in zip(sizes, seeds, strict=True)]
 
         def excess(layer: int) -> Tensor:
             kernels_z = _Kernels(_layer_products(hidden, layer, estimator.normalize), samples, estimator)
@@ -335,14 +309,8 @@ def excess_information(
 def ridge_layer(information: Tensor) -> Tensor:
     r"""Generalization ridge :math:`l^* = \arg\max_l I(Z_l; Y)` (paper, Section 3); the first of several equal maxima.
 
-    Args:
-        information: profiles over layers, shape (..., layers), entry 0 for the embedding.
-
-    Returns:
-        Layer indices, shape (...), int64.
-
-    Raises:
-        InputError: a profile is empty or holds a NaN.
+    Profiles of shape (..., layers), entry 0 for the embedding, give indices of shape (...), int64. Whether there is a
+    ridge at that layer, :func:`ridge_utils.statistics.ridge_summary` says.
     """
     if information.ndim < 1 or information.shape[-1] == 0:
         raise InputError(f"A profile has shape (..., layers), but this tensor has shape {tuple(information.shape)}.")
@@ -386,11 +354,11 @@ def _check_profile(hidden: Tensor, targets: Tensor, samples: Sequence[Tensor] | 
             )
 
 
-def _shuffles(n: int, count: int, seed: int, device: torch.device) -> list[Tensor]:
+def _shuffles(n: int, count: int, seed: int) -> list[Tensor]:
     if count < 1:
         raise InputError(f"n_shuffles must be at least 1, but is {count}.")
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randperm(n, generator=generator).to(device) for _ in range(count)]
+    return [torch.randperm(n, generator=generator) for _ in range(count)]
 
 
 def _inner_products(x: Tensor, normalize: bool) -> Tensor:
@@ -447,7 +415,7 @@ class _Kernels:
         if self._samples is None:
             yield self._pool
         for sample in self._samples or []:
-            matrix = _rows(self._pool, sample.to(self._pool.device))
+            matrix = _rows(self._pool, sample)
             yield self._kernel(matrix) if self._by_sample else matrix
 
 
@@ -506,6 +474,7 @@ def _require_finite(x: Tensor, what: str) -> None:
 
 def _rows(matrix: Tensor, index: Tensor) -> Tensor:
     """The rows and the columns at ``index``, in that order."""
+    index = index.to(matrix.device)
     return matrix.index_select(-2, index).index_select(-1, index)
 
 

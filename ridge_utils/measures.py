@@ -1,10 +1,11 @@
 """The paper's quantities over depth, from representations to tidy tables.
 
-Each function takes the pools of one checkpoint (representations by split) and gives rows of the table of measurements.
+Each function gives rows of the table of measurements of one checkpoint. ``context`` holds their model, task, source,
+step and train_seed; ``pools`` are representations by split; information is in nats.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -35,38 +36,23 @@ def information_profile(
     quantity: Quantity,
     n_samples: int,
     sampling_seeds: Sequence[int],
-    kernel: information.Kernel = "gaussian",
-    bandwidth: float = 1.0,
-    alpha: float = 1.0,
+    estimator: information.Estimator = information.PAPER,
 ) -> pd.DataFrame:
     """Information about the target over the layers, one profile per split and sampling seed.
 
     Args:
-        pools: representations by split.
-        context: model, task, source, step and train_seed of the rows.
+        pools, context: see the module.
         quantity: ``predictive_information`` of every state, the one after the final norm included, or
             ``incremental_information`` of every block's residual update.
         n_samples: examples per estimate, drawn without replacement from a pool.
         sampling_seeds: one draw each.
-        kernel, bandwidth, alpha: see :class:`ridge_utils.information.Estimator`.
-
-    Returns:
-        Table of measurements, in nats.
-
-    Raises:
-        InputError: as :func:`ridge_utils.statistics.check_sampling` and the estimator.
+        estimator: of both variables.
     """
-    incremental = quantity == "incremental_information"
     tables = []
     for split, pool in pools.items():
-        sites = results.sites(len(pool.hidden) - 1)
-        profiles = information.predictive_information(
-            pool.updates if incremental else pool.states,
-            pool.targets,
-            information.Estimator(kernel, bandwidth, alpha),
-            samples=[statistics.subsample(len(pool), n_samples, seed) for seed in sampling_seeds],
-        )
-        where = sites[1:-1] if incremental else sites
+        vectors, where = _vectors(pool, quantity)
+        samples = [statistics.subsample(len(pool), n_samples, seed) for seed in sampling_seeds]
+        profiles = information.predictive_information(vectors, pool.targets, estimator, samples=samples)
         for seed, values in zip(sampling_seeds, profiles.tolist(), strict=True):
             row = {**context, "split": split, "sample_seed": seed, "n": n_samples}
             tables.append(results.measurements(values, where, quantity, **row))
@@ -81,43 +67,35 @@ def null_profile(
     n_samples: int,
     sampling_seeds: Sequence[int],
     n_shuffles: int = 4,
-    kernel: information.Kernel = "gaussian",
-    bandwidth: float = 1.0,
-    alpha: float = 1.0,
+    estimator: information.Estimator = information.PAPER,
 ) -> pd.DataFrame:
-    """What the estimator gives on the samples of :func:`information_profile` when their targets are shuffled.
+    """``null_information``: what the estimator gives on the samples of :func:`information_profile`, targets shuffled.
 
     Args:
-        pools, context, quantity, n_samples, sampling_seeds, kernel, bandwidth, alpha: as there.
+        pools, context, quantity, n_samples, sampling_seeds, estimator: as there.
         n_shuffles: of each sample; the rows are their means.
-
-    Returns:
-        Table of measurements of ``null_information``, in nats.
     """
     tables = []
     for split, pool in pools.items():
-        sites = results.sites(len(pool.hidden) - 1)
-        incremental = quantity == "incremental_information"
-        vectors, where = (pool.updates, sites[1:-1]) if incremental else (pool.states, sites)
+        vectors, where = _vectors(pool, quantity)
         for seed in sampling_seeds:
             sample = statistics.subsample(len(pool), n_samples, seed)
-            estimator = information.Estimator(kernel, bandwidth, alpha)
             null = information.permutation_null(vectors[:, sample], pool.targets[sample], n_shuffles, seed, estimator)
             row = {**context, "split": split, "sample_seed": seed, "n": n_samples}
             tables.append(results.measurements(null.mean(0).tolist(), where, "null_information", **row))
     return pd.concat(tables, ignore_index=True)
 
 
+def _vectors(pool: Representations, quantity: Quantity) -> tuple[Tensor, list[tuple[int, str]]]:
+    """The states or the updates of a pool, shape (layers, N, d), and where they are."""
+    sites = results.sites(len(pool.hidden) - 1)
+    return (pool.updates, sites[1:-1]) if quantity == "incremental_information" else (pool.states, sites)
+
+
 def early_exit_accuracy(
     loaded: LoadedModel, pools: Mapping[str, Representations], context: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Share of a pool whose first target token is the likeliest when the model stops after each block.
-
-    Args:
-        loaded: the model that gave the states.
-        pools: representations by split.
-        context: model, task, source, step and train_seed of the rows.
-    """
+    """Share of a pool whose first target token is the likeliest when the model stops after each block."""
     tables = []
     for split, pool in pools.items():
         accuracy = early_exit.correct(loaded, pool).double().mean(1)
@@ -128,45 +106,13 @@ def early_exit_accuracy(
 
 
 def loss(loaded: LoadedModel, pools: Mapping[str, Representations], context: Mapping[str, Any]) -> pd.DataFrame:
-    """Mean cross-entropy of the first target token under the model itself, in nats, one row per split.
-
-    Args:
-        loaded: the model that gave the states.
-        pools: representations by split; a training sample may be one of them.
-        context: model, task, source, step and train_seed of the rows.
-    """
+    """Mean cross-entropy of the first target token under the model itself, in nats, one row per split."""
     tables = []
     for split, pool in pools.items():
         value = early_exit.cross_entropy(loaded, pool).mean().item()
         row = {**context, "split": split, "sample_seed": None, "n": len(pool)}
         tables.append(results.measurements([value], [(len(loaded.blocks), "final_norm")], "loss", **row))
     return pd.concat(tables, ignore_index=True)
-
-
-def check_decoding(decoding_steps: int, measured_steps: Sequence[int], pairs: Sequence[str]) -> None:
-    """Refuse numbers of steps or kernels that do not exist, before any text is generated.
-
-    Raises:
-        InputError: no or unknown ``pairs``, or ``measured_steps`` that are none, doubled, or not within the decoding.
-    """
-    known = get_args(sequences.Pairs)
-    if not pairs or not set(pairs) <= set(known):
-        raise InputError(f"pairs must be one or more of {', '.join(known)}, but is {list(pairs)}.")
-    fits = all(1 <= step <= decoding_steps for step in measured_steps)
-    if not measured_steps or not fits or len(set(measured_steps)) != len(measured_steps):
-        raise InputError(
-            f"measured_steps must be different numbers from 1 to decoding_steps={decoding_steps}, but are "
-            f"{list(measured_steps)}."
-        )
-
-
-def check_estimator(kernel: information.Kernel, bandwidth: float, alpha: float) -> None:
-    """Refuse a kernel, a bandwidth or an order that does not exist, before anything long begins.
-
-    Raises:
-        InputError: as :class:`ridge_utils.information.Estimator`.
-    """
-    information.Estimator(kernel, bandwidth, alpha)
 
 
 @dataclass(frozen=True)
@@ -197,7 +143,7 @@ def residual_scaling(
         loaded: the model; its weights stay as they are.
         fitted_on: examples to fit on, by split.
         evaluated_on: other examples, by split.
-        context: model, task, source, step and train_seed of the rows.
+        context: see the module.
         settings: one fit each; their seeds are the ``sample_seed`` of the rows.
         batch_size: prompts per forward pass of the evaluation.
 
@@ -210,42 +156,44 @@ def residual_scaling(
         example has no effect.
     """
     blocks = len(loaded.blocks)
-    end = [(blocks, "final_norm")]
+    end, last_block = [(blocks, "final_norm")], (blocks, "block")
     tables, effects = [], []
-    last_scales: dict[str, list[float]] = {}
-    for split, examples in evaluated_on.items():
-        before = _evaluated(loaded, examples, None, batch_size, f"{split}, untouched scales")
-        row = {**context, "split": split, "sample_seed": None, "n": len(examples)}
+    untouched = {
+        split: _evaluated(loaded, examples, None, batch_size, f"{split}, untouched scales")
+        for split, examples in evaluated_on.items()
+    }
+    for split, before in untouched.items():
+        row = {**context, "split": split, "sample_seed": None, "n": len(before.correct)}
         tables.append(results.measurements([before.correct.double().mean().item()], end, "accuracy", **row))
         tables.append(results.measurements([before.cross_entropy.mean().item()], end, "loss", **row))
+    last_scales: dict[str, list[float]] = {}
     for split, examples in fitted_on.items():
         fits = [_fitted(loaded, split, examples, evaluated_on, setting, batch_size) for setting in settings]
         last_scales[split] = [fit.scales[-1].item() for fit in fits]
         if len(others := evaluated_on.get(split, [])) > 1:
-            gain = _gain(loaded, split, others, [fit.scales for fit in fits], settings, batch_size)
+            after = [
+                _evaluated(loaded, others, fit.scales, batch_size, _label(split, setting, split)).correct.double()
+                for fit, setting in zip(fits, settings, strict=True)
+            ]
+            gain = inference.paired_effect(
+                untouched[split].correct.double().tolist(), torch.stack(after).mean(0).tolist()
+            )
             row = {**context, "split": split, "sample_seed": None, "n": len(others)}
             effects.append(inference.effect_rows(gain, end[0], "scaled_accuracy_gain", **row))
-        for setting, found in zip(settings, fits, strict=True):
+        for setting, fit in zip(settings, fits, strict=True):
             row = {**context, "sample_seed": setting.seed}
-            tables.append(
-                results.measurements(
-                    found.scales.tolist(),
-                    results.sites(blocks, final_norm=False)[1:],
-                    "residual_scale",
-                    **row,
-                    split=split,
-                    n=len(examples),
-                )
-            )
+            sites = results.sites(blocks, final_norm=False)[1:]
+            of_fit = {**row, "split": split, "n": len(examples)}
+            tables.append(results.measurements(fit.scales.tolist(), sites, "residual_scale", **of_fit))
             for place, other in enumerate(evaluated_on):
                 row |= {"split": other, "n": len(evaluated_on[other])}
-                for name, values in (("accuracy", found.accuracy), ("loss", found.cross_entropy)):
+                for name, values in (("accuracy", fit.accuracy), ("loss", fit.cross_entropy)):
                     quantity = f"{name}_scaled_on_{split}"
                     tables.append(results.measurements([values[place].item()], end, quantity, **row))
     if {"id", "ood"} <= set(last_scales) and len(settings) > 1:
         shift = inference.repeat_effect(last_scales["id"], last_scales["ood"])
         row = {**context, "split": "ood", "sample_seed": None, "n": len(settings)}
-        effects.append(inference.effect_rows(shift, (blocks, "block"), "scale_shift", **row))
+        effects.append(inference.effect_rows(shift, last_block, "scale_shift", **row))
     return pd.concat([*tables, *effects], ignore_index=True)
 
 
@@ -263,41 +211,16 @@ def _fitted(
             _evaluated(loaded, others, fit.scales, batch_size, _label(split, settings, other))
             for other, others in evaluated_on.items()
         ]
-        return Scaling(
-            fit.scales,
-            fit.losses,
-            torch.stack([a.correct.double().mean() for a in after]),
-            torch.stack([a.cross_entropy.mean() for a in after]),
-        )
+        accuracy = torch.stack([a.correct.double().mean() for a in after])
+        return Scaling(fit.scales, fit.losses, accuracy, torch.stack([a.cross_entropy.mean() for a in after]))
 
     every = [*examples, *(example for others in evaluated_on.values() for example in others)]
-    precision = resolve_precision(settings.precision, loaded.device)
-    return remember(
-        Scaling,
-        loaded,
-        every,
-        compute,
-        settings={**asdict(settings), "precision": precision},
-        split=[len(examples), *map(len, evaluated_on.values())],
-        batch_size=batch_size,
-    )
-
-
-def _gain(
-    loaded: LoadedModel,
-    split: str,
-    examples: Sequence[Example],
-    scales: Sequence[Tensor],
-    settings: Sequence[FitSettings],
-    batch_size: int,
-) -> inference.Effect:
-    """What scales fitted on a split do to accuracy on other examples of it, within examples."""
-    before = _evaluated(loaded, examples, None, batch_size, f"{split}, untouched scales")
-    after = [
-        _evaluated(loaded, examples, found, batch_size, _label(split, setting, split)).correct.double()
-        for found, setting in zip(scales, settings, strict=True)
-    ]
-    return inference.paired_effect(before.correct.double().tolist(), torch.stack(after).mean(0).tolist())
+    shaped_by = {
+        "settings": {**asdict(settings), "precision": resolve_precision(settings.precision, loaded.device)},
+        "split": [len(examples), *map(len, evaluated_on.values())],
+        "batch_size": batch_size,
+    }
+    return remember(Scaling, loaded, every, compute, **shaped_by)
 
 
 def _evaluated(
@@ -325,7 +248,7 @@ def attention_shares(
 
     Args:
         shares: what :func:`ridge_utils.attention.shares` gave, by split.
-        context: model, task, source, step and train_seed of the rows.
+        context: see the module.
         n_samples: examples per mean, drawn without replacement.
         sampling_seeds: one draw each.
 
@@ -342,13 +265,12 @@ def attention_shares(
         for seed in sampling_seeds:
             sample = share.select(statistics.subsample(len(share), n_samples, seed))
             row = {**context, "split": split, "sample_seed": seed, "n": n_samples}
-            chance = _chance_after_first(sample)
             for quantity, values in (
                 ("signal_attention", sample.signal),
                 ("signal_after_first_attention", sample.signal_after_first),
                 ("last_token_attention", sample.last),
                 ("first_token_attention", sample.first),
-                ("chance_attention", chance.expand(blocks, -1)),
+                ("chance_attention", sample.chance_after_first.expand(blocks, -1)),
             ):
                 tables.append(results.measurements(values.mean(1).tolist(), sites, quantity, **row))
         row = {**context, "split": split, "sample_seed": None, "n": len(share)}
@@ -371,9 +293,6 @@ def attention_effects(share: AttentionShares) -> dict[str, inference.Effect]:
         The effects by quantity. ``signal_attention_fall`` is attention to signal at that block less in the last block;
         ``signal_attention_excess`` at that block less its chance share; ``last_token_attention_excess``, in the last
         block, attention to the last token itself less to signal.
-
-    Raises:
-        InputError: fewer than 2 examples.
     """
     signal = share.signal_after_first
     order = statistics.subsample(len(share), len(share), 0)
@@ -383,15 +302,25 @@ def attention_effects(share: AttentionShares) -> dict[str, inference.Effect]:
         at_peak[used] = signal[signal[:, chosen].mean(1).argmax(), used]
     pairs = {
         "signal_attention_fall": (signal[-1], at_peak),
-        "signal_attention_excess": (_chance_after_first(share), at_peak),
+        "signal_attention_excess": (share.chance_after_first, at_peak),
         "last_token_attention_excess": (signal[-1], share.last[-1]),
     }
     return {name: inference.paired_effect(less.tolist(), more.tolist()) for name, (less, more) in pairs.items()}
 
 
-def _chance_after_first(share: AttentionShares) -> Tensor:
-    """What uniform attention would give the signal, the first token left out, shape (N,)."""
-    return (share.signal_tokens - share.first_is_signal.long()).double() / share.tokens
+def check_decoding(decoding_steps: int, measured_steps: Iterable[int], pairs: Iterable[str]) -> None:
+    """Refuse numbers of steps or kernels that do not exist, before any text is generated.
+
+    Raises:
+        InputError: no or unknown ``pairs``, or ``measured_steps`` that are none, doubled, or not within the decoding.
+    """
+    steps, kernels, known = list(measured_steps), list(pairs), get_args(sequences.Pairs)
+    if not kernels or not set(kernels) <= set(known):
+        raise InputError(f"pairs must be one or more of {', '.join(known)}, but is {kernels}.")
+    if not steps or len(set(steps)) != len(steps) or not all(1 <= step <= decoding_steps for step in steps):
+        raise InputError(
+            f"measured_steps must be different numbers from 1 to decoding_steps={decoding_steps}, but are {steps}."
+        )
 
 
 def sequence_information(
@@ -408,7 +337,7 @@ def sequence_information(
 
     Args:
         continuations: by name, ``generated`` or ``reference``.
-        context: model, task, source, split, step and train_seed of the rows.
+        context: see the module, with the rows' split.
         steps: the numbers of decoding steps t.
         n_samples: sequences per estimate, drawn without replacement.
         sampling_seeds: one draw each.
@@ -421,8 +350,7 @@ def sequence_information(
     """
     tables = []
     for (name, texts), which in itertools.product(continuations.items(), pairs):
-        quantity = f"sequence_information_{which}_{name}"
-        sites = results.sites(len(texts.states) - 2)
+        quantity, sites = f"sequence_information_{which}_{name}", results.sites(len(texts.states) - 2)
         samples = [statistics.subsample(len(texts), n_samples, seed) for seed in sampling_seeds]
         profiles = sequences.sequence_information(
             texts.states, texts.targets, steps, bandwidth=bandwidth, pairs=which, samples=samples
@@ -432,3 +360,30 @@ def sequence_information(
                 row = {**context, "sample_seed": seed, "n": n_samples, "decoding_step": step}
                 tables.append(results.measurements(values[:, column].tolist(), sites, quantity, **row))
     return pd.concat(tables, ignore_index=True)
+
+
+def decoding_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Level and shape of sequence information after each number of decoding steps.
+
+    Args:
+        table: table of measurements with the quantities ``sequence_information_…``, of one model on one task.
+
+    Returns:
+        The columns of :func:`ridge_utils.statistics.ridge_summary`, a row per ``continuation``, ``pairs`` (of the
+        kernel) and ``decoding_step``, with ``level`` (mean over the blocks' states, nats) and ``rank_correlation``,
+        Spearman's over the blocks between this profile and the one after the most steps.
+    """
+    parts = []
+    for quantity, rows in table[table["quantity"].str.startswith("sequence_information_")].groupby("quantity"):
+        blocks = rows[rows["site"] == "block"].pivot_table(index="layer", columns="decoding_step", values="value")
+        pairs, _, continuation = quantity.removeprefix("sequence_information_").partition("_")
+        shape = {
+            "continuation": continuation,
+            "pairs": pairs,
+            "decoding_step": blocks.columns.astype(int),
+            "level": blocks.mean().to_numpy(),
+            "rank_correlation": blocks.corr(method="spearman")[blocks.columns.max()].to_numpy(),
+        }
+        ridges = [statistics.ridge_summary(rows[rows["decoding_step"] == step], quantity) for step in blocks.columns]
+        parts.append(pd.concat(ridges, ignore_index=True).assign(**shape))
+    return pd.concat(parts, ignore_index=True)

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import align_module_device, get_balanced_memory
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor, nn
@@ -24,19 +25,31 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    GPT2Config,
-    LlamaConfig,
-    MambaConfig,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
 )
 from transformers.utils import logging as transformers_logging
 
-from ridge_utils import cache, selective_scan
+from ridge_utils import cache
 from ridge_utils.errors import InputError
+from ridge_utils.random_models import PREFIX, build, byte_tokenizer, random_shape
+
+__all__ = [
+    "DEVICE_MAPS",
+    "EMBEDDED",
+    "EMBEDDED_NAME",
+    "LoadedModel",
+    "assemble",
+    "byte_tokenizer",
+    "describe",
+    "display_name",
+    "fingerprint",
+    "load",
+    "quiet",
+    "random_shape",
+    "title",
+    "truncate",
+]
 
 log = logging.getLogger(__name__)
 
@@ -54,54 +67,6 @@ _EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110
 #: Part of the cache's key: raise it when the conversion below changes.
 _CONVERSION = 1
 
-_RANDOM_PREFIX = "random:"
-_RANDOM_ENDS: dict[str, Any] = {"bos_token_id": 256, "eos_token_id": 256}
-_RANDOM_CONTEXT = 1024
-_RANDOM_HEAD = 16  # width of an attention head up to a width of 128; above it, heads are 64 wide where that divides it
-
-
-def _random_shape(blocks: int, width: int) -> dict[str, Any]:
-    heads = width // (64 if width > 128 and width % 64 == 0 else _RANDOM_HEAD)
-    return {
-        "hidden_size": width,
-        "num_hidden_layers": blocks,
-        "num_attention_heads": heads,
-        "num_key_value_heads": heads // 2 if heads % 2 == 0 else heads,
-        "vocab_size": 260,
-        "intermediate_size": 2 * width,
-        "max_position_embeddings": _RANDOM_CONTEXT,
-        **_RANDOM_ENDS,
-    }
-
-
-def _random_gpt2(blocks: int, width: int) -> GPT2Config:
-    heads = _random_shape(blocks, width)["num_attention_heads"]
-    return GPT2Config(
-        n_embd=width, n_head=heads, n_layer=blocks, n_positions=_RANDOM_CONTEXT, vocab_size=260, **_RANDOM_ENDS
-    )
-
-
-def _random_mamba(blocks: int, width: int) -> MambaConfig:
-    selective_scan.install()
-    # transformers advises CUDA kernels, which models of this size can do without.
-    logging.getLogger("transformers.integrations.hub_kernels").addFilter(_is_no_advice)
-    # A block of GPT-2 has 12 width^2 weights and more; with these two numbers a block of Mamba is as large.
-    return MambaConfig(
-        hidden_size=width, num_hidden_layers=blocks, expand=3, state_size=8, vocab_size=260, **_RANDOM_ENDS
-    )
-
-
-def _is_no_advice(record: logging.LogRecord) -> bool:
-    return "falling back to its reference PyTorch implementation" not in record.getMessage()
-
-
-_RANDOM_CONFIGS: dict[str, Callable[[int, int], PretrainedConfig]] = {
-    "gpt2": _random_gpt2,
-    "qwen2": lambda blocks, width: Qwen2Config(**_random_shape(blocks, width), tie_word_embeddings=True),
-    "llama": lambda blocks, width: LlamaConfig(**_random_shape(blocks, width)),
-    "mamba": _random_mamba,
-}
-_RANDOM_DEFAULT = (6, 64)
 _TRUNCATED = re.compile(r"\[:(\d+)\]$")
 
 
@@ -190,10 +155,11 @@ def load(
 
     Args:
         name: ``"smollm2-135m"``, the embedded model; a Hub id such as ``"gpt2"`` or ``"Qwen/Qwen2.5-0.5B"``; a local
-            folder; or ``"random:gpt2"``, ``"random:qwen2"``, ``"random:llama"`` and ``"random:mamba"`` (without
-            attention), tiny models with seeded random weights, whose shape may follow (``"random:gpt2-12x256"`` has 12
-            blocks of width 256). Any of them may end in ``[:k]``, for its first k blocks (:func:`truncate`). Code from
-            a model's repository is never run, and weights are read from safetensors alone.
+            folder, written with a separator (``"./gpt2"``); or ``"random:gpt2"``, ``"random:qwen2"``,
+            ``"random:llama"`` and ``"random:mamba"`` (without attention), tiny models with seeded random weights, whose
+            shape may follow (``"random:gpt2-12x256"`` has 12 blocks of width 256). Any of them may end in ``[:k]``, for
+            its first k blocks (:func:`truncate`). Code from a model's repository is never run, and weights are read
+            from safetensors alone.
         dtype: of the weights, as ``torch.float32`` or ``"float32"``; float32 if not given.
         device: ``"auto"`` takes CUDA, else Apple's MPS, else the CPU; or any device that torch knows. A model that is
             too large for one device is spread over all of them, then the main memory, then the disk, with
@@ -201,13 +167,9 @@ def load(
             (each is filled before the next), accelerate's device maps.
         max_memory: with a device map, the most that each device may hold, as ``{0: "20GiB", "cpu": "60GiB"}``.
 
-    Returns:
-        The model in evaluation mode.
-
     Raises:
         InputError: the model is unknown, gated or unreachable; no decoder-only model whose parts can be found; an
             unknown dtype or device.
-        StorageError: the cache cannot be written.
     """
     dtype, spread = _dtype(dtype), device in DEVICE_MAPS
     target = torch.device("cpu") if spread else _device(device)
@@ -220,8 +182,8 @@ def load(
     placement = {"device_map": device, "max_memory": max_memory} if spread else {}
     if name == EMBEDDED:
         model, tokenizer = _from_folder(str(_embedded_folder()), dtype, placement)
-    elif name.startswith(_RANDOM_PREFIX):
-        model, tokenizer = _random(name, dtype)
+    elif name.startswith(PREFIX):
+        model, tokenizer = build(name, dtype)
         if spread:
             model = _dispatch(model, device, max_memory)
     else:
@@ -243,10 +205,7 @@ def assemble(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     """Find the blocks, the embedding and the final norm of a decoder-only model.
 
     The blocks are the one ``ModuleList`` as long as the configuration's number of layers; the final norm is the norm
-    that stands beside them; transformers itself names the embedding.
-
-    Raises:
-        InputError: one of them cannot be found.
+    that stands beside them; transformers itself names the embedding. An InputError says which cannot be found.
     """
     kind = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
@@ -276,19 +235,9 @@ def assemble(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 
 def truncate(loaded: LoadedModel, blocks: int) -> LoadedModel:
-    """A copy of a model that ends after its first ``blocks`` blocks (paper, Figure 3).
+    """A copy of a model, named ``name[:blocks]``, that ends after its first ``blocks`` blocks (paper, Figure 3).
 
     The final norm and the head follow directly, with the weights that they had behind the last block.
-
-    Args:
-        loaded: the model; it is not changed.
-        blocks: number of blocks to keep, from 1 to the model's own.
-
-    Returns:
-        The shorter model, named ``name[:blocks]``.
-
-    Raises:
-        InputError: ``blocks`` out of range.
     """
     if not 1 <= blocks <= len(loaded.blocks):
         raise InputError(
@@ -320,7 +269,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def title(name: str) -> str:
-    """How tables and figures call a model: its name, or a folder's name without the folders before it."""
+    """How tables call a model: its name, or a folder's name without the folders before it."""
     cut = _TRUNCATED.search(name)
     whole = name[: cut.start()] if cut else name
     short = Path(whole).expanduser().resolve().name if _is_folder(whole) else whole
@@ -338,16 +287,10 @@ def display_name(name: str) -> str:
     return f"{short} (first {cut.group(1)} of its blocks)" if cut else short
 
 
-def random_shape(name: str) -> tuple[str, int, int] | None:
-    """Architecture, blocks and width that the name of a random model asks for, or None for any other name."""
-    found = re.fullmatch(_RANDOM_PREFIX + r"([a-z0-9]+)(?:-(\d+)x(\d+))?", _TRUNCATED.sub("", name))
-    if not found:
-        return None
-    blocks, width = (int(found[2]), int(found[3])) if found[2] else _RANDOM_DEFAULT
-    return found[1], blocks, width
-
-
 def _is_folder(name: str) -> bool:
+    """Whether a name is that of a folder; without a separator it is the Hub's, whatever lies here under that name."""
+    if Path(name).name == name and name != "~":
+        return False
     try:
         return Path(name).expanduser().is_dir()
     except (OSError, RuntimeError):  # a name too long for a path, or the home of an unknown user
@@ -414,46 +357,13 @@ def _convert_embedded(folder: Path) -> None:
 
 
 def _from_folder(
-    source: str, dtype: torch.dtype, placement: Mapping[str, Any]
+    source: str, dtype: torch.dtype, placement: Mapping[str, Any], local_files_only: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with quiet():
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, **placement
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        where = {"local_files_only": local_files_only, "trust_remote_code": False}
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **where, **placement)
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
     return model, tokenizer
-
-
-def _random(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    shape = random_shape(name)
-    if shape is None or shape[0] not in _RANDOM_CONFIGS:
-        known = ", ".join(_RANDOM_PREFIX + k for k in _RANDOM_CONFIGS)
-        raise InputError(
-            f"Unknown random model {name!r}; choose one of {known}, with blocks and width behind a hyphen if you like, "
-            "as in random:gpt2-12x256."
-        )
-    kind, blocks, width = shape
-    if blocks < 1 or width < _RANDOM_HEAD or width % _RANDOM_HEAD:
-        raise InputError(
-            f"A random model needs at least 1 block and a width that is a multiple of {_RANDOM_HEAD}, but {name!r} "
-            f"asks for {blocks} and {width}."
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(_RANDOM_CONFIGS[kind](blocks, width), dtype=dtype)
-    return model, byte_tokenizer()
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer without a download: one token a byte, and one each for padding and end of text."""
-    from tokenizers import Tokenizer, decoders, pre_tokenizers
-    from tokenizers.models import BPE
-
-    vocabulary = {letter: index for index, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>")
 
 
 def _pretrained(
@@ -464,12 +374,36 @@ def _pretrained(
     if not is_folder and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise InputError(f"There is no model folder {name!r}; give the folder that holds its config.json.")
     try:
+        local = {"local_files_only": is_folder or not _hub_answers(name)}
+        if not is_folder and Path(name).is_dir():  # which transformers would read
+            log.warning("The model %s is the Hub's; the folder of that name here would be ./%s.", name, name)
+            source = snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"], **local)
         with quiet():
             # The configuration first: it is small, and tells soonest whether the model can be reached.
-            AutoConfig.from_pretrained(source, trust_remote_code=False)
-        return _from_folder(source, dtype, placement)
+            AutoConfig.from_pretrained(source, trust_remote_code=False, **local)
+        return _from_folder(source, dtype, placement, **local)
     except Exception as error:
         raise InputError(_why_not_loaded(name, is_folder, error)) from error
+
+
+def _hub_answers(name: str) -> bool:
+    """Whether the Hub can be asked about a model; without a network transformers would try for a minute.
+
+    Raises:
+        RepositoryNotFoundError, HFValidationError: the Hub has no such model.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        HfApi().model_info(name, timeout=10)
+    except (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError):
+        raise
+    except hub_errors.HfHubHTTPError:
+        return True
+    except Exception as error:  # which error says that there is no network depends on the client's HTTP library
+        log.info("The Hub cannot be reached (%s): %s is looked for in its cache here.", error, name)
+        return False
+    return True
 
 
 def _why_not_loaded(name: str, is_folder: bool, error: Exception) -> str:
@@ -495,7 +429,7 @@ def _why_not_loaded(name: str, is_folder: bool, error: Exception) -> str:
     if any(isinstance(e, (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError)) for e in chain):
         return (
             f"There is no model {name!r} on the Hub, or it is private: check the spelling, log in with "
-            f"`hf auth login`, or use {EMBEDDED!r}, a local folder or {_RANDOM_PREFIX}gpt2."
+            f"`hf auth login`, or use {EMBEDDED!r}, a local folder or {PREFIX}gpt2."
         )
     unreachable = (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled, ConnectionError, TimeoutError)
     if any(isinstance(e, unreachable) for e in chain) or "connect" in text.lower() or "offline" in text.lower():

@@ -23,7 +23,8 @@ class Representations:
 
     #: Z_0 (embedding output) to Z_L (last block's output, before the final norm), shape (blocks + 1, N, d)
     hidden: Tensor
-    #: Z_L after the final norm, shape (N, d); the last entry of transformers' ``hidden_states``
+    #: Z_L after the final norm, shape (N, d), taken from the norm itself. In transformers 5.23.0, the pinned version,
+    #: ``hidden_states[-1]`` is this too, unless ``config.tie_last_hidden_states`` is False: then it is Z_L.
     final_norm: Tensor
     #: input-embedding row of the first target token, Y of the paper, shape (N, d)
     targets: Tensor
@@ -74,11 +75,7 @@ def collect(
         loaded: the model.
         examples: N examples.
         batch_size: prompts per forward pass, fewer where they do not fit into memory.
-        progress: show a progress bar with the time left on stderr; a text labels it, and a bar of the caller's is
-            moved on.
-
-    Returns:
-        The states in the order of ``examples``.
+        progress: show a progress bar; a text labels it, and a bar of the caller's is moved on.
 
     Raises:
         InputError: no examples, a prompt that is empty or longer than the model's context, or a state that is NaN or
@@ -165,13 +162,9 @@ def pad(sequences: Sequence[Sequence[int]], loaded: LoadedModel) -> tuple[Tensor
 def captured(loaded: LoadedModel, pick: Callable[[Tensor], Tensor]) -> Iterator[list[list[Tensor]]]:
     """Within this context, keep what ``pick`` takes from the states of every forward pass.
 
-    Args:
-        loaded: the model.
-        pick: takes a part of the states of one layer, shape (B, length, d), while the pass goes on.
-
-    Returns:
-        One list per layer with an entry per forward pass. List 0 is of the embedding output, list l of block l's output
-        and the last one of the final norm's. The hooks are removed at the end, also when the body raises.
+    ``pick`` is given the states of one layer, shape (B, length, d), while the pass goes on. There is one list per layer
+    with an entry per forward pass: list 0 is of the embedding output, list l of block l's output, the last one of the
+    final norm's. The hooks are removed at the end, also when the body raises.
     """
     states: list[list[Tensor]] = [[] for _ in range(len(loaded.blocks) + 2)]
 

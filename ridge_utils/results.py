@@ -61,12 +61,6 @@ def measurements(
         quantity: its name, as in the glossary.
         context: the remaining columns: model, task, source, split, step, train_seed, sample_seed, n, and decoding_step
             and variant where there is one.
-
-    Returns:
-        One row per value with the columns :data:`COLUMNS`.
-
-    Raises:
-        InputError: numbers of values and sites differ, or a column is missing or unknown.
     """
     if len(values) != len(sites):
         raise InputError(f"There are {len(values)} values of {quantity} for {len(sites)} sites.")
@@ -107,16 +101,7 @@ def provenance(parameters: Mapping[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def write(table: pd.DataFrame, path: Path, origin: Mapping[str, Any]) -> None:
-    """Write a table as CSV and its provenance as JSON beside it, each atomically, the CSV first.
-
-    Args:
-        table: tidy table.
-        path: the CSV's path; the JSON has the same name with ``.json``.
-        origin: what :func:`provenance` gave.
-
-    Raises:
-        StorageError: the folder cannot be written.
-    """
+    """Write a table as CSV to ``path`` and its :func:`provenance` as JSON beside it, each atomically, the CSV first."""
     if "variant" in table and not table["variant"].any():
         table = table.drop(columns="variant")
     text = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")
@@ -148,11 +133,7 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def references(notebook: str) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
-    """The reference runs of a notebook, table and provenance by the name of their profile.
-
-    Raises:
-        StorageError: one of them does not match its provenance.
-    """
+    """The reference runs of a notebook, table and provenance by the name of their profile."""
     return {path.parent.name: read(path) for path in sorted((FOLDER / "reference").glob(f"*/{notebook}.csv"))}
 
 
@@ -170,11 +151,7 @@ class Comparison:
         return bad.sort_values("difference", ascending=False, na_position="first")
 
     def require(self) -> None:
-        """Raise if a row is outside its tolerance.
-
-        Raises:
-            AssertionError: names the worst rows with both values and the tolerance.
-        """
+        """Raise an AssertionError with the worst rows, both values and the tolerance, if a row is outside it."""
         outside = self.outside
         if len(outside):
             columns = [
@@ -202,9 +179,6 @@ def compare(table: pd.DataFrame, stored: pd.DataFrame, tolerance: "pd.Series[flo
         table: the new table.
         stored: the table to compare with.
         tolerance: greatest absolute difference allowed; one number, or one per row of ``stored``.
-
-    Returns:
-        The comparison; ask it with :meth:`Comparison.require`.
 
     Raises:
         InputError: the tables do not hold the same measurements; says how many are missing or new, and shows one.

@@ -32,24 +32,11 @@ def remember(
     """What ``compute`` gives, from the cache where the same model was given the same examples before.
 
     Entries are found by the model's weights and configuration, the token ids and signal spans, the device's kind, the
-    versions of torch and transformers, and whatever else is named.
-
-    Args:
-        kind: a dataclass whose fields are all tensors.
-        loaded: the model.
-        examples: what it was given.
-        compute: makes a ``kind``.
-        shaped_by: the settings that ``compute`` depends on.
-
-    Raises:
-        StorageError: the cache cannot be written.
+    versions of torch and transformers, and the settings in ``shaped_by``. ``kind``, which ``compute`` makes, is a
+    dataclass whose fields are all tensors.
     """
     key = _key(loaded, examples, **shaped_by)
-
-    def build() -> dict[str, torch.Tensor]:
-        return _tensors(compute())
-
-    return kind(**cache.tensors(kind.__name__, key, build))
+    return kind(**cache.tensors(kind.__name__, key, lambda: _tensors(compute())))
 
 
 def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, label: str) -> Representations:
@@ -57,17 +44,7 @@ def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, labe
 
     More than :data:`PART` examples are collected part by part, and an interrupted collection goes on after the last
     whole part. Their states are left on the disk and read as far as they are used, so they may exceed the memory; while
-    they are put together they take twice their room there.
-
-    Args:
-        loaded: the model.
-        examples: N examples.
-        batch_size: prompts per forward pass.
-        label: of the progress bar.
-
-    Raises:
-        InputError: as :func:`ridge_utils.representations.collect`.
-        StorageError: the cache cannot be written.
+    they are put together they take twice their room there. ``label`` is that of the progress bar.
     """
 
     def run(index: Sequence[int], progress: str | tqdm) -> Representations:

@@ -3,6 +3,7 @@
 A study is made from a notebook's parameters; what two notebooks have in common is computed once and found in the cache.
 """
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pandas as pd
 
 from ridge_utils import attention, models, profiles, results, statistics, tasks, training
 from ridge_utils.attention import AttentionShares
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, TooFewExamplesError
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations
 from ridge_utils.store import read, remember
@@ -72,9 +73,7 @@ class Study:
     def checkpoints(self, last: bool = False, ends: bool = False) -> Iterator[Checkpoint]:
         """The untouched model once, then every checkpoint of every training seed.
 
-        Args:
-            last: leave out all but the last checkpoint of each seed.
-            ends: leave out all but the untouched model and the last checkpoint of each seed.
+        With ``last``, only the last checkpoint of each seed; with ``ends``, the untouched model and those.
         """
         steps = {step for run in self.runs.values() for step in run.steps}
         if not self.runs or ends or (0 in steps and not last) or steps == {0}:
@@ -97,10 +96,16 @@ class Study:
 
     @property
     def data(self) -> dict[str, Any]:
-        """Its task, how many examples there are, and how many different targets they have, for provenance."""
+        """For provenance: its task, the numbers of examples and of different targets, and the digest of them all."""
         targets = {example.target for examples in self.examples.values() for example in examples}
         counts = {split: len(examples) for split, examples in self.examples.items()}
-        return self.context | {"train": len(self.training_examples), **counts, "different targets": len(targets)}
+        every = [*self.training_examples, *itertools.chain.from_iterable(self.examples.values())]
+        return self.context | {
+            "train": len(self.training_examples),
+            **counts,
+            "different targets": len(targets),
+            "sha256": tasks.digest(every),
+        }
 
     @property
     def trainings(self) -> list[dict[str, Any]]:
@@ -111,24 +116,13 @@ class Study:
         ]
 
     def save(self, table: pd.DataFrame, path: str, **more: Any) -> None:
-        """Write a table of measurements and its provenance; nothing is written where ``path`` is empty.
-
-        Args:
-            table: the measurements.
-            path: CSV file, its provenance goes beside it.
-            more: what else the provenance should say.
-        """
+        """Write a table as the CSV file ``path`` with its provenance, which says ``more`` too; not where empty."""
         if not path:
             return
         more.setdefault("model", models.describe(self.base))
         more.setdefault("training", self.trainings)
         more.setdefault("seconds", round(time.monotonic() - self.started))
-        origin = results.provenance(
-            self.parameters,
-            device=str(self.base.device),
-            data=self.data,
-            **more,
-        )
+        origin = results.provenance(self.parameters, device=str(self.base.device), data=self.data, **more)
         results.write(table, Path(path), origin)
 
 
@@ -169,9 +163,6 @@ def prepare(
         base: a model to use in place of the one that ``model`` names.
         splits: which splits to evaluate on.
         n: examples per split; 0 for what ``n_samples`` and ``n_examples`` say, None for all that there are.
-
-    Raises:
-        InputError: a parameter is out of range, or a model or task cannot be loaded.
     """
     started = time.monotonic()
     steps = parameters.get("steps", 0)
@@ -184,8 +175,18 @@ def prepare(
         raise InputError(f"training_seeds must be one or more different integers, but are {list(seeds)}.")
     name, options = parameters["task"], parameters["task_options"]
     data_dir = parameters.get("data_dir") or None
-    examples = {split: tasks.load(name, split, pool, data_dir=data_dir, **options) for split in splits}
-    training_examples = tasks.load(name, "train", parameters["n_train"], data_dir=data_dir, **options) if steps else []
+
+    def draw(split: tasks.Split, count: int | None, parameter: str | None) -> list[Example]:
+        try:
+            return tasks.load(name, split, count, data_dir=data_dir, **options)
+        except TooFewExamplesError as error:
+            if parameter is None:
+                raise
+            raise TooFewExamplesError(f"{error} The number comes from {parameter}={parameters[parameter]}.") from error
+
+    sampled = None if n != 0 else "n_examples" if parameters["n_examples"] else "n_samples"
+    examples = {split: draw(split, pool, sampled) for split in splits}
+    training_examples = draw("train", parameters["n_train"], "n_train") if steps else []
     if base is None:
         base = models.load(parameters["model"], dtype=parameters["dtype"], device=parameters["device"])
     runs = {}
@@ -203,15 +204,7 @@ def prepare(
 
 
 def references(notebook: str, prefix: str = "") -> dict[str, pd.DataFrame]:
-    """The tables of a notebook's reference runs, by a title that says model, task, source and numbers of samples.
-
-    Args:
-        notebook: its name.
-        prefix: of the names of the profiles that are wanted.
-
-    Raises:
-        StorageError: one of them does not match its provenance.
-    """
+    """The tables of a notebook's reference runs, of profiles whose name begins with ``prefix``, by their heading."""
     found = results.references(notebook)
     return {heading(name, origin): table for name, (table, origin) in found.items() if name.startswith(prefix)}
 

@@ -52,11 +52,7 @@ class Settings:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range.
-
-        Raises:
-            InputError: names the field, its value and what it must be.
-        """
+        """Refuse settings out of range."""
         if self.steps < 0:
             raise InputError(f"steps must be at least 0, but is {self.steps}.")
         if not self.checkpoints or any(not 0 <= step <= self.steps for step in self.checkpoints):
@@ -103,18 +99,8 @@ def finetune(
     anew in every epoch. A run that was killed goes on from its last whole checkpoint; checkpoints are checked against
     their SHA-256 when they are read, and a damaged run is trained again.
 
-    Args:
-        loaded: the model to start from; it is not changed.
-        examples: training examples.
-        settings: how to train.
-        progress: show a progress bar with the time left on stderr.
-
-    Returns:
-        The run, with a checkpoint at each of ``settings.checkpoints``.
-
     Raises:
-        InputError: no examples, one that does not fit the model's context, or settings out of range.
-        StorageError: the cache cannot be written.
+        InputError: no examples, one that does not fit the model's context, or a model that is spread over devices.
     """
     if loaded.is_spread:
         raise InputError(
@@ -152,11 +138,7 @@ def finetune(
 
 
 def check_step(batch_size: int, precision: str) -> None:
-    """Refuse a batch size below 1 or an unknown precision.
-
-    Raises:
-        InputError: names the value and what it must be.
-    """
+    """Refuse a batch size below 1 or an unknown precision."""
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
     if precision not in get_args(Precision):
@@ -176,7 +158,7 @@ def make_trainer(
 
     Args:
         model: what is trained, in place: a copy of the one in ``loaded``.
-        loaded: the model's tokenizer and device.
+        loaded: its tokenizer and device.
         encoded: token ids of each prompt and of its target.
         settings: how to train.
         precision: ``float32`` or ``bfloat16``.

@@ -1,14 +1,11 @@
-"""The audit of the estimator on made-up states where the truth is known, and what its page says of a table."""
+"""The audit of the estimator on made-up states where the truth is known."""
 
-import re
-
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
 
 from ridge_utils import inference, information, models, results, statistics
-from ridge_utils.audit import controls, controls_page, geometry
+from ridge_utils.audit import controls, geometry
 from ridge_utils.errors import InputError
 from ridge_utils.representations import Representations
 
@@ -63,6 +60,7 @@ def test_a_flat_curve_does_not_fall(variant):
     assert effect.low < 0 < effect.high
 
 
+@pytest.mark.slow
 def test_a_ridge_of_anisotropy_falls_but_its_excess_does_not():
     assert fall(ANISOTROPY, "").low > 0.1
     for variant in ("excess", "centred", "whitened"):
@@ -86,12 +84,6 @@ def test_where_the_last_block_is_largest_there_is_no_fall():
     rises = made([0, 0.2, 0.5, 1.0, 2.0], [0.1] * 5)
     effect = fall(rises, "")
     assert (effect.estimate, effect.low, effect.high, effect.p) == (0, 0, 0, 1)
-
-
-def test_the_papers_control_is_the_papers_estimate():
-    pool = TRUE_RIDGE
-    found = controls.PAPER.profiles(pool.states, pool.targets, [torch.arange(N)])[0]
-    torch.testing.assert_close(found, information.predictive_information(pool.states, pool.targets))
 
 
 @pytest.mark.parametrize("control", controls.CONTROLS, ids=lambda control: control.variant)
@@ -118,10 +110,9 @@ def test_several_samples_are_those_of_one_at_a_time(control):
     for number, half in enumerate(halves):
         z, y = geometry.unit_length(control.states(pool.states[:, half])), control.targets(pool.targets[half])
         z, y = z.double(), geometry.unit_length(y)
-        estimator = information.Estimator(normalize=False, **control.options)
-        alone = information.predictive_information(z, y, estimator)
+        alone = information.predictive_information(z, y, control.estimator)
         torch.testing.assert_close(found[number], alone, atol=1e-12, rtol=0)
-        alone -= information.permutation_null(z, y, 3, 5 + number, estimator).mean(0)
+        alone -= information.permutation_null(z, y, 3, 5 + number, control.estimator).mean(0)
         torch.testing.assert_close(excesses[number], alone, atol=1e-12, rtol=0)
 
 
@@ -143,6 +134,7 @@ def table():
     return pd.concat(tables, ignore_index=True)
 
 
+@pytest.mark.slow
 def test_the_table_is_tidy_and_holds_each_measurement_once(table):
     assert list(table.columns) == list(results.COLUMNS)
     assert table["value"].notna().all()
@@ -150,98 +142,65 @@ def test_the_table_is_tidy_and_holds_each_measurement_once(table):
     assert table["sample_seed"].isna().all()
 
 
+def values(table, quantity, variant=""):
+    """Means over sampling seeds by split, step, layer and site."""
+    rows = table[(table["quantity"] == quantity) & (table["variant"] == variant)]
+    return rows.set_index(["split", "step", "layer", "site"])["value"].sort_index()
+
+
+@pytest.mark.slow
 def test_the_excess_is_information_less_its_null(table):
-    found = [controls_page.profiles(table, f"{name}_information")["mean"] for name in ("predictive", "null", "excess")]
-    assert (found[0] - found[1] - found[2]).abs().max() < 1e-12
-    high = controls_page.profiles(table, "null_information_high")["mean"]
-    assert (high >= found[1] - 1e-12).all()
+    found, null, excess = (values(table, f"{name}_information") for name in ("predictive", "null", "excess"))
+    assert (found - null - excess).abs().max() < 1e-12
+    assert (values(table, "null_information_high") >= null - 1e-12).all()
 
 
+@pytest.mark.slow
 def test_the_ceilings_are_never_crossed(table):
-    found = controls_page.profiles(table, "predictive_information").set_index(["split", "step", "layer", "site"])
-    states = controls_page.profiles(table, "state_entropy").set_index(["split", "step", "layer", "site"])
-    assert (found["mean"] <= states["mean"] + 1e-9).all()
-    target = controls_page.profiles(table, "target_entropy").set_index(["split", "step"])["mean"]
-    assert set(table[table["quantity"] == "target_entropy"]["site"]) == {"embedding"}
-    for (split, step, *_), value in found["mean"].items():
-        assert value <= target[split, step] + 1e-9
+    found = values(table, "predictive_information")
+    assert (found <= values(table, "state_entropy") + 1e-9).all()
+    target = values(table, "target_entropy")
+    assert set(target.index.get_level_values("site")) == {"embedding"}
+    target = target.droplevel(["layer", "site"])
+    assert all(value <= target[split, step] + 1e-9 for (split, step, *_), value in found.items())
 
 
+@pytest.mark.slow
 def test_profiles_are_means_over_sampling_seeds_with_their_deviation(table):
     pool = pools()["ood"]
-    values = []
+    estimator = information.Estimator(bandwidth=0.5)
+    drawn = []
     for seed in SEEDS:
         chosen = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[:18]
         part = pool.select(chosen)
-        values.append(
-            information.predictive_information(part.states, part.targets, information.Estimator(bandwidth=0.5))
-        )
-    found = controls_page.profiles(table, "predictive_information", "bandwidth_0.5")
-    found = found[(found["split"] == "ood") & (found["step"] == 0)].set_index(["layer", "site"])
+        drawn.append(information.predictive_information(part.states, part.targets, estimator))
     sites = results.sites(BLOCKS)
-    torch.testing.assert_close(torch.tensor(found.loc[sites, "mean"].to_numpy()), torch.stack(values).mean(0))
-    torch.testing.assert_close(torch.tensor(found.loc[sites, "deviation"].to_numpy()), torch.stack(values).std(0))
-    falls = torch.stack([v[3] - v[4] for v in values])
+    for name, expected in (("", torch.stack(drawn).mean(0)), ("_deviation", torch.stack(drawn).std(0))):
+        found = values(table, f"predictive_information{name}", "bandwidth_0.5").loc["ood", 0].loc[sites]
+        torch.testing.assert_close(torch.tensor(found.to_numpy()), expected)
+    falls = torch.stack([v[3] - v[4] for v in drawn])
     effect = inference.effects(table, "control_fall").query("split == 'ood' and step == 0").set_index("variant")
     assert effect.loc["bandwidth_0.5", "estimate"] == pytest.approx(falls.mean().item())
     expected = inference.subsample_effect(falls.tolist(), 18 / len(pool))
     assert effect.loc["bandwidth_0.5", "low"] == pytest.approx(expected.low)
 
 
+@pytest.mark.slow
 def test_numbers_of_examples_above_the_pool_are_left_out_and_the_pool_is_added(table):
     found = table[(table["variant"] == "samples") & (table["quantity"] == "distinct_targets")]
     assert set(found["n"]) == {9, 18, N // 2}
     assert found.set_index(["split", "step", "n"]).loc[("id", 0, N // 2), "value"] == CLASSES
 
 
-def test_the_map_of_a_true_ridge_and_of_one_of_anisotropy(table):
-    found = controls_page.ridges(table).set_index(["step", "split", "variant"]).sort_index()
+@pytest.mark.slow
+def test_a_true_ridge_is_above_its_null_and_one_of_anisotropy_is_not(table):
+    found = controls.ridges(table).set_index(["step", "split", "variant"]).sort_index()
     assert len(found) == 2 * (2 * (len(FEW) + 2) + 2)
     true, false = found.loc[(0, "ood")], found.loc[(5, "ood")]
-    assert true.loc[["", "excess", "centred", "linear"], "survives_null"].all()
+    assert true.loc[["", "excess", "centred", "linear"], "above_null"].all()
     assert set(true.loc[["", "excess", "centred"], "ridge_layer"]) == {3}
-    assert false.loc[["", "bandwidth_0.5", "laplacian"], "survives"].all()
-    assert not false.loc[["", "excess", "bandwidth_0.5", "laplacian"], "survives_null"].any()
-
-
-def test_sentences_report_the_numbers_of_the_table(table):
-    keys = ["split", "step", "site", "layer"]
-    found = controls_page.profiles(table, "predictive_information").set_index(keys).sort_index()
-    top = found["mean"].loc[("all", 0, "block")].max()
-    excess = controls_page.profiles(table, "excess_information").set_index(keys).sort_index()
-    share = 100 * excess["mean"].loc[("all", 0, "block", 3)] / top
-    text = controls_page.null_headline(table)
-    assert f"untouched: at layer 3, its largest, I is {top:.3f} nats" in text
-    assert f"**{share:.0f} % of it is left**" in text
-    left = [int(number) for number in re.findall(r"\*\*(-?\d+) % of it is left", text)]
-    assert left[0] > 40 > 15 > left[1]
-    explained = re.findall(r"gives (\d+) % of the variance", controls_page.ceilings_headline(table))
-    assert int(explained[1]) > 90
-    cosine = re.findall(r"rank correlation with I ([+-]\d\.\d\d)", controls_page.geometry_headline(table))
-    assert cosine[3] == "-1.00"
-    assert "the paper's estimator has a ridge at layer 3 of 4" in controls_page.control_headline(table)
-    assert f"of {len(FEW)} controls" in controls_page.saturation_headline(table)
-    assert f"with {N // 2} examples (6 distinct targets)" in controls_page.sample_headline(table)
-    assert "+0.000 nats" in controls_page.norm_headline(table)  # this norm only rescales
-    falls = controls_page.fall_headline(table)
-    assert "untouched, ID and OOD examples together: I falls, +" in falls
-    assert "**4 of 4 controls**" in falls
-    assert "after 5 fine-tuning steps, ID and OOD examples together: I falls, +" in falls
-    assert "**0 of 4 controls**" in falls
-
-
-def test_tied_embeddings_leave_nothing_to_compare_and_untied_ones_are_compared(table):
-    assert "nothing to compare" in controls_page.embedding_sentence(table)
-    drawn = {split: pools()[split] for split in ("id", "ood")}
-    outputs = {split: pool.targets.flip(-1) for split, pool in drawn.items()}
-    options = {"n_samples": 18, "sampling_seeds": SEEDS}
-    layers = controls.layers(drawn, rows(), n_shuffles=4, **options)
-    swept = controls.sweep(drawn, rows(), output_targets=outputs, controls=[], **options)
-    both = pd.concat([layers, swept], ignore_index=True)
-    # Only the order of the coordinates differs, so nothing else does.
-    text = controls_page.embedding_sentence(both)
-    first, second = re.search(r"ID: .* at layer (\d).* at layer (\d)", text).groups()
-    assert first == second == "3"
+    assert false.loc[["", "bandwidth_0.5", "laplacian"], "has_ridge"].all()
+    assert not false.loc[["", "excess", "bandwidth_0.5", "laplacian"], "above_null"].any()
 
 
 def test_output_targets_are_rows_of_the_head_where_it_is_not_the_embedding():
@@ -251,62 +210,6 @@ def test_output_targets_are_rows_of_the_head_where_it_is_not_the_embedding():
     found = controls.output_targets(untied, {"id": pool})
     assert torch.equal(found["id"], untied.model.get_output_embeddings().weight[pool.target_ids])
     assert not torch.equal(found["id"], untied.embedding.weight[pool.target_ids])
-
-
-def test_the_table_of_falls_has_a_row_for_each_effect(table):
-    html = controls_page.fall_table({"run": table}).to_html()
-    assert html.count("<tr>") == 1 + 2 * 2 * len(controls.FALLS)
-    assert "less its permutation null" in html
-    assert "p is after Holm" in html
-    assert ">run<" not in html
-    assert ">run<" in controls_page.fall_table({"run": table, "other": table}).to_html()
-
-
-def test_figures_draw_what_the_table_holds(table):
-    figures = [
-        controls_page.control_map({"a": table, "b": table}),
-        controls_page.falls_figure({"a": table}),
-        controls_page.null_figure(table, "title"),
-        controls_page.ceilings_figure(table, "title"),
-        controls_page.geometry_figure(table, "title"),
-        controls_page.families_figure(table, "title", 0),
-        controls_page.samples_figure(table, "title"),
-    ]
-    fall = figures[1].axes[0]
-    lines = fall.containers[0].lines[0]
-    effect = inference.effects(table, "ridge_fall").query("split == 'all' and step == 0").set_index("variant")
-    assert list(lines.get_xdata()) == pytest.approx(effect.loc[list(controls.FALLS), "estimate"].tolist())
-    image = figures[0].axes[0].images[0].get_array()
-    assert image.shape == (len(FEW) + 2, BLOCKS + 1)
-    assert image.max(1).min() == pytest.approx(1)
-    for figure in figures:
-        figure.canvas.draw()
-        plt.close(figure)
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"n_samples": 250}, "n_samples below the pool of 250 .* 5 and 250"),
-        ({"sampling_seeds": [1]}, "2 sampling_seeds or more"),
-        ({"n_shuffles": 4}, "at least one for each sampling seed, 5, but is 4"),
-        ({"n_halves": 19}, "at least 20, .* but is 19"),
-        ({"n_samples": 300}, "between 2 and the number of examples, 250"),
-    ],
-)
-def test_numbers_without_a_band_are_refused(changed, words):
-    good = {"n_samples": 100, "sampling_seeds": [0, 1, 2, 3, 42], "n_shuffles": 200, "n_halves": 20}
-    controls.check(250, **good)
-    with pytest.raises(InputError, match=words):
-        controls.check(250, **good | changed)
-
-
-def test_shown_checkpoints_are_those_that_are_there():
-    assert controls.shown([0, 25, 50], [25, 0]) == [0, 25]
-    assert controls.shown([0, 25, 50], [25, 30]) == [25]
-    assert controls.shown([0, 25, 50], []) == [0, 50]
-    assert controls.shown([10, 20], [0, 50]) == [10, 20]
-    assert controls.shown([0], [0, 50]) == [0]
 
 
 def test_the_first_examples_of_each_split_and_both_together():

@@ -1,7 +1,5 @@
 """Batches: each example once, smaller ones where memory runs out, and nothing else forgiven."""
 
-import logging
-
 import pytest
 import torch
 
@@ -31,15 +29,6 @@ def test_every_example_is_done_once_whatever_the_room(room, sizes):
     work_through(range(11), 8, device)
     assert [len(batch) for batch in device.done] == sizes
     assert [index for batch in device.done for index in batch] == list(range(11))
-
-
-def test_a_smaller_batch_is_announced(caplog):
-    with caplog.at_level(logging.WARNING):
-        work_through(range(8), 8, Device(3))
-    assert [record.getMessage() for record in caplog.records] == [
-        "A batch of 8 ran out of memory; going on with batches of 4.",
-        "A batch of 4 ran out of memory; going on with batches of 2.",
-    ]
 
 
 def test_one_example_that_does_not_fit_is_an_error_with_a_remedy():

@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 
 import pytest
@@ -109,15 +108,6 @@ def test_digest_depends_on_content_and_not_on_order():
     assert cache.digest({"a": 1}) != cache.digest({"a": 2})
 
 
-def test_manifest_lists_only_what_it_is_told(tmp_path):
-    for name in "ab":
-        (tmp_path / name).write_text(name)
-    cache.seal(tmp_path, ["a"])
-    assert list(json.loads((tmp_path / "manifest.json").read_text())) == ["a"]
-    (tmp_path / "b").unlink()
-    assert cache.damage(tmp_path) is None
-
-
 def test_the_folder_can_be_chosen(monkeypatch, tmp_path):
     monkeypatch.setenv("RIDGE_CACHE", str(tmp_path))
     assert cache.directory() == tmp_path
@@ -178,11 +168,3 @@ def test_a_computation_that_fails_leaves_no_tensors(own_cache):
         cache.tensors("Kind", {}, lambda: (_ for _ in ()).throw(ValueError("broken")))
     assert not [p for p in (own_cache / "Kind").iterdir() if p.is_dir()]
     assert cache.tensors("Kind", {}, lambda: {"a": torch.ones(1)})["a"] == 1
-
-
-def test_parts_of_one_tensor_are_kept_apart():
-    one, two = torch.arange(6.0).reshape(2, 3)
-    for _ in range(2):
-        found = cache.tensors("Kind", {"views": True}, lambda: {"one": one, "two": two})
-        assert torch.equal(found["one"], one)
-        assert torch.equal(found["two"], two)

@@ -203,21 +203,6 @@ def test_a_story_is_the_chain_that_it_tells():
         assert all(female[name] == (name in kinship.FEMALE_NAMES) for name in story.names)
 
 
-def test_sentences_and_names():
-    pronouns = {"{his}", "{him}"}
-    for kind, texts in kinship.FRAMES.items():
-        assert len(set(texts)) == len(texts) >= 6, kind
-        for text in texts:
-            fields = re.findall(r"\{\w+\}", text)
-            assert sorted(set(fields) - pronouns) == ["{a}", "{b}", "{kin}"] and pronouns & set(fields)
-            assert not clutrr.signal_spans(text)
-            assert text.count(".") == 1 and text.endswith(".")
-    names = [*kinship.MALE_NAMES, *kinship.FEMALE_NAMES]
-    assert len(set(names)) == len(names)
-    assert min(len(kinship.MALE_NAMES), len(kinship.FEMALE_NAMES)) >= 60
-    assert not any(clutrr.signal_spans(name) for name in names)
-
-
 @pytest.mark.parametrize(("split", "seed"), [("train", 0), ("id", 0), ("ood", 0)])
 def test_relations_hops_and_genders_are_balanced(split, seed):
     n = 1800
@@ -237,12 +222,6 @@ def test_every_hop_of_a_generated_story_is_one_span():
         words = [example.prompt[a:b] for a, b in example.signal_spans]
         assert len(words) == example.prompt.count(".")
         assert set(words) <= set(itertools.chain(*kinship.KINDS.values())) | set(kinship.FAMILIAR.values())
-
-
-def test_spans_are_whole_kinship_words():
-    story = "Sonny's Grandma and both brothers-in-law met her DAD's aunts this season; a fatherly mother-in-law, child."
-    found = [story[a:b] for a, b in clutrr.signal_spans(story)]
-    assert found == ["Grandma", "brothers-in-law", "DAD", "aunts", "mother-in-law", "child"]
 
 
 # The release's files

@@ -1,5 +1,4 @@
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -121,6 +120,8 @@ def test_remote_code_is_not_run(tmp_path):
         ("not a model!", {}, "There is no model 'not a model!' on the Hub"),
         ("random:gpt2", {"dtype": "int8"}, "Unknown dtype 'int8'; choose float32"),
         ("random:gpt2", {"dtype": "float33"}, "Unknown dtype 'float33'"),
+        ("random:gpt2", {"max_memory": {0: "1GiB"}}, "max_memory goes with a device map"),
+        ("random:gpt2-3x17", {}, "a width that is a multiple of 16, but 'random:gpt2-3x17' asks for 3 and 17"),
         ("random:gpt2", {"device": "abacus"}, "Device 'abacus' cannot be used here"),
     ],
 )
@@ -189,6 +190,7 @@ def embedded(embedded_cache, monkeypatch):
     return next((embedded_cache / "models").glob("smollm2*v1"))
 
 
+@pytest.mark.slow
 def test_the_embedded_model_is_what_it_should_be(embedded):
     loaded = models.load(models.EMBEDDED, device="cpu")
     told = models.describe(loaded)
@@ -200,6 +202,7 @@ def test_the_embedded_model_is_what_it_should_be(embedded):
         assert loaded.tokenizer.decode(loaded.model(ids).logits[0, -1].argmax()) == " Paris"
 
 
+@pytest.mark.slow
 def test_the_embedded_model_equals_the_dequantised_gguf(embedded):
     """Weights of one projection, dequantised by the gguf package itself."""
     import importlib.util
@@ -215,6 +218,7 @@ def test_the_embedded_model_equals_the_dequantised_gguf(embedded):
     torch.testing.assert_close(loaded.blocks[7].mlp.down_proj.weight.detach(), expected)
 
 
+@pytest.mark.slow
 def test_a_damaged_cached_model_is_found_said_and_made_again(embedded, caplog, monkeypatch):
     weights = embedded / "model.safetensors"
     with weights.open("r+b") as file:
@@ -274,27 +278,6 @@ def test_the_first_blocks_of_a_truncated_model_are_the_whole_ones(loaded, exampl
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
     assert models.fingerprint(loaded.model) == before
     assert (len(loaded.blocks), loaded.model.config.num_hidden_layers) == (6, 6)
-
-
-def test_changing_a_truncated_model_leaves_the_whole_one_alone(loaded):
-    before = models.fingerprint(loaded.model)
-    short = models.truncate(loaded, 2)
-    with torch.no_grad():
-        for parameter in short.model.parameters():
-            parameter.zero_()
-    assert models.fingerprint(loaded.model) == before
-
-
-def test_a_truncated_model_generates_as_it_predicts(loaded):
-    """Its key-value cache has the right depth: transformers' greedy text is that of one pass per token."""
-    short = models.truncate(loaded, 2)
-    ids = torch.tensor([loaded.tokenizer("S1 N2 S").input_ids])
-    text = ids
-    with torch.no_grad():
-        for _ in range(4):
-            text = torch.cat([text, short.model(text, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
-        got = short.model.generate(ids, do_sample=False, max_new_tokens=4, min_new_tokens=4, pad_token_id=257)
-    assert torch.equal(got, text)
 
 
 def test_what_a_configuration_says_of_each_layer_is_cut_too():
@@ -388,28 +371,6 @@ def test_random_models_have_the_shape_asked_for(name, blocks, width, heads):
     assert states.hidden.shape == (blocks + 1, 1, width)
 
 
-def test_the_shape_of_a_random_model_may_be_left_out():
-    plain, spelt = (models.load(name, device="cpu") for name in ("random:gpt2", "random:gpt2-6x64"))
-    assert models.fingerprint(plain.model) == models.fingerprint(spelt.model)
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("random:gpt2-12x60", "width that is a multiple of 16, but 'random:gpt2-12x60' asks for 12 and 60"),
-        ("random:gpt2-0x64", "at least 1 block and a width .* asks for 0 and 64"),
-        ("random:gpt2-2x0", "multiple of 16, but 'random:gpt2-2x0' asks for 2 and 0"),
-        ("random:gpt2-12", "Unknown random model 'random:gpt2-12'; choose one of .* as in random:gpt2-12x256"),
-        ("random:gpt2-12x64x3", "Unknown random model"),
-        ("random:gpt2--1x64", "Unknown random model"),
-        ("random:bert-2x64", "Unknown random model"),
-    ],
-)
-def test_shapes_that_no_random_model_has(name, words):
-    with pytest.raises(InputError, match=words):
-        models.load(name, device="cpu")
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -467,19 +428,6 @@ def test_what_stands_behind_the_last_prompt_token_is_harmless_for_mamba(mamba):
     assert (states[0, 24] - states[1, 24]).abs().max() > 1e-5
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_mamba_learns_without_its_kernels(mamba, precision):
-    prompts = [f"S{i} N{7 - i} S" for i in range(8)]
-    examples = [Example(prompt, prompt[1], "id", "own") for prompt in prompts]
-    settings = training.Settings(steps=30, checkpoints=(0, 30), learning_rate=1e-2, batch_size=8, precision=precision)
-    run = training.finetune(mamba, examples, settings, progress=False)
-    assert run.log["loss"].iloc[-1] < 0.3 < run.log["loss"].iloc[0]
-    before, after = (
-        early_exit.correct(run.load(step), collect(run.load(step), examples, 4, False))[-1] for step in (0, 30)
-    )
-    assert after.sum() >= 7 > before.sum()
-
-
 def test_a_truncated_mamba_is_its_first_blocks(mamba):
     examples = [Example("S1 N2 S", "3", "id", "own")]
     short = models.truncate(mamba, 2)
@@ -487,31 +435,6 @@ def test_a_truncated_mamba_is_its_first_blocks(mamba):
     assert torch.equal(
         collect(short, examples, progress=False).hidden, collect(mamba, examples, progress=False).hidden[:3]
     )
-
-
-def test_advice_on_kernels_is_not_given_for_small_models(mamba):
-    logger, records = logging.getLogger("transformers.integrations.hub_kernels"), []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append
-    logger.addHandler(handler)
-
-    def heard():
-        records.clear()
-        transformers.utils.logging.warning_once.cache_clear()
-        mamba.model.train()(torch.tensor([[1, 2, 3]]))
-        mamba.model.eval()(torch.tensor([[1, 2, 3]]))
-        return [record.getMessage() for record in records]
-
-    try:
-        assert not heard()
-        logger.removeFilter(models._is_no_advice)
-        assert any("falling back to its reference PyTorch implementation" in text for text in heard())
-        logger.addFilter(models._is_no_advice)
-        logger.warning("something else")
-        assert records[-1].getMessage() == "something else"
-    finally:
-        logger.removeHandler(handler)
-        logger.addFilter(models._is_no_advice)
 
 
 @pytest.fixture(scope="module", params=["random:gpt2", "random:llama"])
@@ -544,21 +467,11 @@ def test_a_model_that_does_not_fit_gives_the_states_of_the_whole_one(folder, dev
     assert [name for name, weight in spread.model.named_parameters() if weight.is_meta] == kept_elsewhere
 
 
-@pytest.mark.parametrize("name", ["random:qwen2", "random:qwen2[:2]", models.EMBEDDED + "[:1]"])
-def test_a_device_map_on_one_device_is_that_device(name):
-    assert models.load(name, device="balanced").device == torch.device("cpu")
-
-
 def test_a_spread_model_is_not_fine_tuned(folder):
     spread = models.load(folder, device="sequential", max_memory={"cpu": half(folder)})
     examples = tasks.load("synthetic_arithmetic", "train", 4)
     with pytest.raises(InputError, match="spread over several devices and cannot be fine-tuned"):
         training.finetune(spread, examples, training.Settings(steps=1, checkpoints=(1,)))
-
-
-def test_max_memory_goes_with_a_device_map():
-    with pytest.raises(InputError, match=r"max_memory goes with a device map .balanced.*, but device is 'cpu'"):
-        models.load("random:gpt2", device="cpu", max_memory={0: "1GiB"})
 
 
 def test_weights_are_hashed_once_and_again_when_one_was_written_to(monkeypatch):
@@ -573,3 +486,31 @@ def test_weights_are_hashed_once_and_again_when_one_was_written_to(monkeypatch):
     loaded.blocks[0].ln_1.weight = torch.nn.Parameter(torch.zeros(16))
     assert loaded.weights_sha256 == honest(loaded.model) != changed
     assert len(calls) == 3
+
+
+def test_a_folder_here_does_not_capture_the_name_of_a_hub_model(tmp_path, monkeypatch, llama, caplog):
+    for place in ("gpt2", "snapshot"):
+        (llama if place == "gpt2" else models.load("random:qwen2", device="cpu")).model.save_pretrained(
+            tmp_path / place
+        )
+        llama.tokenizer.save_pretrained(tmp_path / place)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "snapshot_download", lambda name, **_: str(tmp_path / "snapshot"))
+    assert models.load("gpt2", device="cpu").model.config.model_type == "qwen2"
+    assert "The model gpt2 is the Hub's; the folder of that name here would be ./gpt2." in caplog.text
+    assert models.load("./gpt2", device="cpu").model.config.model_type == "llama"
+
+
+def test_a_hub_out_of_reach_is_asked_once(monkeypatch):
+    asked = []
+
+    class Unreachable:
+        def model_info(self, name, timeout):
+            asked.append(name)
+            raise OSError("Name or service not known")
+
+    monkeypatch.setattr(models.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(models, "HfApi", Unreachable)
+    with pytest.raises(InputError, match="'Qwen/Qwem' is not in the local Hub cache and the Hub cannot be reached"):
+        models.load("Qwen/Qwem")
+    assert asked == ["Qwen/Qwem"]

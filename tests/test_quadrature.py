@@ -50,12 +50,13 @@ def test_the_entropy_is_that_of_the_eigenvalues_within_its_error(kind, bandwidth
 def test_the_information_is_that_of_the_eigenvalues_within_its_error(kind):
     hidden = torch.stack([KINDS[kind], KINDS["isotropic"]])
     exact = information.predictive_information(hidden, TARGETS)
-    found = quadrature.predictive_information(hidden, TARGETS, method="lanczos", settings=SMALL)
+    found = quadrature.predictive_information(hidden, TARGETS, settings=SMALL)
     assert found.value.shape == found.error.shape == (2,)
     assert ((found.value - exact).abs() <= 2 * found.error + 2e-5).all()
     assert (found.error <= 0.02).all()
 
 
+@pytest.mark.slow
 def test_the_error_holds_as_often_as_it_says():
     x = anisotropic()
     exact = information.entropy(information.gram_matrix(x)).item()
@@ -74,27 +75,6 @@ def test_the_error_holds_for_states_that_hardly_differ(spread):
     exact = information.entropy(information.gram_matrix(x)).item()
     found = quadrature.entropy(Gram(x))
     assert abs(found.value.item() - exact) <= found.error.item() <= 0.01 * exact + 2e-5
-
-
-def test_the_error_is_no_idle_precaution():
-    x = KINDS["isotropic"]
-    exact = information.entropy(information.gram_matrix(x)).item()
-    found = [quadrature.entropy(Gram(x), Settings(2, 4, 30, seed)) for seed in range(20)]
-    off = torch.stack([(one.value - exact).abs() for one in found])
-    assert torch.stack([one.error for one in found]).mean() < 10 * off.mean()
-
-
-def test_the_two_quadratures_lie_on_either_side_of_the_quadratic_form():
-    x = KINDS["isotropic"]
-    values, vectors = torch.linalg.eigh(information.gram_matrix(x))
-    probe = random_samples(N, 3, seed=7)
-    exact = ((vectors.T @ probe.double()).square() * -torch.xlogy(values, values)[:, None]).sum(0)
-    for steps in (3, 6, 12):
-        gram = Gram(x)
-        forms = quadrature._quadratic_forms(gram, probe, gram @ probe, Settings(probes=2, steps=steps))
-        assert (forms.low <= exact + 1e-5).all()
-        assert (exact <= forms.high + 1e-5).all()
-    assert (forms.gap < 0.01 * exact).all()
 
 
 def test_clusters_far_apart_have_the_entropy_of_their_sizes():
@@ -119,17 +99,6 @@ def test_the_entropy_of_repeated_samples_is_exact(bandwidth):
         assert found.error.item() == 0
 
 
-def test_the_method_decides_between_the_eigenvalues_and_the_quadrature(monkeypatch):
-    hidden = KINDS["anisotropic"][None]
-    exact = information.predictive_information(hidden, TARGETS)
-    for method in ("exact", "auto"):
-        found = quadrature.predictive_information(hidden, TARGETS, method=method)
-        assert torch.equal(found.value, exact)
-        assert torch.equal(found.error, torch.zeros(1, dtype=torch.float64))
-    monkeypatch.setattr(quadrature, "EXACT_UP_TO", N - 1)
-    assert quadrature.predictive_information(hidden, TARGETS, settings=SMALL).error.item() > 0
-
-
 @pytest.mark.parametrize("other", ["clusters", "isotropic"])
 def test_a_product_is_that_of_the_matrix_and_keeping_it_changes_nothing(other):
     x, y, vectors = KINDS["anisotropic"], KINDS[other], random_samples(N, 5, seed=8)
@@ -138,13 +107,6 @@ def test_a_product_is_that_of_the_matrix_and_keeping_it_changes_nothing(other):
         product = Gram(x, memory=memory) * Gram(y, memory=memory)
         torch.testing.assert_close((product @ vectors).double(), gram @ vectors.double(), atol=1e-6, rtol=0)
         assert product.square_trace == pytest.approx(gram.square().sum().item(), rel=1e-6)
-
-
-def test_the_seed_decides():
-    first, again, other = (quadrature.entropy(Gram(KINDS["isotropic"]), Settings(8, 4, 20, s)) for s in (0, 0, 1))
-    # Not bit for bit: a matrix product in float32 rounds by where its operands lie in memory.
-    assert again.value.item() == pytest.approx(first.value.item(), abs=1e-6)
-    assert other.value.item() != pytest.approx(first.value.item(), abs=1e-5)
 
 
 class Largest(TorchDispatchMode):
@@ -167,7 +129,7 @@ def test_no_matrix_is_made_in_float64_and_none_at_all_where_memory_is_short(monk
     monkeypatch.setattr(quadrature, "_BLOCK", 64 * N)
     hidden = KINDS["isotropic"][None]
     with Largest() as largest:
-        quadrature.predictive_information(hidden, TARGETS, method="lanczos", settings=SMALL, memory=memory)
+        quadrature.predictive_information(hidden, TARGETS, settings=SMALL, memory=memory)
     assert largest.bytes <= max(4 * entries * N, 8 * (24 + 8) * 40 * 40 * 2)
 
 
@@ -181,7 +143,6 @@ def test_no_matrix_is_made_in_float64_and_none_at_all_where_memory_is_short(monk
         (lambda: Gram(torch.full((5, 3), math.nan)), r"\(5, 3\) holds a NaN"),
         (lambda: quadrature.entropy(Gram(torch.eye(5)), Settings(probes=1)), "probes and steps must be at least 2"),
         (lambda: quadrature.predictive_information(torch.eye(5), torch.eye(5)), r"\(layers, N, d\)"),
-        (lambda: quadrature.predictive_information(torch.ones(1, 5, 3), torch.eye(5), method="svd"), "method 'svd'"),
     ],
 )
 def test_bad_input_is_one_clear_sentence(call, words):

@@ -86,17 +86,6 @@ def test_ood_sequences_follow_some_rule_with_an_allowed_modulus():
     assert len(moduli) == 20, "every modulus should turn up among 400 sequences"
 
 
-def test_training_and_evaluation_are_disjoint_whatever_the_seeds():
-    train = {
-        e.prompt for seed in range(3) for e in tasks.load("synthetic_arithmetic", "train", 2000, seed, noise_max=1)
-    }
-    test = {e.prompt for seed in range(3) for e in tasks.load("synthetic_arithmetic", "id", 2000, seed, noise_max=1)}
-    assert not train & test
-    assert not {noise(e) for e in tasks.load("synthetic_arithmetic", "train", 2000)} & {
-        noise(e) for split in ("id", "ood") for e in tasks.load("synthetic_arithmetic", split, 2000)
-    }
-
-
 def test_spans_cover_the_signals():
     for example in tasks.load("synthetic_arithmetic", "ood", 50):
         texts = [example.prompt[a:b] for a, b in example.signal_spans]
@@ -129,10 +118,6 @@ def own_task(tmp_path):
         return str(path)
 
     return write
-
-
-def test_an_empty_data_folder_is_none_at_all():
-    assert tasks.load("synthetic_arithmetic", "id", 2, data_dir="") == tasks.load("synthetic_arithmetic", "id", 2)
 
 
 def test_own_task_from_a_file(own_task):

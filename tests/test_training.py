@@ -244,12 +244,6 @@ def test_auto_precision_follows_the_hardware(monkeypatch):
     assert training.resolve_precision("bfloat16", cpu) == "bfloat16"
 
 
-def test_bfloat16_autocast_keeps_float32_weights(llama, examples):
-    run = training.finetune(llama, examples, dataclasses.replace(SHORT, precision="bfloat16"), progress=False)
-    assert run.load(6).model.dtype == torch.float32
-    assert weights(run)[6] != weights(training.finetune(llama, examples, SHORT, progress=False))[6]
-
-
 def test_a_run_of_steps_zero_is_the_untouched_model(llama, examples):
     started = time.monotonic()
     run = training.finetune(llama, examples, training.Settings(steps=0, checkpoints=(0,)))

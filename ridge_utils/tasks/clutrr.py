@@ -104,12 +104,7 @@ def signal_spans(story: str) -> tuple[tuple[int, int], ...]:
 
     The words are :data:`KINSHIP_WORDS`, also in the plural and with ``-in-law``. Whole words count, without regard to
     case, each time that they stand there. Relations told otherwise (``married``, ``had a baby``) are not found.
-
-    Args:
-        story: text of the story as it stands at the start of the prompt.
-
-    Returns:
-        Half-open character ranges of ``story``, in order.
+    The ranges are half-open, of characters.
     """
     return tuple(match.span() for match in _KINSHIP.finditer(story))
 

@@ -117,13 +117,7 @@ def signal_spans(article: str, highlights: str) -> tuple[tuple[int, int], ...]:
 
     A content word is a run of at least four letters or digits that is not on a short list of function words (said,
     after, their, …). Whole words are compared, without regard to case: ``Ferry`` finds ``ferry``, not ``ferries``.
-
-    Args:
-        article: text of the article as it stands at the start of the prompt.
-        highlights: text of its summary.
-
-    Returns:
-        Half-open character ranges of ``article``, in order; none where it holds no such word.
+    The ranges are half-open, of characters.
     """
     words = {word.casefold() for word in _WORD.findall(highlights) if len(word) >= _SHORTEST} - _STOP
     return tuple(match.span() for match in _WORD.finditer(article) if match.group().casefold() in words)

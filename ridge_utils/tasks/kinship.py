@@ -98,16 +98,8 @@ class Story:
 def tell(relation: str, hops: int, rng: random.Random) -> Story:
     """Tell a story whose last person is the ``relation`` of its first, by a chain of ``hops`` relations.
 
-    Args:
-        relation: one of :data:`TARGETS`.
-        hops: length of the chain, from 2 to 10; one sentence a hop.
-        rng: source of all choices.
-
-    Returns:
-        The story, with names drawn anew.
-
-    Raises:
-        InputError: an unknown relation, or a number of hops out of range.
+    ``relation`` is one of :data:`TARGETS`, ``hops`` one of :data:`HOPS`, and ``rng`` the source of all
+    choices, the names among them.
     """
     if relation not in TARGETS:
         raise InputError(f"Unknown relation {relation!r}; choose one of {', '.join(TARGETS)}.")

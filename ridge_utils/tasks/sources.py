@@ -29,11 +29,7 @@ Row = TypeVar("Row", bound=BaseModel)
 
 
 def resolve(task: str, source: str, data_dir: str | Path | None) -> Literal["offline", "local", "hub"]:
-    """Which source is meant: a local folder where one is given, else the set that this project made itself.
-
-    Raises:
-        InputError: an unknown source, ``local`` without a folder, or a folder with another source.
-    """
+    """Which source is meant: a local folder where one is given, else the set that this project made itself."""
     if source not in get_args(Origin):
         raise InputError(f"Unknown source {source!r} of task {task!r}; choose one of {', '.join(get_args(Origin))}.")
     if source == "auto":
@@ -49,11 +45,7 @@ def resolve(task: str, source: str, data_dir: str | Path | None) -> Literal["off
 
 
 def parse(kind: type[Row], row: Any, where: str) -> Row:
-    """A row as a pydantic model, whose fields say in their description what they must be.
-
-    Raises:
-        InputError: says ``where``, which field is wrong, what it must be and what it is.
-    """
+    """A row as a pydantic model, whose fields say in their description what they must be; ``where`` it stands."""
     try:
         return kind.model_validate(row)
     except ValidationError as error:
@@ -61,11 +53,7 @@ def parse(kind: type[Row], row: Any, where: str) -> Row:
 
 
 def read_csv(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """The rows of a CSV file with a header, each with its place: the line on which it ends, and the file.
-
-    Raises:
-        InputError: the file cannot be read, is empty, or the header lacks one of ``columns``.
-    """
+    """The rows of a CSV file with a header, each with its place: the line on which it ends, and the file."""
     reader = csv.DictReader(io.StringIO(_text(path), newline=""))
     header = reader.fieldnames or ()
     if missing := [column for column in columns if column not in header]:
@@ -84,11 +72,7 @@ def read_csv(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict[str
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """What the lines of a JSON Lines file hold, each with its place, line and file.
-
-    Raises:
-        InputError: the file cannot be read or is empty, or a line is not JSON.
-    """
+    """What the lines of a JSON Lines file hold, each with its place, line and file."""
     for where, line in read_lines(path):
         try:
             yield where, json.loads(line)
@@ -109,16 +93,8 @@ def from_hub(
 ) -> "datasets.Dataset":
     """One split of a data set from the Hub, at a pinned revision, or from the Hub client's own cache.
 
-    Args:
-        task: name of the task, for the error.
-        repo: the data set's id.
-        config: its configuration; None for a set that has one only.
-        revision: commit.
-        split: the source's own name of the split.
-        folder: read this folder of the repository alone, where configurations are folders without a name.
-
-    Raises:
-        InputError: the Hub cannot be reached or does not have it.
+    ``config`` is None for a set that has one only; with ``folder`` that folder of the repository alone is read, where
+    configurations are folders without a name.
     """
     import datasets
 
@@ -135,14 +111,7 @@ def from_hub(
 def draw(whole: str, rows: Sequence[Example], n: int | None, seed: str) -> list[Example]:
     """``n`` different examples without replacement, or all of them in a seeded order where ``n`` is None.
 
-    Args:
-        whole: what they are drawn from, for the error.
-        rows: the examples.
-        n: how many.
-        seed: of the order.
-
-    Raises:
-        TooFewExamplesError: there are fewer than ``n``, or none.
+    ``whole`` says what they are drawn from, for the TooFewExamplesError.
     """
     # A repeated row would change a matrix entropy, so it counts once.
     different = list(dict.fromkeys(rows))
