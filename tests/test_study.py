@@ -371,6 +371,19 @@ def test_information_rows_are_those_of_the_estimator(pools):
                 torch.testing.assert_close(values(rows, quantity), expected, atol=1e-9, rtol=0)
 
 
+def test_null_rows_are_means_over_shuffles_of_the_same_samples(pools):
+    sampling = {"n_samples": 5, "sampling_seeds": [3], "estimator": information.Estimator("laplacian", 0.7, 2.0)}
+    for quantity in get_args(measures.Quantity):
+        table = measures.null_profile({"id": pools["id"]}, CONTEXT, quantity=quantity, n_shuffles=3, **sampling)
+        sample = pools["id"].select(subsample(len(pools["id"]), 5, 3))
+        vectors = sample.updates if quantity == "incremental_information" else sample.states
+        shuffled = information.permutation_null(vectors, sample.targets, 3, 3, sampling["estimator"])
+        torch.testing.assert_close(values(table, "null_information"), shuffled.mean(0))
+        measured = measures.information_profile({"id": pools["id"]}, CONTEXT, quantity=quantity, **sampling)
+        columns = ["split", "sample_seed", "n", "layer", "site"]
+        assert table[columns].equals(measured[columns])
+
+
 def test_information_needs_enough_examples(pools):
     with pytest.raises(InputError, match="n_samples must be between 2 and the number of examples, 7, but is 8"):
         measures.information_profile(pools, CONTEXT, quantity="predictive_information", n_samples=8, sampling_seeds=[0])
