@@ -1,3 +1,5 @@
+import os
+import re
 import subprocess
 import sys
 
@@ -6,7 +8,7 @@ import pytest
 
 from ridge_utils import notebooks, results
 from ridge_utils.errors import InputError
-from ridge_utils.run import cli
+from ridge_utils.run import cli, plain
 
 NOTEBOOK = "predictive_information"
 
@@ -23,16 +25,16 @@ def test_list_and_params(capsys):
     assert all(name in said for name in notebooks.names())
 
 
+def test_ridge_alone_shows_its_help(capsys):
+    assert cli.main([]) == 0
+    assert "usage: ridge" in capsys.readouterr().out
+
+
 def test_the_command_starts_without_what_takes_long_to_import():
-    slow = ["torch", "transformers", "distributed", "rfc3987_syntax"]
-    code = (
-        f"import sys; from ridge_utils import cli; cli.main(['list']); print([m for m in {slow} if m in sys.modules])"
-    )
+    slow = ["torch", "transformers", "distributed", "papermill", "jsonschema", "pandas"]
+    code = f"import sys; from ridge_utils.run import cli; cli.main(['list']); print([m for m in {slow} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.splitlines()[-1] == "[]"
-    # What was left out for jsonschema's sake can be imported all the same.
-    code = "from ridge_utils import cli; import jsonschema, rfc3987_syntax"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
@@ -62,12 +64,12 @@ def test_values_have_the_type_that_the_notebook_declares(assignment, expected):
     ("assignment", "words"),
     [
         ("n_sample=100", "no parameter 'n_sample'; its parameters are model, task, "),
-        ("n_samples=many", "'n_samples' must be of type int, but is 'many'; its default is 200"),
+        ("n_samples=many", r"'n_samples' must be of type int \(its default is 200\), but is 'many'"),
         ("n_samples=1.5", "must be of type int"),
         ("n_samples=true", "must be of type int"),
         ("learning_rate=fast", "must be of type float"),
         ("learning_rate=true", "must be of type float"),
-        ("sampling_seeds=3", r"must be of type list\[int\], such as \[0, 1, 2\], but is '3'"),
+        ("sampling_seeds=3", r"must be of type list\[int\], such as \[0, 1, 2\] \(.*\), but is 3"),
         ("sampling_seeds=[0, a]", r"must be of type list\[int\]"),
         ("sampling_seeds=[0", r"must be of type list\[int\]"),
         ("compare=maybe", "must be of type bool, such as true or false"),
@@ -90,10 +92,23 @@ def test_a_list_of_texts_is_one():
             notebooks.parse("multi_token", [text])
 
 
-def test_a_path_is_that_of_the_callers_folder(tmp_path, monkeypatch):
+def test_a_path_is_that_of_the_callers_folder_and_a_bare_name_is_the_hubs(tmp_path, monkeypatch, caplog):
     (tmp_path / "own.jsonl").write_text("")
+    for name in ("gpt2", "real"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "gpt2" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     assert notebooks.parse(NOTEBOOK, ["task=own.jsonl"]) == {"task": str(tmp_path / "own.jsonl")}
+    assert notebooks.parse(NOTEBOOK, ["data_dir=real"]) == {"data_dir": str(tmp_path / "real")}
+    assert notebooks.parse(NOTEBOOK, ["model=./gpt2"]) == {"model": str(tmp_path / "gpt2")}
+    assert not caplog.records
+    assert notebooks.parse(NOTEBOOK, ["model=gpt2"]) == {"model": "gpt2"}
+    assert "./gpt2 names the folder" in caplog.text
+
+
+def test_a_run_is_the_default_run_unless_what_is_found_may_change():
+    assert notebooks.is_default_run(NOTEBOOK, {"n_samples": 200, "device": "cuda", "compare": False})
+    assert not notebooks.is_default_run(NOTEBOOK, {"n_samples": 201})
 
 
 @pytest.mark.parametrize(
@@ -109,76 +124,87 @@ def test_outputs_that_are_refused(output, words, capsys):
     assert words.replace("\\", "") in capsys.readouterr().err
 
 
-SMALL = ["n_samples=20", "n_train=40", "steps=4", "sampling_seeds=[0, 1]"]
+SMALL = ["n_samples=20", "n_train=40", "steps=4", "checkpoints=[0, 2, 4]", "sampling_seeds=[0, 1]"]
 
 
 def arguments(*more):
     return [x for assignment in (*SMALL, *more) for x in ("-p", assignment)]
 
 
-def test_run_gives_a_notebook_and_its_table_for_a_model_of_ones_own(tmp_path):
+@pytest.mark.slow
+def test_run_gives_a_notebook_a_page_and_a_table_for_a_model_of_ones_own(tmp_path):
     output = tmp_path / "mine.ipynb"
-    command = [
-        sys.executable,
-        "-m",
-        "ridge_utils",
-        "run",
-        NOTEBOOK,
-        *arguments("model=random:qwen2"),
-        "-o",
-        str(output),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    command = [sys.executable, "-m", "ridge_utils", "run", NOTEBOOK, *arguments("model=random:qwen2")]
+    done = subprocess.run([*command, "--html", "-o", str(output)], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "fine-tuning: 100%" in done.stderr, "the progress should show while it runs"
     notebook = nbformat.read(output, as_version=4)
-    printed = [str(o.get("data", o)) for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
-    assert any("not the parameters of results/predictive_information.csv" in text for text in printed)
-    # Two figures of its own; those of the stored reference runs follow where there are any.
-    assert sum("image/png" in text for text in printed) >= 2
+    assert not [cell for cell in notebook.cells if "default-run" in cell.metadata.get("tags", [])]
+    assert not [cell for cell in notebook.cells if cell.cell_type == "markdown" and "{term}" in cell.source]
+    assert [cell for cell in notebook.cells if "own-run" in cell.metadata.get("tags", [])], "what was found in it"
+    page = (tmp_path / "mine.html").read_text(encoding="utf-8")
+    assert "<math" in page
+    assert "<img src=\"data:image/png" in page
+    assert not re.search(r"<(script|link)[^>]*(src|href)=\"?(https?:)?//", page), "it needs no network"
     table, origin = results.read(tmp_path / "mine.csv")
     assert origin["parameters"]["model"] == "random:qwen2"
-    assert set(table["step"]) == {0, 1, 2, 4}
+    assert set(table["step"]) == {0, 2, 4}
     assert set(table[table["step"] > 0]["train_seed"]) == {0}
     assert table[table["step"] == 0]["train_seed"].isna().all(), "no training seed shaped the untouched model"
     assert set(table["split"]) == {"id", "ood", "all"}
-    assert len(table[table["quantity"] == "predictive_information"]) == 4 * 3 * 2 * 8
+    assert len(table[table["quantity"] == "predictive_information"]) == 3 * 3 * 2 * 8
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_a_cell_is_one_sentence_with_the_notebook_to_look_at(tmp_path, capsys):
+    output = tmp_path / "x.ipynb"
+    given = arguments("model=random:gpt2", "steps=0", "checkpoints=[]", "kernel=cosine")
+    assert cli.main(["run", NOTEBOOK, *given, "-o", str(output)]) == 2
+    assert "'cosine'" in capsys.readouterr().err
+    assert output.exists()
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch):
+    def refuse(address, timeout):
+        raise OSError("unreachable")
+
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr("socket.create_connection", refuse)
+    cli._try_the_hub({"model": "random:gpt2"})
+    assert os.environ["HF_HUB_OFFLINE"] == "0"
+    cli._try_the_hub({"model": "gpt3"})
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+
+
+# Plain Markdown.
 
 
 @pytest.mark.parametrize(
-    ("assignment", "words"),
+    ("myst", "expected"),
     [
-        ("kernel=cosine", "Unknown kernel 'cosine'"),
-        ("n_samples=1", "n_samples must be between 2 and"),
-        ("task=sums", "Unknown task 'sums'"),
-        ("bandwidth=0", "bandwidth must be greater than 0, but is 0.0"),
-        ("sampling_seeds=[]", "sampling_seeds must be one or more different integers"),
+        ("the {term}`ridge layer <ridge>`", "the ridge layer"),
+        ("{term}`nats`", "nats"),
+        ("{glue:text}`fall:.3f` nats", "0.025 nats"),
+        ("{cite:p}`sinha2019clutrr`", "(Sinha et al., 2019)"),
+        ("{cite:t}`nostalgebraist2020`", "nostalgebraist (2020)"),
+        ("{numref}`fig-a`, {numref}`fig-b`", "Figure 1, the figure"),
+        ("{py:func}`~ridge_utils.information.entropy`", "`ridge_utils.information.entropy`"),
+        ("{download}`table <../results/a.csv>`", "table"),
+        ("[](../book/glossary.md) and [here](https://a.org)", "*Glossary* and [here](https://a.org)"),
+        ("(target)=\ntext", "text"),
+        (":::{dropdown} How\n:open:\nbody {term}`x`\n:::", "<details><summary>How</summary>\n\nbody x\n\n</details>"),
+        ("```{math}\n:label: e\na_b\n```", "$$\na_b\n$$"),
+        ("```\n{term}`x`\n```", "```\n{term}`x`\n```"),
     ],
 )
-def test_bad_values_that_the_notebook_finds_are_one_sentence(tmp_path, capsys, assignment, words):
-    output = tmp_path / "x.ipynb"
-    assert cli.main(["run", NOTEBOOK, *arguments("model=random:gpt2", assignment), "-o", str(output)]) == 2
-    assert f"error: {words}" in capsys.readouterr().err
+def test_myst_as_plain_markdown(myst, expected):
+    assert plain.markdown(myst, {"fall": 0.02512}, {"fig-a": 1}) == expected
 
 
-def test_the_untouched_model_needs_no_training_rows(tmp_path):
-    rows = [f'{{"prompt": "{i} and", "target": " {i}", "split": "{s}"}}' for i in range(12) for s in ("id", "ood")]
-    (tmp_path / "own.jsonl").write_text("\n".join(rows))
-    output = tmp_path / "x.ipynb"
-    given = ["model=random:llama", "steps=0", "n_samples=10", "n_examples=12", f"task={tmp_path / 'own.jsonl'}"]
-    assert cli.main(["run", NOTEBOOK, *[x for g in given for x in ("-p", g)], "-o", str(output)]) == 0
-    table, origin = results.read(tmp_path / "x.csv")
-    assert set(table["step"]) == {0}
-    assert table["train_seed"].isna().all()
-    assert set(table["source"]) == {"own"}
-    assert origin["device"] == "cpu"
-
-
-def test_a_failing_cell_is_reported_with_the_notebook_to_look_at(tmp_path, capsys):
-    output = tmp_path / "x.ipynb"
-    assert (
-        cli.main(["run", NOTEBOOK, *arguments("model=random:gpt2", "save_table=/dev/null/x.csv"), "-o", str(output)])
-        == 2
-    )
-    assert "error: Cannot write to /dev/null: Not a directory" in capsys.readouterr().err
-    assert output.exists()
+@pytest.mark.parametrize("notebook", notebooks.names())
+def test_no_role_is_left_in_a_committed_page(notebook):
+    for cell in notebooks.cells(notebook):
+        if cell["cell_type"] == "markdown":
+            assert not re.search(r"\{[a-z:]+\}`|^:::", plain.markdown(cell["source"]), re.MULTILINE), cell["source"]

@@ -76,16 +76,16 @@ def test_an_unknown_profile_is_answered_with_the_known_ones(write):
     [
         ("[1, 2]", "must be a mapping with at least title and notebooks"),
         ("", "must be a mapping"),
-        ("title: x", "must be a mapping"),
-        ("{title: x, notebooks: {attention: {}}, note: y}", "unknown field 'note'; the fields are title, notebooks, "),
-        ("{title: x, notebooks: {attention: {}}, note: y, 1: 2}", "unknown field '1'"),
-        ("{title: 3, notebooks: {attention: {}}}", "'title' must be a str, but is 3"),
-        ("{title: x, notebooks: [attention]}", r"'notebooks' must be a dict, but is \['attention'\]"),
-        ("{title: x, notebooks: {}}", "'notebooks' must map each notebook's name to its own parameters"),
-        ("{title: x, notebooks: {attention: 3}}", "'notebooks' must map"),
-        ("{title: x, notebooks: {3: {}}}", "'notebooks' must map"),
-        ("{title: x, notebooks: {attention: {}}, reference: 1}", "'reference' must be a bool, but is 1"),
-        ("{title: x, notebooks: {attention: {}}, parameters: 1}", "'parameters' must be a dict"),
+        ("title: x", "lacks the field 'notebooks', a mapping of each notebook's name to its own parameters"),
+        ("{title: x, notebooks: {attention: {}}, note: y}", "has no field 'note'; its fields are title, notebooks, "),
+        ("{title: x, notebooks: {attention: {}}, 1: 2}", "has no field '1'"),
+        ("{title: 3, notebooks: {attention: {}}}", "'title' must be a text, but is 3"),
+        ("{title: x, notebooks: [attention]}", r"'notebooks' must be a mapping of .*, but is \['attention'\]"),
+        ("{title: x, notebooks: {}}", "'notebooks' must be a mapping of"),
+        ("{title: x, notebooks: {attention: 3}}", "'notebooks' must be a mapping of"),
+        ("{title: x, notebooks: {3: {}}}", "'notebooks' must be a mapping of"),
+        ("{title: x, notebooks: {attention: {}}, reference: 1}", "'reference' must be true or false, but is 1"),
+        ("{title: x, notebooks: {attention: {}}, parameters: 1}", "'parameters' must be a mapping"),
         ("{title: x", "cannot be read: "),
         (b"\xff\xfe", "cannot be read: "),
     ],
@@ -134,13 +134,13 @@ def test_shared_parameters_reach_the_notebooks_that_declare_them_and_own_ones_co
             {"notebooks": {INFORMATION: {}}},
             "The profile 'mine' does not run 'attention'; it runs predictive_information",
         ),
-        ({"notebooks": {ATTENTION: {"kernel": "gaussian"}}}, "sets 'kernel', which 'attention' does not declare"),
+        ({"notebooks": {ATTENTION: {"kernel": "gaussian"}}}, "notebook 'attention' has no parameter 'kernel'"),
         (
             {"notebooks": {ATTENTION: {}}, "parameters": {"kernel": "gaussian"}},
             "sets 'kernel', which none of its notebooks declares",
         ),
-        ({"notebooks": {ATTENTION: {"steps": "many"}}}, "'steps' must be of type int, but is 'many'; its default is"),
-        ({"notebooks": {ATTENTION: {}}, "parameters": {"steps": 1.5}}, "'steps' must be of type int, but is 1.5"),
+        ({"notebooks": {ATTENTION: {"steps": "many"}}}, r"'steps' must be of type int \(.*\), but is 'many'"),
+        ({"notebooks": {ATTENTION: {}}, "parameters": {"steps": 1.5}}, r"'steps' must be of type int \(.*\), but is 1.5"),
         ({"notebooks": {ATTENTION: {"training_seeds": [0, "a"]}}}, r"must be of type list\[int\]"),
         ({"notebooks": {ATTENTION: {}, "nothing": {}}}, "There is no notebook 'nothing'"),
     ],
@@ -197,7 +197,7 @@ def runs(monkeypatch):
             results.write(table, cli.Path(values["save_table"]), origin)
         return 0.0
 
-    monkeypatch.setattr(cli, "run", run)
+    monkeypatch.setattr(notebooks, "run", run)
     return seen
 
 
@@ -267,7 +267,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(write, runs, monkeypa
             raise papermill.PapermillExecutionError(3, 4, "1 / 0", "ZeroDivisionError", "division by zero", [])
         return whole(notebook, values, output)
 
-    monkeypatch.setattr(cli, "run", run)
+    monkeypatch.setattr(notebooks, "run", run)
     assert cli.main(["reference"]) == 1
     said = capsys.readouterr().err
     assert "attention failed in cell 4: ZeroDivisionError: division by zero; see " in said
@@ -286,7 +286,7 @@ def test_bad_input_of_one_run_does_not_stop_the_others(write, runs, monkeypatch,
             raise papermill.PapermillExecutionError(2, 3, "", "InputError", "steps must be at least 0.", [])
         return whole(notebook, values, output)
 
-    monkeypatch.setattr(cli, "run", run)
+    monkeypatch.setattr(notebooks, "run", run)
     assert cli.main(["reference"]) == 1
     said = capsys.readouterr().err
     assert " steps must be at least 0.; see " in said
@@ -327,6 +327,7 @@ def test_an_unknown_reference_profile_is_one_sentence(folder, capsys):
     assert capsys.readouterr().err.startswith("error: There is no profile 'nothing'")
 
 
+@pytest.mark.slow
 def test_a_tiny_profile_runs_and_a_deleted_table_is_made_again_without_training(
     write, folder, own_cache, monkeypatch, capfd
 ):
@@ -355,7 +356,7 @@ def test_a_tiny_profile_runs_and_a_deleted_table_is_made_again_without_training(
     assert (folder / "runs" / "reference" / "tiny" / f"{INFORMATION}.ipynb").exists()
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "run", None)  # calling it would raise
+        patch.setattr(notebooks, "run", None)  # calling it would raise
         assert cli.main(["reference"]) == 0
     records = {path: path.stat().st_mtime_ns for path in own_cache.glob("training/*/run.json")}
     assert len(records) == 2

@@ -112,12 +112,12 @@ def test_the_committed_grids_fit_their_notebooks(path, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"models": ["gpt2"]}, "a mapping with at least notebooks"),
-        ({"notebooks": {}}, "has no runs"),
-        ({"notebooks": {INFORMATION: {}}, "colour": 1}, "unknown field 'colour'"),
+        ({"models": ["gpt2"]}, "lacks the field 'notebooks'"),
+        ({"notebooks": {}}, "'notebooks' must be a mapping of each notebook's name"),
+        ({"notebooks": {INFORMATION: {}}, "colour": 1}, "has no field 'colour'"),
         ({"notebooks": {INFORMATION: {}}, "models": "gpt2"}, "'models' must be a list of different values"),
         ({"notebooks": {INFORMATION: {}}, "seeds": [1, 1]}, "'seeds' must be a list of different values"),
-        ({"notebooks": {INFORMATION: {"stepz": 3}}}, "sets 'stepz', which"),
+        ({"notebooks": {INFORMATION: {"stepz": 3}}}, "has no parameter 'stepz'"),
         ({"notebooks": {INFORMATION: {}}, "parameters": {"steps": "many"}}, "steps"),
         ({"notebooks": {"nothing": {}}}, "no notebook 'nothing'"),
         ({"notebooks": {INFORMATION: {}}, "models": ["a"], "parameters": {"model": "b"}}, "'model' is set by a list"),
@@ -150,14 +150,14 @@ def test_what_is_done_is_known_by_its_table_and_parameters(runs):
 
 def test_a_failed_run_leaves_its_traceback_and_a_later_success_removes_it(runs, monkeypatch):
     run = runs[0]
-    monkeypatch.setattr(cli, "run", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(notebooks, "run", lambda *_, **__: 1 / 0)
     outcome = sweep.execute(run)
     assert (outcome.status, outcome.reason) == ("failed", "ZeroDivisionError: division by zero")
     assert "Traceback" in run.error.read_text()
-    monkeypatch.setattr(cli, "run", lambda *_, **__: finish(run))
+    monkeypatch.setattr(notebooks, "run", lambda *_, **__: finish(run))
     assert sweep.execute(run).status == "done"
     assert not run.error.exists()
-    monkeypatch.setattr(cli, "run", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(notebooks, "run", lambda *_, **__: 1 / 0)
     assert sweep.execute(run).status == "stored"
 
 
@@ -169,7 +169,7 @@ def test_two_sweeps_at_once_execute_a_run_once(runs, monkeypatch):
         time.sleep(0.3)
         finish(runs[0])
 
-    monkeypatch.setattr(cli, "run", slow)
+    monkeypatch.setattr(notebooks, "run", slow)
     found = []
     threads = [threading.Thread(target=lambda: found.append(sweep.execute(runs[0]).status)) for _ in range(2)]
     for thread in threads:

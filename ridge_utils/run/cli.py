@@ -4,7 +4,9 @@ import argparse
 import datetime
 import logging
 import os
+import socket
 import sys
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, 1 if a notebook failed, or 2 for bad input."""
-    # A Hub that cannot be reached is given up after seconds, not after a minute.
-    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "5")
-    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", "20")
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ridge_utils").setLevel(logging.INFO)
@@ -119,12 +118,26 @@ def _run(options: argparse.Namespace) -> int:
     return _run_one(options.notebook, values, output, options.html)
 
 
+def _try_the_hub(values: Mapping[str, Any]) -> None:
+    """Where a model may be on the Hub and the Hub does not answer, do without it: its client would try for a minute."""
+    chosen = [values.get("model", ""), *values.get("models", [])]
+    elsewhere = [name for name in chosen if name and not name.startswith(("random:", "smollm2-", "/"))]
+    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+    if elsewhere and not proxy:
+        host = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+        try:
+            socket.create_connection((host.hostname, host.port or 443), timeout=3).close()
+        except OSError:
+            os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool) -> int:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
     from ridge_utils.run import plain
 
+    _try_the_hub(values)
     print(f"{notebook}: running, into {output}", file=sys.stderr)
     try:
         seconds = notebooks.run(notebook, values, output)
