@@ -35,7 +35,7 @@ NOTEBOOKS = profiles.FOLDER.parent
 #: The parameters that say how a table is used, not what is in it.
 NOT_MEASURED = ("compare", "save_table")
 #: With other values of these, and of no others, a run still finds what the default run found.
-SAME_FINDINGS = {*NOT_MEASURED, "device", "folder"}
+SAME_FINDINGS = {*NOT_MEASURED, "add", "device", "folder"}
 #: Tag of the cells that speak of the default run, and of those that speak of the run that was just made.
 DEFAULT_RUN, OWN_RUN = "default-run", "own-run"
 

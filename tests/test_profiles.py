@@ -140,7 +140,10 @@ def test_shared_parameters_reach_the_notebooks_that_declare_them_and_own_ones_co
             "sets 'kernel', which none of its notebooks declares",
         ),
         ({"notebooks": {ATTENTION: {"steps": "many"}}}, r"'steps' must be of type int \(.*\), but is 'many'"),
-        ({"notebooks": {ATTENTION: {}}, "parameters": {"steps": 1.5}}, r"'steps' must be of type int \(.*\), but is 1.5"),
+        (
+            {"notebooks": {ATTENTION: {}}, "parameters": {"steps": 1.5}},
+            r"'steps' must be of type int \(.*\), but is 1.5",
+        ),
         ({"notebooks": {ATTENTION: {"training_seeds": [0, "a"]}}}, r"must be of type list\[int\]"),
         ({"notebooks": {ATTENTION: {}, "nothing": {}}}, "There is no notebook 'nothing'"),
     ],
