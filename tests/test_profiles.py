@@ -134,7 +134,7 @@ def test_shared_parameters_reach_the_notebooks_that_declare_them_and_own_ones_co
             {"notebooks": {INFORMATION: {}}},
             "The profile 'mine' does not run 'attention'; it runs predictive_information",
         ),
-        ({"notebooks": {ATTENTION: {"kernel": "gaussian"}}}, "notebook 'attention' has no parameter 'kernel'"),
+        ({"notebooks": {ATTENTION: {"kernel": "gaussian"}}}, "Notebook 'attention' has no parameter 'kernel'"),
         (
             {"notebooks": {ATTENTION: {}}, "parameters": {"kernel": "gaussian"}},
             "sets 'kernel', which none of its notebooks declares",
