@@ -6,7 +6,7 @@ room or from one before it; what is not so, :func:`problems` names.
 
 import ast
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ class Room:
 ROOMS = (
     Room("Cellar", "", ("errors", "cache", "batches", "profiles"), (0.2, -0.1, 6.3, 0.5)),
     Room("Prompts", "prompt and target", ("tasks",), (0.2, 8.1, 4.1, 0.7)),
-    Room("Model", "weights of a checkpoint", ("models", "selective_scan"), (0.2, 6.85, 4.1, 0.7)),
+    Room("Model", "weights of a checkpoint", ("models", "random_models", "selective_scan"), (0.2, 6.85, 4.1, 0.7)),
     Room(
         "Hidden states",
         "states: (layers, N, d)",
@@ -76,9 +76,14 @@ def room(module: str) -> str:
     return WINGS.get(top) or next((r.name for r in ROOMS if module in r.modules), "")
 
 
-def imports(path: Path) -> set[str]:
-    """The package's modules that a file imports, wherever in the file."""
-    known, found = modules(), set()
+def imports() -> dict[str, set[str]]:
+    """The package's modules that each module imports, wherever in its file."""
+    known = modules()
+    return {name: _imported(path, known) for name, path in known.items()}
+
+
+def _imported(path: Path, known: Mapping[str, Path]) -> set[str]:
+    found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
             base = node.module.removeprefix(PACKAGE.name).removeprefix(".")
@@ -95,16 +100,16 @@ def problems() -> list[str]:
     order = {r.name: place for place, r in enumerate(ROOMS)}
     # Neither wing stands on the other: the order says only that the core knows none of them.
     sentences = []
-    for module, path in modules().items():
+    for module, others in imports().items():
         here = room(module)
         if not here:
             sentences.append(f"ridge_utils.{module} stands in no room: name it in ROOMS of book/architecture.py.")
             continue
-        for other in sorted(imports(path)):
+        for other in sorted(others):
             if room(other) and order[room(other)] > order[here]:
                 sentences.append(f"ridge_utils.{module} ({here}) imports {other}, which comes later ({room(other)}).")
     named = {module for r in ROOMS for module in r.modules}
-    return sentences + [f"ROOMS names {m}, which is no module." for m in sorted(named - set(modules()))]
+    return sentences + [f"ROOMS names {m}, which is no module." for m in sorted(named - modules().keys())]
 
 
 def figure() -> bytes:
@@ -160,7 +165,7 @@ def _wrapped(names: Sequence[str], width: float) -> str:
 def _imports_of_wings() -> Iterator[tuple[tuple[float, float], tuple[float, float]]]:
     """Where an arrow goes from a wing to a room of the core that it imports from."""
     places = {r.name: r.place for r in ROOMS}
-    pairs = {(room(m), room(other)) for m, path in modules().items() for other in imports(path)}
+    pairs = {(room(m), room(other)) for m, others in imports().items() for other in others}
     for here, other in sorted(pairs):
         # Information and Probes share an arrow.
         if here == other or other in ("", "Cellar", "Information"):

@@ -70,7 +70,7 @@ def test_the_parts_of_an_effect_move_no_further_than_that():
     for size, count, noise in ((0.0, 40, 0.1), (0.2, 60, 0.3), (0.5, 100, 0.05), (2.0, 30, 0.5)):
         values = rng.normal(size, 1, count)
         before = inference.paired_effect(np.zeros(count), values)
-        for _ in range(20):
+        for _ in range(8):
             after = inference.paired_effect(np.zeros(count), values + rng.normal(0, noise, count))
             # The tolerance of a mean is twice the largest move that was seen, so hardly below twice its usual one.
             allowed = pd.Series([2 * noise / np.sqrt(count)])
