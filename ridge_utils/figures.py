@@ -348,10 +348,6 @@ def _colours(column: str, values: Sequence[Any]) -> list[Any]:
 
 # What follows goes as the pages that call it are rewritten.
 
-#: Axes of attention maps with more tokens than this carry numbers, not texts.
-_LABELLED = 80
-
-
 def residual_scales(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """The paper's Figure 6: scales fitted on ID and on OOD data, a panel per table, bands of 1 sigma over seeds.
 
@@ -368,67 +364,6 @@ def residual_scales(tables: Mapping[str, pd.DataFrame]) -> Figure:
         ax.set_xlabel("block")
         ax.set_title(title, fontsize=10)
         ax.legend(fontsize=8)
-    return figure
-
-
-def attention_figure(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """Attention of the last prompt token over blocks, a row per table, ID and OOD side by side (paper, Table 2).
-
-    Args:
-        tables: tables of measurements, by the title of their row.
-    """
-    shown = {
-        "signal_after_first_attention": ("#d55e00", "signal tokens, the first token left out"),
-        "chance_attention": ("#999999", "signal tokens, if attention were uniform"),
-        "last_token_attention": ("#0072b2", "the last token itself"),
-        "first_token_attention": ("#009e73", "the first token"),
-    }
-    figure = plt.figure(figsize=(11, 4.2 * len(tables)))
-    for part, (title, table) in zip(np.atleast_1d(figure.subfigures(len(tables), 1)), tables.items(), strict=True):
-        axes = part.subplots(1, 2, sharey=True)
-        steps = sorted(table["step"].unique())
-        for ax, split in zip(axes, ("id", "ood"), strict=True):
-            for step, line in zip((steps[0], steps[-1]) if len(steps) > 1 else steps, ("--", "-"), strict=False):
-                for quantity, (colour, name) in shown.items():
-                    if quantity == "chance_attention" and step != steps[-1]:
-                        continue
-                    chosen = (table["split"] == split) & (table["step"] == step) & (table["quantity"] == quantity)
-                    when = f"step {step}" if step else "untouched"
-                    label = name if quantity == "chance_attention" else f"{name}, {when}"
-                    curve(ax, table[chosen], colour, label, line=line)
-            ax.set_xlabel("block")
-            ax.set_title(NAMES[split], fontsize=10)
-            ax.set_ylim(0, 1)
-        axes[0].set_ylabel("attention of the last prompt token")
-        # Below the panels: the curves leave no room inside.
-        part.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
-        part.suptitle(title)
-    return figure
-
-
-def attention_maps(maps: Any, layers: Sequence[int], tokens: Sequence[str], signal: Sequence[bool]) -> Figure:
-    """Attention maps of chosen blocks for one prompt, averaged over heads (paper, Figure 7).
-
-    Args:
-        maps: shape (len(layers), T, T).
-        layers: the blocks' numbers.
-        tokens: text of the T tokens.
-        signal: which of them are signal; their labels are red.
-    """
-    figure, axes = plt.subplots(1, len(layers), figsize=(11, 11 / len(layers) + 0.8), squeeze=False)
-    for ax, layer, weights in zip(axes[0], layers, maps, strict=True):
-        image = ax.imshow(weights, cmap="magma_r", norm=mpl.colors.PowerNorm(0.5, 0, 1), interpolation="nearest")
-        ax.set_title(f"block {layer}", fontsize=10)
-        ax.set_xlabel("attended token")
-        if len(tokens) <= _LABELLED:
-            columns = ax.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=5)
-            # One text per row is enough, on the first map.
-            rows = ax.set_yticks(range(len(tokens)), tokens if ax is axes[0][0] else [""] * len(tokens), fontsize=5)
-            for tick, is_signal in [*zip(columns, signal, strict=True), *zip(rows, signal, strict=True)]:
-                for label in (tick.label1, tick.label2):
-                    label.set_color("#d55e00" if is_signal else "black")
-    axes[0][0].set_ylabel("attending token")
-    figure.colorbar(image, ax=axes[0], label="attention, mean over heads", shrink=0.8)
     return figure
 
 

@@ -10,7 +10,7 @@ from ridge_utils import formatting
 from ridge_utils.figures import ridge_names
 from ridge_utils.formatting import effect_table, sides
 from ridge_utils.inference import across_seeds, gathered
-from ridge_utils.statistics import ridge_summary, third_of
+from ridge_utils.statistics import third_of
 
 #: The attention that the claim is about, without the first token, on which models park attention whatever it says.
 SIGNAL = "signal_after_first_attention"
@@ -145,67 +145,6 @@ def scaling_tests(tables: Mapping[str, pd.DataFrame]) -> tuple[str, Styler]:
         "(sign-flip test)"
     )
     return _tests(tables, SCALING_EFFECTS, caption)
-
-
-def attention_headline(table: pd.DataFrame) -> str:
-    """Where attention to the signal peaks, and what the last block attends to, at the last checkpoint (Markdown).
-
-    Args:
-        table: table of measurements of attention.
-    """
-    step = table["step"].max()
-    now = table[table["step"] == step]
-    parts = []
-    for row in ridge_summary(now, SIGNAL).sort_values("split").itertuples():
-        last = now[(now["split"] == row.split) & (now["layer"] == row.blocks)].groupby("quantity")["value"].mean()
-        parts.append(
-            f"on {row.split.upper()} examples attention to the signal (the first token left out) peaks at block "
-            f"{row.ridge_layer} of {row.blocks} ({row.at_ridge:.3f}) and is {row.at_last_block:.3f} in the last block, "
-            f"where the last token itself gets {last['last_token_attention']:.3f} and the first token "
-            f"{last['first_token_attention']:.3f}; uniform attention would give the signal "
-            f"{last['chance_attention']:.3f}"
-        )
-    return formatting.sentence(f"{formatting.when(step)}, {'; '.join(parts)}")
-
-
-def attention_table(table: pd.DataFrame, summary: pd.DataFrame) -> Styler:
-    """Attention to the signal at its peak and in the last block, with what else the last block attends to.
-
-    Args:
-        table: table of measurements of attention.
-        summary: what :func:`ridge_utils.statistics.ridge_summary` gave for :data:`SIGNAL`.
-    """
-    rows = summary.sort_values(["split", "step"], kind="stable")
-    blocks = rows["blocks"].iloc[0]
-    last = table[table["layer"] == blocks].groupby(["split", "step", "quantity"])["value"].mean()
-    shown = {
-        "split": _names(rows["split"]),
-        "step": list(rows["step"]),
-        "peak at block": ridge_names(rows),
-        "signal at the peak": [f"{v:.3f}" for v in rows["at_ridge"]],
-        "signal in the last block": [f"{v:.3f}" for v in rows["at_last_block"]],
-    }
-    for quantity, name in (
-        ("signal_attention", "with the first token"),
-        ("last_token_attention", "itself in the last block"),
-        ("first_token_attention", "first token in the last block"),
-        ("chance_attention", "signal if uniform"),
-    ):
-        shown[name] = [f"{last[(row.split, row.step, quantity)]:.3f}" for row in rows.itertuples()]
-    return formatting.styled(pd.DataFrame(shown), "Attention of the last prompt token, mean over heads and examples")
-
-
-def attention_tests(tables: Mapping[str, pd.DataFrame]) -> tuple[str, Styler]:
-    """Effect sizes and tests of what the claim says of attention, and how many of them are on its side.
-
-    Args:
-        tables: tables of measurements of attention, by what the reader calls them.
-
-    Returns:
-        A sentence (Markdown) and a table, a row per run, checkpoint, split and effect, training seeds together.
-    """
-    caption = "Differences of attention shares within examples (sign-flip test), the first token left out of the signal"
-    return _tests(tables, ATTENTION_EFFECTS, caption)
 
 
 def decoding_summary(table: pd.DataFrame) -> pd.DataFrame:
