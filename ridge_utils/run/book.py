@@ -36,9 +36,9 @@ STORED = "the book as stored"
 TRAINS = "predictive_information"
 #: The parameters that make two notebooks share a fine-tuning.
 TRAINING = ("model", "task", "n_train", "steps", "checkpoints", "learning_rate", "batch_size", "training_seeds")
-#: Modules that draw, write or execute and measure nothing: a change in them executes no notebook by itself.
+#: Modules that draw, write or execute and measure nothing; a change in them executes no notebook by itself.
 DISPLAY = {"ridge_utils." + name for name in ("figures", "formatting", "page", "tables", "notebooks", "profiles")}
-#: Seconds a notebook takes on one quiet core: only the order, and the time left before one was executed here.
+#: Seconds a notebook takes on one quiet core; it gives only the order, and the time left before one was executed here.
 SECONDS = {"truncation": 100, "overfitting": 80, "multi_token": 60, "estimator_audit": 60, "interventions": 60}
 USUAL_SECONDS = 35
 

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from ridge_utils import cache, notebooks
 from ridge_utils.run import book
 
-#: What passed: a digest by the notebook's name; and pytest's own report.
+#: What passed, a digest by the notebook's name; and pytest's own report.
 PASSED, REPORT = book.ROOT / "_build" / "passed.json", book.ROOT / "_build" / "nbval.xml"
 
 
