@@ -78,8 +78,8 @@ def judge(tables: Mapping[str, Mapping[str, Stored]]) -> pd.DataFrame:
             where a notebook has no table for a model and task.
 
     Returns:
-        A table with a row per claim, model, task and checkpoint (or text). Columns: ``verdict`` and ``why``; ``effect``, ``estimate``,
-        ``low``, ``high`` and ``unit`` of the rule's first effect, ``p`` after correction; ``page``, the notebook that
+        A table with a row per claim, model, task and checkpoint (or text). It has ``verdict`` and ``why``; ``effect``,
+        ``estimate``, ``low``, ``high`` and ``unit`` of the rule's first effect, ``p`` after correction; ``page``, the notebook that
         holds the figure; and ``files``. What a claim has no evidence for has one row ``not judged``.
     """
     cases = _cases(tables)
