@@ -8,7 +8,7 @@ import torch
 from ridge_utils import generation, models, tasks
 from ridge_utils.errors import InputError
 from ridge_utils.generation import greedy, reference
-from ridge_utils.representations import collect, encode
+from ridge_utils.representations import encode
 from ridge_utils.tasks import Example
 
 STEPS = 6
@@ -93,16 +93,6 @@ def test_batch_size_and_padding_change_nothing(loaded, prompt_examples, function
     assert torch.equal(together.targets[1:], alone.targets)
 
 
-def test_the_first_step_is_what_collect_gives(loaded, prompt_examples):
-    one = collect(loaded, prompt_examples, progress=False)
-    for function in (greedy, reference):
-        many = function(loaded, prompt_examples, 3, progress=False)
-        assert len(many) == len(one)
-        torch.testing.assert_close(many.states[:, :, 0], one.states, atol=1e-4, rtol=0)
-    assert torch.equal(many.token_ids[:, 0], one.target_ids)
-    assert torch.equal(many.targets[:, 0], one.targets)
-
-
 def test_the_checkpoints_settings_are_put_aside_and_come_back(examples):
     loaded = models.load("random:llama", device="cpu")
     plain = greedy(loaded, examples, STEPS, progress=False)
@@ -125,52 +115,6 @@ def test_end_tokens_are_suppressed_and_cut_nothing(examples):
     assert not set(got) & set(ends)
 
 
-def test_no_hook_stays_even_after_an_error(loaded, prompt_examples, monkeypatch):
-    modules = [*loaded.blocks, loaded.final_norm]
-
-    def hooks():
-        return [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules]
-
-    before = hooks()
-    for function in (greedy, reference):
-        function(loaded, prompt_examples, 2, progress=False)
-        assert hooks() == before
-
-    def fail(*_args, **_kwargs):
-        raise RuntimeError("stop")
-
-    monkeypatch.setattr(loaded.final_norm, "forward", fail)
-    for function in (greedy, reference):
-        with pytest.raises(RuntimeError, match="stop"):
-            function(loaded, prompt_examples, 2, progress=False)
-        assert hooks() == before
-
-
-def test_reference_makes_no_logits(llama, prompt_examples):
-    calls = []
-    handle = llama.model.get_output_embeddings().register_forward_hook(lambda *_: calls.append(1))
-    reference(llama, prompt_examples, 2, progress=False)
-    handle.remove()
-    assert not calls
-
-
-def test_greedy_does_not_hold_on_to_the_states_of_the_prompt(llama):
-    kept = []
-    original = generation.captured
-
-    def watched(loaded, pick):
-        def watch(state):
-            kept.append(pick(state))
-            return kept[-1]
-
-        return original(loaded, watch)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generation, "captured", watched)
-        greedy(llama, [Example("a" * 100, "b", "id", "own")], 2, progress=False)
-    assert {t.untyped_storage().nbytes() for t in kept} == {4 * llama.width}
-
-
 def test_bfloat16_models_give_float32_states_and_float64_models_float64(prompt_examples):
     for dtype, expected in (("bfloat16", torch.float32), ("float64", torch.float64)):
         loaded = models.load("random:llama", dtype=dtype, device="cpu")
@@ -187,16 +131,6 @@ def test_a_nan_state_is_named_with_layer_example_and_step(function):
         loaded.embedding.weight[encode(loaded, given[1])[0]] = math.nan
     with pytest.raises(InputError, match=r"'random:llama' gives a NaN .* at layer 0 for example 1 at step 1: load"):
         function(loaded, given, 2, progress=False)
-
-
-def test_progress_bar_is_labelled(llama, prompt_examples, capsys):
-    greedy(llama, prompt_examples, 2, progress="cnn")
-    reference(llama, prompt_examples, 2)
-    shown = capsys.readouterr().err
-    assert "greedy decoding, cnn" in shown
-    assert "teacher forcing: " in shown
-    greedy(llama, prompt_examples, 2, progress=False)
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("function", [greedy, reference])

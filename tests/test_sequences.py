@@ -62,6 +62,17 @@ def test_information_equals_the_definition_in_loops(pairs):
 
 
 @pytest.mark.parametrize("pairs", PAIRS)
+def test_samples_are_estimated_as_if_each_were_all_there_is(pairs):
+    hidden, targets = random_samples(3, 9, 4, 5), random_samples(9, 4, 3, seed=1)
+    samples = [torch.tensor([8, 0, 3, 5]), torch.tensor([1, 2, 4, 6, 7])]
+    together = sequence_information(hidden, targets, [1, 4], 0.6, pairs, samples=samples)
+    assert together.shape == (2, 3, 2)
+    for profile, index in zip(together, samples, strict=True):
+        alone = sequence_information(hidden[:, index], targets[index], [1, 4], 0.6, pairs)
+        torch.testing.assert_close(profile, alone, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
 @pytest.mark.parametrize("bandwidth", [1e-12, 0.05, 1.0])
 def test_one_step_is_the_predictive_information_of_one_token(bandwidth, pairs):
     hidden, targets = random_samples(4, 30, 6, 8).float(), random_samples(30, 6, 5, seed=1).float()
@@ -113,13 +124,6 @@ def test_the_order_of_examples_and_that_of_past_steps_do_not_matter(pairs):
 
 
 @pytest.mark.parametrize("pairs", PAIRS)
-def test_later_steps_do_not_reach_earlier_ones(pairs):
-    x = random_samples(6, 5, 4)
-    short = sequence_gram_matrices(x[:, :3], [2, 3], pairs=pairs)
-    torch.testing.assert_close(short, sequence_gram_matrices(x, [5, 2, 3], pairs=pairs)[1:])
-
-
-@pytest.mark.parametrize("pairs", PAIRS)
 def test_sequences_that_stand_still_are_one_token(pairs):
     x = random_samples(8, 1, 4)
     grams = sequence_gram_matrices(x.expand(8, 6, 4), [1, 4, 6], pairs=pairs)
@@ -143,13 +147,6 @@ def test_entropy_falls_with_the_step_over_all_pairs_and_can_grow_over_aligned_on
     assert aligned[1] - aligned[0] > 0.5
 
 
-def test_rounding_does_not_blow_up_at_small_bandwidths():
-    twins = random_samples(40, 3, 7).repeat(2, 1, 1)  # some products of a unit vector with itself exceed 1
-    gram = sequence_gram_matrices(twins, [3], bandwidth=1e-12)
-    assert (gram >= 0).all()
-    assert gram.max() <= 1 / 80 + 1e-12
-
-
 def test_information_of_sequences_far_apart_is_the_entropy_of_their_clusters():
     # Two kinds of continuation, equal at the first step: it is the second that tells them apart.
     kind = torch.tensor([0, 0, 0, 1])
@@ -160,24 +157,6 @@ def test_information_of_sequences_far_apart_is_the_entropy_of_their_clusters():
     expected = 2 * slow_entropy(gram) - slow_entropy(gram * gram * 4)
     assert value[0].item() == pytest.approx(0, abs=1e-12)
     assert value[1].item() == pytest.approx(expected, abs=1e-10)
-
-
-def test_memory_stays_bounded():
-    n, t, d = 60, 30, 8
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            nonlocal largest
-            out = func(*args, **(kwargs or {}))
-            if isinstance(out, torch.Tensor):
-                largest = max(largest, out.numel())
-            return out
-
-    with pytest.MonkeyPatch.context() as patch, Watch():
-        patch.setattr(sequences, "_PAIRS", 3 * n * t**2)
-        sequence_gram_matrices(random_samples(n, t, d), [t])
-    assert largest <= 3 * n * t**2
 
 
 X = random_samples(5, 4, 3)
@@ -196,18 +175,12 @@ def with_entry(value, index):
         (lambda: sequence_gram_matrices(X[:1], [1]), r"At least 2 sequences .* \(1, 4, 3\) holds 1"),
         (lambda: sequence_gram_matrices(X, []), "There are no steps"),
         (lambda: sequence_gram_matrices(X, [1, 5]), r"between 1 and 4, .* shape \(5, 4, 3\), but one is 5"),
-        (lambda: sequence_gram_matrices(X, [0]), "but one is 0"),
-        (lambda: sequence_gram_matrices(X, [1.5]), "must be an integer .* but one is 1.5"),
         (lambda: sequence_gram_matrices(X, [True]), "must be an integer .* but one is True"),
         (lambda: sequence_gram_matrices(X, [1], bandwidth=0), "bandwidth must lie between .* but is 0"),
-        (lambda: sequence_gram_matrices(X, [1], bandwidth=math.nan), "bandwidth must lie between .* but is nan"),
         (lambda: sequence_gram_matrices(with_entry(math.nan, (2, 1, 0)), [3]), "sequence 2 at step 2 .* NaN or inf"),
-        (lambda: sequence_gram_matrices(with_entry(math.inf, (0, 0, 0)), [3]), "sequence 0 at step 1 .* NaN or inf"),
         (lambda: sequence_gram_matrices(with_entry(0, (4, 2)), [3]), "sequence 4 at step 3 .* is the zero vector"),
         (lambda: sequence_gram_matrices(X, [1], pairs="some"), "Unknown pairs 'some'; choose one of all, aligned"),
         (lambda: sequence_information(X[None], X[:4], [1]), r"shapes \(1, 5, 4, 3\) and \(4, 4, 3\)"),
-        (lambda: sequence_information(X[None], X[:, :3], [1]), r"shapes \(1, 5, 4, 3\) and \(5, 3, 3\)"),
-        (lambda: sequence_information(X, X, [1]), r"shapes \(5, 4, 3\) and \(5, 4, 3\)"),
         (lambda: sequence_information(torch.stack([X, 0 * X]), X, [1]), "Layer 1: .* zero vector"),
     ],
 )
