@@ -59,11 +59,6 @@ def test_a_profile_is_read_by_name_or_by_path(write, folder):
         profiles.load("mine")
 
 
-def test_what_a_profile_leaves_out(write):
-    write("least", notebooks={ATTENTION: {}})
-    assert profiles.load("least") == Profile("least", "least", {ATTENTION: {}}, {}, False, False, {})
-
-
 def test_an_unknown_profile_is_answered_with_the_known_ones(write):
     for name in ("b", "a"):
         write(name, notebooks={ATTENTION: {}})
@@ -102,12 +97,6 @@ def test_a_bad_profile_is_one_sentence(folder, text, words):
 def test_names_that_are_no_file_are_one_sentence(folder, name):
     with pytest.raises(InputError, match=r"There is no profile|cannot be read"):
         profiles.load(name)
-
-
-def test_references_are_the_profiles_that_say_so(write):
-    for name, reference in (("b", True), ("c", False), ("a", True)):
-        write(name, notebooks={ATTENTION: {}}, reference=reference)
-    assert [profile.name for profile in profiles.references()] == ["a", "b"]
 
 
 # Their parameters for a notebook.
@@ -164,6 +153,7 @@ def test_the_committed_profiles_fit_their_notebooks(path):
         steps = values.get("steps", 0)
         assert all(0 <= step <= steps for step in values.get("checkpoints", [])), notebook
         assert "data_dir" not in values, "where the data lie is for the reader to say"
+    assert profile.expected
 
 
 @pytest.mark.parametrize("notebook", notebooks.names())
@@ -261,40 +251,30 @@ def test_reference_runs_what_is_missing_and_skips_what_is_done(write, runs, fold
     assert [(output.parent.name, values["steps"]) for _, values, output in runs[4:]] == [("a", 4)]
 
 
-def test_a_run_that_fails_is_reported_and_the_others_go_on(write, runs, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (("1 / 0", "ZeroDivisionError", "division by zero"), "attention failed in cell 4: ZeroDivisionError: division"),
+        (("", "InputError", "steps must be at least 0."), " steps must be at least 0.; see "),
+    ],
+)
+def test_a_run_that_fails_is_reported_and_the_others_go_on(write, runs, monkeypatch, capsys, error, words):
     write("a", reference=True, notebooks={ATTENTION: {}, INFORMATION: {}})
     whole = notebooks.run
 
     def run(notebook, values, output, quiet=False):
         if notebook == ATTENTION:
-            raise papermill.PapermillExecutionError(3, 4, "1 / 0", "ZeroDivisionError", "division by zero", [])
+            raise papermill.PapermillExecutionError(3, 4, *error, [])
         return whole(notebook, values, output)
 
     monkeypatch.setattr(notebooks, "run", run)
     assert cli.main(["reference"]) == 1
     said = capsys.readouterr().err
-    assert "attention failed in cell 4: ZeroDivisionError: division by zero; see " in said
+    assert words in said
     assert said.endswith("error: 1 of 2 runs failed: a/attention\n")
     assert [notebook for notebook, _, _ in runs] == [INFORMATION]
     assert cli.main(["reference", "--list"]) == 0
     assert listed(capsys)[:2] == ["left a/attention", "done a/predictive_information"]
-
-
-def test_bad_input_of_one_run_does_not_stop_the_others(write, runs, monkeypatch, capsys):
-    write("a", reference=True, notebooks={ATTENTION: {}, INFORMATION: {}})
-    whole = notebooks.run
-
-    def run(notebook, values, output, quiet=False):
-        if notebook == ATTENTION:
-            raise papermill.PapermillExecutionError(2, 3, "", "InputError", "steps must be at least 0.", [])
-        return whole(notebook, values, output)
-
-    monkeypatch.setattr(notebooks, "run", run)
-    assert cli.main(["reference"]) == 1
-    said = capsys.readouterr().err
-    assert " steps must be at least 0.; see " in said
-    assert said.endswith("error: 1 of 2 runs failed: a/attention\n")
-    assert [notebook for notebook, _, _ in runs] == [INFORMATION]
 
 
 def test_a_profile_that_is_no_reference_does_not_write_into_the_results(write, runs, capsys):

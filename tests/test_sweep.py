@@ -183,6 +183,7 @@ def test_two_sweeps_at_once_execute_a_run_once(runs, monkeypatch):
 # Many runs.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_is_done_is_told_of_first_and_not_executed(runs, workers):
     finish(runs[1])
@@ -194,11 +195,13 @@ def test_what_is_done_is_told_of_first_and_not_executed(runs, workers):
     assert all(map(sweep.is_done, runs))
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_is_replaced_and_its_run_begun_again(runs):
     outcomes = list(sweep.work(runs[:2], workers=1, call=dies_once))
     assert [outcome.status for outcome in outcomes] == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_a_run_that_kills_every_worker_is_given_up_and_the_others_go_on(grid):
     runs = grid(notebooks={INFORMATION: {}}, models=["bad", "good"]).runs
     outcomes = {outcome.run.name: outcome for outcome in sweep.work(runs, workers=1, call=dies_always)}
@@ -208,6 +211,7 @@ def test_a_run_that_kills_every_worker_is_given_up_and_the_others_go_on(grid):
     assert outcomes[runs[1].name].status == "done"
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_runs_already_is_used(runs):
     import distributed
 
@@ -240,6 +244,7 @@ def test_the_time_that_is_left(runs):
     assert sweep.time_left(outcomes, 4, 2) == 120
 
 
+@pytest.mark.slow
 def test_ridge_sweep_from_grid_to_table(tmp_path, monkeypatch, capfd):
     """The real thing: two notebooks in two processes, one of which cannot succeed."""
     monkeypatch.chdir(tmp_path)
@@ -257,5 +262,9 @@ def test_ridge_sweep_from_grid_to_table(tmp_path, monkeypatch, capfd):
     read, origin = results.read(folder / "table.csv")
     assert set(read["run"]) == {f"{INFORMATION}--random-gpt2"}
     assert origin["runs"][f"{INFORMATION}--random-gpt2"]["parameters"]["n_samples"] == 8
+    compared = pd.read_csv(folder / "comparison.csv")
+    assert set(compared["run"]) == {f"{INFORMATION}--random-gpt2"}
+    assert {"ridge_layer", "at_ridge", "at_last_block", "at_final_norm"} <= set(compared)
+    assert (folder / "comparison.png").stat().st_size > 0
     assert cli.main(["sweep", "tiny.yaml", "--list"]) == 0
     assert "1 of 2 runs are done." in capfd.readouterr().out
