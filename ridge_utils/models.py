@@ -289,8 +289,10 @@ def display_name(name: str) -> str:
 
 def _is_folder(name: str) -> bool:
     """Whether a name is that of a folder; without a separator it is the Hub's, whatever lies here under that name."""
-    if Path(name).name == name and name != "~":
-        return False
+    return _lies_here(name) and (Path(name).name != name or name == "~")
+
+
+def _lies_here(name: str) -> bool:
     try:
         return Path(name).expanduser().is_dir()
     except (OSError, RuntimeError):  # a name too long for a path, or the home of an unknown user
@@ -375,7 +377,7 @@ def _pretrained(
         raise InputError(f"There is no model folder {name!r}; give the folder that holds its config.json.")
     try:
         local = {"local_files_only": is_folder or not _hub_answers(name)}
-        if not is_folder and Path(name).is_dir():  # which transformers would read
+        if not is_folder and _lies_here(name):  # which transformers would read
             log.warning("The model %s is the Hub's; the folder of that name here would be ./%s.", name, name)
             source = snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"], **local)
         with quiet():
