@@ -79,8 +79,8 @@ def judge(tables: Mapping[str, Mapping[str, Stored]]) -> pd.DataFrame:
 
     Returns:
         A table with a row per claim, model, task and checkpoint (or text). It has ``verdict`` and ``why``; ``effect``,
-        ``estimate``, ``low``, ``high`` and ``unit`` of the rule's first effect, ``p`` after correction; ``page``, the notebook that
-        holds the figure; and ``files``. What a claim has no evidence for has one row ``not judged``.
+        ``estimate``, ``low``, ``high`` and ``unit`` of the rule's first effect, ``p`` after correction; ``page``, the
+        notebook that holds the figure; and ``files``. What a claim has no evidence for has one row ``not judged``.
     """
     cases = _cases(tables)
     rows: list[tuple[Any, ...]] = []
