@@ -1,4 +1,4 @@
-"""Words and numbers as the sentences and tables of every page write them."""
+"""Numbers and tables as every page writes them."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,19 +16,14 @@ def when(step: int) -> str:
 
 
 def listed(items: Iterable[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``; nothing of nothing."""
-    found = list(items)
-    return " and ".join(filter(None, [", ".join(found[:-1]), *found[-1:]]))
-
-
-def capital(text: str) -> str:
-    """A text with its first letter in upper case, the others as they are."""
-    return f"{text[:1].upper()}{text[1:]}"
+    """``a``, ``a and b``, ``a, b and c``; the empty text of no items."""
+    *first, last = list(items) or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def sentence(text: str) -> str:
-    """A text with a capital at its beginning and a full stop at its end; nothing of nothing."""
-    return f"{capital(text)}." if text else ""
+    """A text with a capital at its beginning and a full stop at its end; the empty text stays empty."""
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def number(value: float, digits: int, sign: str = "") -> str:
