@@ -82,12 +82,6 @@ def shares(
     Source: the paper, Table 2. Prompts are padded on the right as in
     :func:`ridge_utils.representations.collect`, so a prompt's shares do not depend on its batch.
 
-    Args:
-        loaded: the model.
-        examples: N examples whose task marks its signal.
-        batch_size: most prompts per forward pass; long prompts go in smaller batches, as their maps are large.
-        progress: show a progress bar with the time left on stderr; a text labels it.
-
     Returns:
         The shares in the order of ``examples``; those of a half-precision model have its rounding errors.
 
@@ -132,15 +126,10 @@ def maps(loaded: LoadedModel, example: Example, layers: Sequence[int]) -> Tensor
     """Attention maps of one prompt of T tokens, averaged over heads (paper, Figure 7).
 
     Args:
-        loaded: the model.
-        example: the example; its prompt is read, and it need not have a signal.
         layers: which blocks, numbered from 1.
 
     Returns:
         Shape (len(layers), T, T), float64, on the CPU; row t is what token t attends to.
-
-    Raises:
-        InputError: no layers, or one that the model does not have; and as in :func:`shares`.
     """
     blocks = len(loaded.blocks)
     if not layers or not all(1 <= layer <= blocks for layer in layers):
@@ -166,9 +155,6 @@ def signal_mask(loaded: LoadedModel, example: Example) -> Tensor:
 
     Returns:
         Shape (T,), bool.
-
-    Raises:
-        InputError: a tokenizer that does not say where its tokens stand in the text.
     """
 
     def overlaps(start: int, end: int) -> bool:
@@ -179,11 +165,7 @@ def signal_mask(loaded: LoadedModel, example: Example) -> Tensor:
 
 @contextlib.contextmanager
 def eager(loaded: LoadedModel) -> Iterator[None]:
-    """Let the model compute attention weights inside a ``with`` block, and set its own implementation again after it.
-
-    Raises:
-        InputError: the model cannot be switched.
-    """
+    """Let the model compute attention weights inside a ``with`` block, and set its own implementation again after it."""
     model = loaded.model
     before = model.config._attn_implementation
     try:

@@ -21,9 +21,7 @@ def correct(
     model's own prediction.
 
     Args:
-        loaded: the model that gave the states.
         representations: N examples.
-        batch_size: states per product with the head.
         norm: apply the final norm, to the last block's state too.
 
     Returns:
@@ -57,7 +55,6 @@ def likeliest(
         token_ids: the token of each state, shape (N,), int64.
         weight: of the head, shape (vocabulary, d).
         bias: of the head, shape (vocabulary,), if it has one.
-        batch_size: states per product.
 
     Returns:
         Shape (N,), bool, on the CPU.
@@ -91,9 +88,7 @@ def cross_entropy(loaded: LoadedModel, representations: Representations, batch_s
     """Cross-entropy of the first target token under the whole model, from the state that its head received.
 
     Args:
-        loaded: the model that gave the states.
         representations: N examples.
-        batch_size: states per product with the head.
 
     Returns:
         Shape (N,), float64, in nats.

@@ -346,8 +346,6 @@ def _colours(column: str, values: Sequence[Any]) -> list[Any]:
     return [HUES[place % len(HUES)] for place in range(len(values))]
 
 
-# What follows goes as the pages that call it are rewritten.
-
 def residual_scales(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """The paper's Figure 6: scales fitted on ID and on OOD data, a panel per table, bands of 1 sigma over seeds.
 
@@ -365,39 +363,3 @@ def residual_scales(tables: Mapping[str, pd.DataFrame]) -> Figure:
         ax.set_title(title, fontsize=10)
         ax.legend(fontsize=8)
     return figure
-
-
-def decoding(table: pd.DataFrame, title: str) -> Figure:
-    """Sequence information over layers, one curve per number of decoding steps, lighter = later (paper, Section 5).
-
-    Args:
-        table: table of measurements with the quantities ``sequence_information_…``.
-        title: what to write above.
-    """
-    names = {"all": "all pairs of steps", "aligned": "same steps only"}
-    kernels = [
-        kernel for kernel in names if (table["quantity"].str.startswith(f"sequence_information_{kernel}_")).any()
-    ]
-    figure, grid = plt.subplots(len(kernels), 2, figsize=(11, 3.6 * len(kernels)), sharey="row", squeeze=False)
-    for axes, kernel in zip(grid, kernels, strict=True):
-        for ax, (name, hue) in zip(axes, {"generated": "ood", "reference": "id"}.items(), strict=True):
-            rows = table[table["quantity"] == f"sequence_information_{kernel}_{name}"]
-            steps = sorted(rows["decoding_step"].unique())
-            for step, shade in zip(steps, checkpoint_shades(hue, len(steps)), strict=True):
-                curve(ax, rows[rows["decoding_step"] == step], shade, f"t = {step}")
-            ax.set_title(f"{name} continuation, {names[kernel]}", fontsize=10)
-            ax.set_ylim(bottom=0, auto=True)
-        axes[0].set_ylabel("I of the sequences, in nats")
-    for ax in grid[-1]:
-        ax.set_xlabel("layer (0: embedding; ◆: after the final norm)")
-        ax.legend(fontsize=7)
-    figure.suptitle(title)
-    return figure
-
-
-def ridge_names(summary: pd.DataFrame) -> list[str]:
-    """The ridge layers of a summary as people read them: ``24 of 30``, or ``none``, where the last block is highest."""
-    return [
-        f"{row.ridge_layer} of {row.blocks}" if row.ridge_layer < row.blocks else f"none: highest at {row.blocks}"
-        for row in summary.itertuples()
-    ]

@@ -65,14 +65,7 @@ def greedy(
     The result takes (blocks + 2) N steps d numbers of 4 bytes; beside it, one batch is in memory.
 
     Args:
-        loaded: the model.
-        examples: N examples; their targets are not used.
         steps: tokens to decode, at least 1.
-        batch_size: prompts decoded at a time.
-        progress: show a progress bar with the time left on stderr; a text labels it.
-
-    Returns:
-        States, tokens and their embeddings, in the order of ``examples``.
 
     Raises:
         InputError: no examples, a number below 1, an empty prompt, a prompt that leaves no room for the steps in the
@@ -114,17 +107,7 @@ def reference(
     :func:`ridge_utils.representations.collect`, and the head is not applied.
 
     Args:
-        loaded: the model.
-        examples: N examples, whose targets have at least ``steps`` tokens.
         steps: target tokens to go along, at least 1.
-        batch_size: prompts per forward pass.
-        progress: show a progress bar with the time left on stderr; a text labels it.
-
-    Returns:
-        States, tokens and their embeddings, in the order of ``examples``.
-
-    Raises:
-        InputError: as :func:`greedy`, or a target with fewer tokens than ``steps``.
     """
     encoded = _encode(loaded, examples, steps, batch_size)
     for number, (example, (_, target)) in enumerate(zip(examples, encoded, strict=True)):

@@ -45,7 +45,6 @@ def information_profile(
         quantity: ``predictive_information`` of every state, the one after the final norm included, or
             ``incremental_information`` of every block's residual update.
         n_samples: examples per estimate, drawn without replacement from a pool.
-        sampling_seeds: one draw each.
         estimator: of both variables.
     """
     tables = []
@@ -140,12 +139,8 @@ def residual_scaling(
     """Residual scales fitted on each split, once per seed, with accuracy and loss before and after.
 
     Args:
-        loaded: the model; its weights stay as they are.
         fitted_on: examples to fit on, by split.
         evaluated_on: other examples, by split.
-        context: see the module.
-        settings: one fit each; their seeds are the ``sample_seed`` of the rows.
-        batch_size: prompts per forward pass of the evaluation.
 
     Returns:
         Table of measurements. ``residual_scale`` has one row per block, its split is the one fitted on. ``accuracy``
@@ -248,9 +243,7 @@ def attention_shares(
 
     Args:
         shares: what :func:`ridge_utils.attention.shares` gave, by split.
-        context: see the module.
         n_samples: examples per mean, drawn without replacement.
-        sampling_seeds: one draw each.
 
     Returns:
         Table of measurements with the means over examples of ``signal_attention``, ``signal_after_first_attention``
@@ -337,12 +330,8 @@ def sequence_information(
 
     Args:
         continuations: by name, ``generated`` or ``reference``.
-        context: see the module, with the rows' split.
         steps: the numbers of decoding steps t.
         n_samples: sequences per estimate, drawn without replacement.
-        sampling_seeds: one draw each.
-        pairs: over which pairs of steps the sequence kernel averages, see :mod:`ridge_utils.sequences`.
-        bandwidth: of the token kernel.
 
     Returns:
         Table of measurements with ``sequence_information_all_generated``, ``…_all_reference``,

@@ -7,24 +7,14 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from ridge_utils import formatting
-from ridge_utils.figures import ridge_names
 from ridge_utils.formatting import effect_table, sides
 from ridge_utils.inference import across_seeds, gathered
 from ridge_utils.statistics import third_of
-
-#: The attention that the claim is about, without the first token, on which models park attention whatever it says.
-SIGNAL = "signal_after_first_attention"
 
 #: What the reader calls the effects on residual scales, and the sign that the claim gives them.
 SCALING_EFFECTS = {
     "scale_shift": ("the last block's factor, fitted on OOD less on ID", -1),
     "scaled_accuracy_gain": ("accuracy with the factors fitted on the split, less untouched", 1),
-}
-#: The same of attention.
-ATTENTION_EFFECTS = {
-    "signal_attention_fall": ("signal at its largest block, less in the last block", 1),
-    "signal_attention_excess": ("signal at its largest block, less its chance share", 1),
-    "last_token_attention_excess": ("last block: the last token itself, less signal", 1),
 }
 
 
@@ -147,85 +137,6 @@ def scaling_tests(tables: Mapping[str, pd.DataFrame]) -> tuple[str, Styler]:
     return _tests(tables, SCALING_EFFECTS, caption)
 
 
-def decoding_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Level and shape of sequence information after each number of decoding steps.
-
-    Args:
-        table: table of measurements with the quantities ``sequence_information_…``.
-
-    Returns:
-        One row per ``continuation``, ``pairs`` (of the kernel) and ``decoding_step`` with ``level`` (mean over the
-        blocks' states, nats), ``ridge_layer``, ``blocks``, ``at_ridge``, ``at_last_block`` and ``rank_correlation``,
-        Spearman's over the blocks between this profile and the one after the most steps.
-    """
-    parts = []
-    rows = table[table["quantity"].str.startswith("sequence_information_") & (table["site"] == "block")]
-    for quantity, group in rows.groupby("quantity"):
-        wide = group.pivot_table(index="layer", columns="decoding_step", values="value")
-        correlation = wide.corr(method="spearman")[wide.columns.max()]
-        parts.append(
-            pd.DataFrame(
-                {
-                    "continuation": quantity.rpartition("_")[2],
-                    "pairs": quantity.removeprefix("sequence_information_").partition("_")[0],
-                    "decoding_step": wide.columns.astype(int),
-                    "level": wide.mean().to_numpy(),
-                    "ridge_layer": wide.idxmax().to_numpy(),
-                    "blocks": int(wide.index.max()),
-                    "at_ridge": wide.max().to_numpy(),
-                    "at_last_block": wide.iloc[-1].to_numpy(),
-                    "rank_correlation": correlation.to_numpy(),
-                }
-            )
-        )
-    return pd.concat(parts, ignore_index=True)
-
-
-def decoding_headline(table: pd.DataFrame) -> str:
-    """Whether the level grows over decoding steps, and whether the shape over layers stays (Markdown).
-
-    Args:
-        table: table of measurements with the quantities ``sequence_information_…``.
-    """
-    parts = []
-    kernels = {"all": "all pairs of steps", "aligned": "the same steps only"}
-    for (pairs, name), rows in decoding_summary(table).groupby(["pairs", "continuation"]):
-        early, late = rows.iloc[0], rows.iloc[-1]
-        grows = len(rows) > 1 and bool((rows["level"].diff()[1:] > 0).all())
-        verb = "grows at every step measured" if grows else "does not grow at every step measured"
-        low = rows["rank_correlation"].min()
-        layers = sorted({int(layer) for layer in rows["ridge_layer"]})
-        place = f"at layer {layers[0]}" if len(layers) == 1 else f"between layers {layers[0]} and {layers[-1]}"
-        parts.append(
-            f"With {kernels[pairs]} along the {name} text, the level {verb}, from {abs(early['level']):.3f} nats at "
-            f"t = {early['decoding_step']} to {abs(late['level']):.3f} at t = {late['decoding_step']}, the largest "
-            f"layer lies {place} of {late['blocks']}, and the lowest rank correlation over the layers with the last "
-            f"profile is {low:.2f}."
-        )
-    return " ".join(parts)
-
-
-def decoding_table(summary: pd.DataFrame) -> Styler:
-    """Level and shape of sequence information after each number of decoding steps.
-
-    Args:
-        summary: what :func:`decoding_summary` gave.
-    """
-    shown = pd.DataFrame(
-        {
-            "continuation": summary["continuation"],
-            "kernel over": summary["pairs"].map({"all": "all pairs", "aligned": "same steps"}),
-            "steps": summary["decoding_step"],
-            "mean over layers": summary["level"].map("{:.3f}".format),
-            "ridge layer": ridge_names(summary),
-            "at the ridge": summary["at_ridge"].map("{:.3f}".format),
-            "at the last block": summary["at_last_block"].map("{:.3f}".format),
-            "rank correlation with the final profile": summary["rank_correlation"].map("{:.2f}".format),
-        }
-    )
-    return formatting.styled(shown, "Sequence information in nats, blocks only (embedding and final norm left out)")
-
-
 def _tests(
     tables: Mapping[str, pd.DataFrame], quantities: Mapping[str, tuple[str, int]], caption: str
 ) -> tuple[str, Styler]:
@@ -241,7 +152,3 @@ def _tests(
 
 def _together(summary: pd.DataFrame) -> pd.DataFrame:
     return summary[summary["split"] == "all"].sort_values("step")
-
-
-def _names(splits: "pd.Series[str]") -> list[str]:
-    return ["both" if split == "all" else split.upper() for split in splits]

@@ -93,7 +93,6 @@ def scaled(loaded: LoadedModel, scales: Tensor) -> Iterator[None]:
     the end, also when the body raises.
 
     Args:
-        loaded: the model; its weights are not touched.
         scales: beta_1 to beta_L, shape (blocks,), on any device.
 
     Raises:
@@ -120,15 +119,6 @@ def fit(loaded: LoadedModel, examples: Sequence[Example], settings: FitSettings,
     The loss is that of ``training``: the mean cross-entropy over all target tokens of the batch and over nothing else.
     Every scale starts at 1, and is set to 0 where a step makes it negative. The order of the examples is drawn anew in
     every epoch.
-
-    Args:
-        loaded: the model; its weights, its mode and which of its parameters want gradients are the same afterwards.
-        examples: what to fit the scales to.
-        settings: how to fit them.
-        progress: show a progress bar with the time left on stderr; a text labels it.
-
-    Returns:
-        The scales and the loss at every step.
 
     Raises:
         InputError: no examples, one that does not fit the model's context, or a loss that is no longer finite.
@@ -186,14 +176,7 @@ def evaluate(
     its result beyond rounding.
 
     Args:
-        loaded: the model.
-        examples: N examples.
         scales: shape (blocks,), see :func:`scaled`; the untouched model where there are none.
-        batch_size: prompts per forward pass.
-        progress: show a progress bar with the time left on stderr; a text labels it.
-
-    Returns:
-        Accuracy and cross-entropy of each example, in the order of ``examples``.
 
     Raises:
         InputError: no examples, a prompt that is empty or longer than the model's context, scales that :func:`scaled`
