@@ -6,15 +6,7 @@ import json
 import pytest
 import torch
 
-from ridge_utils import (
-    attention,
-    models,
-    profiles,
-    results,
-    store,
-    study,
-    tasks,
-)
+from ridge_utils import attention, models, profiles, results, store, study, tasks
 from ridge_utils.attention import AttentionShares
 from ridge_utils.errors import InputError
 from ridge_utils.representations import Representations, collect
