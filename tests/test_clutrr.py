@@ -294,34 +294,19 @@ def test_splits_of_a_folder(release):
             [{"story": "a", "query": "b"}],
             r"Line 1 of .*1\.2_test\.csv, the header, lacks the column 'target'; it has story",
         ),
-        (
-            [row(), row(id="b", target="")],
-            "line 5 of .*1.2_test.csv, the field 'target' must be one of father, mother, son, .* but is ''",
-        ),
-        ([row(story=" ")], r"line 2 of .*1.2_test.csv, the field 'story' must be a text that is not empty, but is ' '"),
-        (
-            [row(query="(Ann, Cy)")],
-            r"line 3 of .*1.2_test.csv, the field 'query' must be two different names of .* but is '\(Ann, Cy\)'",
-        ),
+        ([row(), row(id="b", target="")], "line 5 of .*'target' must be one of father, mother, son, .* but is ''"),
+        ([row(story=" ")], r"line 2 of .*'story' must be a text that is not empty, but is ' '"),
+        ([row(query="(Ann, Cy)")], r"line 3 of .*'query' must be two different names of .* but is '\(Ann, Cy\)'"),
         *(
             ([row(query=query)], "'query' must be two different names of the story, such as")
             for query in ("__import__('os').getcwd()", "('Ann', 'Ann')", "('Ann', 'Di')", "['Ann', 'Cy']", "('Ann', 3)")
         ),
-        (
-            [row(target="cousin")],
-            r"line 3 of .*1.2_test.csv, the field 'target' must be one of father, mother, son, .* but is 'cousin'",
-        ),
-        (
-            [row(task_name="task_1.3")],
-            r"line 3 of .*1.2_test.csv, the field 'task_name' must be task_1\.2 in this file, but is 'task_1\.3'",
-        ),
-        (
-            [row(task_name="two")],
-            r"line 3 of .*1.2_test.csv, the field 'task_name' must be task_1\. and the number of hops, but is 'two'",
-        ),
+        ([row(target="cousin")], r"line 3 of .*'target' must be one of father, mother, son, .* but is 'cousin'"),
+        ([row(task_name="task_1.3")], r"line 3 of .*'task_name' must be task_1\.2 in this file, but is 'task_1\.3'"),
+        ([row(task_name="two")], r"line 3 of .*'task_name' must be task_1\. and the number of hops, but is 'two'"),
         (
             [row(edge_types="['son']")],
-            r"line 3 of .*1.2_test.csv, the field 'edge_types' must be a list of 2 relations, as task_1\.2 says, but",
+            r"line 3 of .*'edge_types' must be a list of 2 relations, as task_1\.2 says, but",
         ),
         ([row(edge_types="son")], "'edge_types' must be a list of relations, but is 'son'"),
         ([], "1.2_test.csv is empty"),

@@ -114,26 +114,14 @@ DEV, VAL = "commonsense_qa/dev_rand_split.jsonl", "ecqa/val_ids.txt"
             "Line 3 of .* must be a mapping with at least id and question and answerKey, but is ",
         ),
         (DEV, [{"id": "v2", "answerKey": "A"}], "Line 1 of .* lacks the field 'question', an object with stem"),
-        (DEV, [row(7)], "line 1 of .*dev_rand_split.jsonl, the field 'id' must be a text that is not empty, but is 7"),
-        (
-            DEV,
-            [row("v2", stem=" ")],
-            "line 1 of .*dev_rand_split.jsonl, the field 'stem' must be a text that is not empty, but is ' '",
-        ),
+        (DEV, [row(7)], "line 1 of .*'id' must be a text that is not empty, but is 7"),
+        (DEV, [row("v2", stem=" ")], "line 1 of .*'stem' must be a text that is not empty, but is ' '"),
         (DEV, [row("v2", question_concept=None)], "'question_concept' must be a text that is not empty, but is None"),
         *(
-            (
-                DEV,
-                [row("v2", choices=choices)],
-                "line 1 of .*dev_rand_split.jsonl, the field 'choices' must be five objects with label A",
-            )
+            (DEV, [row("v2", choices=choices)], "line 1 of .*'choices' must be five objects with label A")
             for choices in (CHOICES[:4], CHOICES[::-1], [*CHOICES[:4], {"label": "E"}], "ABCDE")
         ),
-        (
-            DEV,
-            [row("v2"), row("v3", key="F")],
-            "line 2 of .*dev_rand_split.jsonl, the field 'answerKey' must be one of A to E, but is 'F'",
-        ),
+        (DEV, [row("v2"), row("v3", key="F")], "line 2 of .*'answerKey' must be one of A to E, but is 'F'"),
         (DEV, [row("v2"), row("t1")], "In line 2 of .*dev_rand_split.jsonl, the id 't1' was used before"),
     ],
 )
@@ -194,16 +182,6 @@ def test_the_own_set_is_well_formed():
         assert not re.search(rf"\b{answer}\b", stem, re.IGNORECASE), f"the stem gives the answer away: {stem}"
         assert len({choice.lower() for choice in choices}) == 5, choices
         assert all(choice == choice.strip() and 1 <= len(choice.split()) <= 3 for choice in choices), choices
-
-
-def test_the_own_set_is_varied_and_balanced():
-    assert len(OWN) == 187
-    assert len({entry["question"]["stem"].lower() for entry in OWN}) == len(OWN)
-    assert len({entry["question"]["question_concept"].lower() for entry in OWN}) == len(OWN)
-    answers = [e["question"]["choices"]["ABCDE".index(e["answerKey"])]["text"] for e in OWN]
-    assert len(set(answers)) == len(OWN)
-    assert len({answer.split()[0] for answer in answers}) > 180
-    assert set(Counter(entry["answerKey"] for entry in OWN).values()) == {37, 38}
 
 
 def test_rotations_move_the_choices_and_nothing_else():

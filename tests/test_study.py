@@ -6,15 +6,7 @@ import json
 import pytest
 import torch
 
-from ridge_utils import (
-    attention,
-    models,
-    profiles,
-    results,
-    store,
-    study,
-    tasks,
-)
+from ridge_utils import attention, models, profiles, results, store, study, tasks
 from ridge_utils.attention import AttentionShares
 from ridge_utils.errors import InputError
 from ridge_utils.representations import Representations, collect
@@ -129,12 +121,6 @@ def test_whatever_shapes_a_computation_finds_another_entry(model, examples, ask)
         assert ask(loaded, given, **shaped_by) == (number, number)
     for number, (loaded, given, shaped_by) in enumerate(asked, 1):
         assert ask(loaded, given, **shaped_by) == (number, len(asked))
-
-
-def test_a_checkpoint_is_found_again(model, examples, ask, tmp_path):
-    model.model.save_pretrained(tmp_path)
-    assert ask(model.with_weights(tmp_path), examples["id"]) == (1, 1)
-    assert ask(model.with_weights(tmp_path), examples["id"]) == (1, 1)
 
 
 @pytest.mark.parametrize("kind", [Representations, AttentionShares])
@@ -296,27 +282,9 @@ def reference(tmp_path, monkeypatch):
     return write
 
 
-@pytest.mark.parametrize(
-    ("parameters", "data", "expected"),
-    [
-        (
-            {"n_samples": 4, "steps": 9, "training_seeds": [0, 1]},
-            {"train": 9, "id": 6, "ood": 6},
-            "Profile a, n = 4 of 6 a split, 2 training seeds",
-        ),
-        ({"n_samples": 4, "steps": 9, "training_seeds": [3]}, {"id": 6, "ood": 5}, "Profile a, n = 4, 1 training seed"),
-        ({"n_samples": 4, "steps": 0, "training_seeds": [3]}, {"id": 6, "ood": 5}, "Profile a, n = 4"),
-        ({"n_samples": 4}, {"id": 6, "ood": 6}, "Profile a, n = 4 of 6 a split"),
-        (
-            {"n_fit": 30, "fit_steps": 7, "steps": 9, "training_seeds": [0]},
-            {"id": 6, "ood": 6},
-            "Profile a, fitted on 30 examples, 7 steps, 1 training seed",
-        ),
-    ],
-)
-def test_a_reference_run_is_called_by_its_profile_and_its_numbers(reference, parameters, data, expected):
-    reference("a", parameters, data)
-    assert list(study.references("attention")) == [expected]
+def test_a_reference_run_is_called_by_its_profile_and_its_numbers(reference):
+    reference("a", {"n_samples": 4, "steps": 9, "training_seeds": [0, 1]}, {"train": 9, "id": 6, "ood": 6})
+    assert list(study.references("attention")) == ["Profile a, n = 4 of 6 a split, 2 training seeds"]
 
 
 def test_references_can_be_chosen_by_the_names_of_their_profiles(reference):

@@ -277,8 +277,8 @@ class _Jobs:
         self.states[name] = state
         if not self.console.is_terminal:
             count = f"[{len(self.done)}/{len(self.states)}]"
-            left = "" if state == "running" or not self.waiting else f"; {self._left()}"
-            print(f"{count} {name}: {state}{left}", flush=True)
+            left = "" if state == "running" else self._left()
+            print(f"{count} {name}: {state}{left and f'; {left}'}", flush=True)
 
     def _left(self) -> str:
         """About how long the rest takes, if it is as much slower or faster than expected as what is done."""
@@ -287,7 +287,7 @@ class _Jobs:
         running = [name for name in self.started if name not in self.done]
         rest = [expected(name) * pace for name in self.waiting]
         rest += [max(0.0, expected(name) * pace - (time.monotonic() - self.started[name])) for name in running]
-        return f"about {_clock(sum(rest) / self.jobs)} left"
+        return f"about {_clock(sum(rest) / self.jobs)} left" if sum(rest) else ""
 
     def __rich__(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -296,7 +296,7 @@ class _Jobs:
             shown = state if name in self.done else f"{passed}{state}"
             colour = {"waiting": "dim", "done": "green", "failed:": "red"}.get(state.split()[0], "bold")
             table.add_row(Text(name, colour), Text(shown, overflow="ellipsis", no_wrap=True))
-        table.add_row(Text(f"{len(self.done)} of {len(self.states)}"), Text(self._left() if self.waiting else ""))
+        table.add_row(Text(f"{len(self.done)} of {len(self.states)}"), Text(self._left()))
         return table
 
 

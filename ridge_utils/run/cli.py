@@ -79,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="execute these, changed or not")
     command.add_argument("--jobs", metavar="N", type=int, default=2, help="notebooks at a time (default: 2)")
     command.set_defaults(call=_book)
+    command = commands.add_parser("check", help="compare the committed notebooks with what they give when executed")
+    command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="check these, whether they passed before or not")
+    command.add_argument("--jobs", metavar="N", type=int, default=2, help="notebooks at a time (default: 2)")
+    command.set_defaults(call=_check)
     command = commands.add_parser("list", help="name the notebooks")
     command.set_defaults(call=_list)
     command = commands.add_parser("params", help="show a notebook's parameters with type, default and help")
@@ -245,6 +249,12 @@ def _book(options: argparse.Namespace) -> int:
     from ridge_utils.run import book
 
     return book.main(options.names, options.jobs)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from ridge_utils.run import check
+
+    return check.main(options.names, options.jobs)
 
 
 def _list(_options: argparse.Namespace) -> int:

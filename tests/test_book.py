@@ -1,0 +1,79 @@
+"""What a page depends on, in which order the pages are made, and which outputs the book shows."""
+
+import importlib.util
+
+import nbformat
+import pytest
+
+from ridge_utils import notebooks
+from ridge_utils.run import book
+
+INFORMATION = "predictive_information"
+
+
+@pytest.fixture(scope="module")
+def build():
+    spec = importlib.util.spec_from_file_location("build", book.ROOT / "book" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_page_depends_on_what_its_code_imports_and_not_on_what_draws():
+    code = "\n".join(cell["source"] for cell in notebooks.cells(INFORMATION) if cell["cell_type"] == "code")
+    modules = set(book.imported(code))
+    assert {"ridge_utils.information", "ridge_utils.models", "ridge_utils.tasks.clutrr"} <= modules
+    assert not modules & book.DISPLAY
+    assert "ridge_utils.training" not in book.imported("from ridge_utils import information")
+
+
+def test_words_are_no_code():
+    first = 'def f(x):\n    """Twice."""\n    return 2 * x  # a comment\n'
+    assert book._without_words(first) == book._without_words("def f(x):\n\n    return 2*x")
+    assert book._without_words(first) != book._without_words("def f(x):\n    return 3 * x")
+
+
+def test_the_key_changes_with_a_table_that_the_page_names(monkeypatch):
+    before = book.key(INFORMATION)
+    assert book.key(INFORMATION) == before
+    digest = book._digest
+    changed = book.ROOT / "results" / f"{INFORMATION}.csv"
+    monkeypatch.setattr(book, "_digest", lambda path: "other" if path == changed else digest(path))
+    assert book.key(INFORMATION) != before
+
+
+def test_the_shared_fine_tuning_is_made_first_and_waited_for_last(monkeypatch):
+    seconds = {"attention": 90, "truncation": 10, "sample_size": 20}
+    monkeypatch.setattr(book, "expected", lambda name: seconds.get(name, 0))
+    monkeypatch.setattr(book, "shares_training", lambda name: name in (INFORMATION, "attention"))
+    jobs = book._Jobs([*seconds, INFORMATION], {}, 2)
+    running = set()
+    order = []
+    while jobs.waiting:
+        order.append(jobs._next(running))
+        running.add(order[-1])
+    assert order == [book.STORED, INFORMATION, "sample_size", "truncation", "attention"]
+
+
+def test_progress_is_the_phase_and_the_time_left(monkeypatch):
+    sent = []
+    monkeypatch.setattr(book._start, "messages", type("Queue", (), {"put": sent.append}), raising=False)
+    book._Progress("a").write("\rfine-tuning:  40%|####      | 20/50 [00:10<00:15,  2.00step/s]")
+    assert sent == [("a", "fine-tuning, 40 %, 00:15 left")]
+
+
+def test_the_book_shows_committed_words_with_fresh_outputs_where_the_code_is_the_same(build, tmp_path):
+    def write(name, words, code, printed):
+        cells = [nbformat.v4.new_markdown_cell(words), nbformat.v4.new_code_cell(code)]
+        cells[1].outputs = [nbformat.v4.new_output("stream", text=printed)]
+        own = nbformat.v4.new_code_cell("own", metadata={"tags": ["own-run"]})
+        path = tmp_path / name
+        nbformat.write(nbformat.v4.new_notebook(cells=[*cells, own]), path)
+        return path
+
+    committed = write("committed.ipynb", "new words", "x", "stored")
+    for code, printed in (("x", "fresh"), ("y", "stored")):
+        executed = write("executed.ipynb", "old words", code, "fresh")
+        page = nbformat.reads(build.page(committed, executed).decode(), as_version=4)
+        assert [cell.source for cell in page.cells] == ["new words", "x"], "what a run of one's own says is left out"
+        assert page.cells[1].outputs[0].text == printed
