@@ -165,7 +165,7 @@ def signal_mask(loaded: LoadedModel, example: Example) -> Tensor:
 
 @contextlib.contextmanager
 def eager(loaded: LoadedModel) -> Iterator[None]:
-    """Let the model compute attention weights inside a ``with`` block, and set its own implementation again after it."""
+    """Let the model compute attention weights inside a ``with`` block; its own implementation comes back after it."""
     model = loaded.model
     before = model.config._attn_implementation
     try:

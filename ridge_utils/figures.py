@@ -3,7 +3,7 @@
 A figure is 6.8 inches wide, with at most two panels side by side, so that it can be read on a phone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -344,22 +344,3 @@ def _colours(column: str, values: Sequence[Any]) -> list[Any]:
     if column == "split":
         return [COLOURS[value] for value in values]
     return [HUES[place % len(HUES)] for place in range(len(values))]
-
-
-def residual_scales(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """The paper's Figure 6: scales fitted on ID and on OOD data, a panel per table, bands of 1 sigma over seeds.
-
-    Args:
-        tables: tables of measurements with the quantity ``residual_scale``, by the title of their panel.
-    """
-    figure, axes = plt.subplots(len(tables), 1, figsize=(9, 3.6 * len(tables)), squeeze=False)
-    for ax, (title, table) in zip(axes[:, 0], tables.items(), strict=True):
-        rows = table[table["quantity"] == "residual_scale"]
-        for split in ("id", "ood"):
-            curve(ax, rows[rows["split"] == split], COLOURS[split], f"fitted on {split.upper()}", sigmas=1.0)
-        ax.axhline(1, color="#999999", lw=0.8)
-        ax.set_ylabel("residual scale β")
-        ax.set_xlabel("block")
-        ax.set_title(title, fontsize=10)
-        ax.legend(fontsize=8)
-    return figure

@@ -235,6 +235,8 @@ def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any], trained
         return f"These are not the parameters of results/{name}.csv, so there is nothing to compare with."
     if not trained:
         table, stored = (rows[rows["step"] == 0] for rows in (table, stored))
+        if stored.empty:
+            return f"results/{name}.csv holds nothing of the untouched model, so nothing is compared."
     comparison = results.compare(table, stored, tolerance(stored, differences_of(name) if trained else None))
     comparison.require()
     lines = [f"compared with results/{name}.csv:"]
