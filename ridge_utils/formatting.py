@@ -96,23 +96,6 @@ def effect_table(
     return styled(pd.DataFrame(shown), says)
 
 
-def sides(effects: pd.DataFrame, claimed: Mapping[str, int]) -> str:
-    """How many effects are beyond their error, and on which side (Markdown).
-
-    Args:
-        effects: what :func:`ridge_utils.inference.gathered` gave; its rows are one family of tests.
-        claimed: the sign that the paper's claim gives each ``quantity``, 1 or -1.
-    """
-    firm = pd.Series(inference.holm(effects["p"].tolist()), index=effects.index) <= inference.LEVEL
-    side = effects["estimate"] * effects["quantity"].map(claimed).astype(float) > 0
-    counts = [int(which.sum()) for which in (firm & side, firm & ~side, ~firm)]
-    return (
-        f"Of {len(effects)} effects, {counts[0]} are beyond their error on the side of the paper's claim, {counts[1]} "
-        f"on the other side, and {counts[2]} are not told from zero (p up to {inference.LEVEL:g} after Holm's "
-        "correction over all of them)."
-    )
-
-
 def p_text(p: float) -> str:
     """A p-value with three decimals; ``< 0.001`` where it is smaller, – where there is none."""
     if pd.isna(p):
