@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -235,6 +236,7 @@ class _Jobs:
         pool = ProcessPoolExecutor(self.jobs, context, _start, (messages, threads))
         live = Live(self, console=self.console, refresh_per_second=4) if self.console.is_terminal else None
         futures: dict[Future, str] = {}
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             if live:
                 live.start()
@@ -257,6 +259,10 @@ class _Jobs:
                     self._tell(name, f"failed: {reason}" if reason else f"done in {_clock(seconds)}")
                     if name == STORED and not reason:
                         self.console.print(f"The book can be read: {(ROOT / '_build/html/index.html').as_uri()}")
+        except KeyboardInterrupt:
+            for child in multiprocessing.active_children():
+                child.terminate()  # its kernel ends with it
+            raise
         finally:
             if live:
                 live.stop()
