@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROOT = notebooks.NOTEBOOKS.parent
 #: Where myst_nb's glue puts a value among the outputs.
 _GLUED = "application/papermill.record/text/plain"
-_ROLE = re.compile(r"\{([\w:+-]+)\}`([^`]*(?:``[^`]*)*)`")
+_ROLE = re.compile(r"(?<!\w)\{([\w:+-]+)\}`([^`]*(?:``[^`]*)*)`")
 _OPENED = re.compile(r"^\s*(:{3,}|`{3,})\{([\w:-]+)\}\s*(.*)$")
 _FENCE = re.compile(r"^\s*(:{3,}|`{3,})\s*$")
 _MATHEMATICS = re.compile(r"\$\$(.+?)\$\$|(?<![\\$])\$([^$\n]+?)\$", re.DOTALL)
