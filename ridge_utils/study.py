@@ -96,7 +96,7 @@ class Study:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What provenance says: its task, the numbers of examples and of different targets, and their digest."""
+        """Its task, the numbers of examples and of different targets, and their digest, for provenance."""
         targets = {example.target for examples in self.examples.values() for example in examples}
         counts = {split: len(examples) for split, examples in self.examples.items()}
         every = [*self.training_examples, *itertools.chain.from_iterable(self.examples.values())]
