@@ -68,7 +68,8 @@ class Study:
     @property
     def title(self) -> str:
         """What figures are headed with, the model as its makers write it, the task and the source."""
-        return f"{models.display_name(self.base.name)}, {self.context['task']} ({SOURCES[self.context['source']]})"
+        task = str(self.context["task"]).replace("_", " ")
+        return f"{models.display_name(self.base.name)}, {task} ({SOURCES[self.context['source']]})"
 
     def checkpoints(self, last: bool = False, ends: bool = False) -> Iterator[Checkpoint]:
         """The untouched model once, then every checkpoint of every training seed.
