@@ -57,7 +57,8 @@ class Settings:
             raise InputError(f"steps must be at least 0, but is {self.steps}.")
         if not self.checkpoints or any(not 0 <= step <= self.steps for step in self.checkpoints):
             raise InputError(
-                f"checkpoints must be steps between 0 and steps={self.steps}, but are {list(self.checkpoints)}."
+                f"checkpoints must be steps between 0 and steps={self.steps}, but are {list(self.checkpoints)}; name "
+                "others, or none ([]) for 0, a quarter, a half and all of steps."
             )
         if not self.learning_rate > 0:
             raise InputError(f"learning_rate must be greater than 0, but is {self.learning_rate}.")

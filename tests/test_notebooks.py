@@ -58,11 +58,13 @@ def test_nothing_is_stored_that_differs_from_run_to_run(notebook):
 
 def test_figures_are_named_captioned_and_described(notebook):
     for cell in code(notebook):
-        if any("image/png" in o.get("data", {}) for o in cell.outputs):
+        tags = cell.metadata.get("tags", [])
+        if any("image/png" in o.get("data", {}) for o in cell.outputs) and notebooks.OWN_RUN not in tags:
             shown = cell.metadata["mystnb"]
-            assert shown["figure"]["name"].startswith("fig-")
-            assert len(shown["figure"]["caption"]) > 100
             assert len(shown["image"]["alt"]) > 40
+            if "hide-cell" not in tags:
+                assert shown["figure"]["name"].startswith("fig-")
+                assert len(shown["figure"]["caption"]) > 100
 
 
 MEASURING = [path.stem for path in PATHS if "compare" in notebooks.parameters(path.stem)]
@@ -118,14 +120,22 @@ SMALL = {
     "incremental_information": ["model=random:llama", "task=clutrr", *FEW, "n_samples=16"],
     "truncation": ["model=random:qwen2", "task=clutrr", *FEW, "n_samples=16", "depths=[2, 5]"],
     "overfitting": ["model=random:llama", "task=ecqa", *FEW, "n_samples=16"],
-    "residual_scaling": ["model=random:qwen2", "task=clutrr", *FEW, "n_fit=8", "n_examples=8", "fit_steps=2"],
+    "residual_scaling": [
+        "model=random:qwen2",
+        "task=clutrr",
+        *FEW,
+        "n_fit=8",
+        "n_examples=8",
+        "fit_steps=2",
+        "fit_seeds=[0, 1]",
+    ],
     "attention": ["model=random:llama", "task=clutrr", *FEW, "n_samples=16"],
     "multi_token": ["model=random:gpt2", "decoding_steps=4", "measured_steps=[1, 4]", "n_samples=20"],
     "estimator_audit": [
         *["model=random:qwen2", "task=clutrr", *FEW, "n_samples=16", "n_examples=24"],
         *["n_shuffles=5", "control_steps=[0, 2]", "sizes=[8, 16]", "n_halved=0"],
     ],
-    "decodability": ["model=random:llama", "task=clutrr", *FEW, "n_examples=30", "spacing=3", "n_known=100"],
+    "decodability": ["model=random:llama-3x16", "task=clutrr", *FEW, "n_examples=30", "spacing=5", "n_known=60"],
     "early_exit": [
         *["model=random:gpt2", "task=clutrr", *FEW, "n_examples=30", "n_exit_training=16"],
         *["translator_epochs=1", "head_epochs=1"],
@@ -143,8 +153,8 @@ SMALL = {
         *["exact_up_to=10", "quadrature_from=10", "probes=4", "rank=6"],
     ],
     "audit": [
-        *["model=random:gpt2", "task=clutrr", *FEW, "n_samples=40", "n_intervened=8"],
-        *["n_fit=8", "fit_steps=2"],
+        *["model=random:gpt2-3x16", "task=clutrr", *FEW, "n_samples=40", "n_intervened=8"],
+        *["n_fit=8", "fit_steps=2", "fit_seeds=[0, 1]"],
     ],
 }
 

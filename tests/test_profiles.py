@@ -322,6 +322,7 @@ def test_a_tiny_profile_runs_and_a_deleted_table_is_made_again_without_training(
             "task": "synthetic_arithmetic",
             "n_train": 8,
             "steps": 2,
+            "checkpoints": [],
             "training_seeds": [0, 1],
             "precision": "float32",
             "n_samples": 10,

@@ -149,7 +149,7 @@ def test_the_untouched_model_comes_once_and_every_seed_has_its_checkpoints(model
     assert {len(some) for some in work.examples.values()} == {6}
     assert len(work.training_examples) == 6
     assert work.context == {"model": "random:gpt2-2x16", "task": "synthetic_arithmetic", "source": "synthetic"}
-    assert work.title == "random:gpt2-2x16, synthetic_arithmetic (made for this project)"
+    assert work.title == "random:gpt2-2x16, synthetic arithmetic (made for this project)"
     assert work.sites == [(0, "embedding"), (1, "block"), (2, "block"), (2, "final_norm")]
 
 
