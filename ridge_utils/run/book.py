@@ -40,8 +40,8 @@ TRAINING = ("model", "task", "n_train", "steps", "checkpoints", "learning_rate",
 #: Modules that draw, write or execute and measure nothing; a change in them executes no notebook by itself.
 DISPLAY = {"ridge_utils." + name for name in ("figures", "formatting", "page", "tables", "notebooks", "profiles")}
 #: Seconds a notebook takes on one quiet core; it gives only the order, and the time left before one was executed here.
-SECONDS = {"truncation": 100, "overfitting": 80, "multi_token": 60, "estimator_audit": 60, "interventions": 60}
-USUAL_SECONDS = 35
+SECONDS = {"truncation": 160, "overfitting": 160, "residual_scaling": 160, "multi_token": 80, "attention": 70}
+USUAL_SECONDS = 40
 
 
 def main(names: Sequence[str] = (), jobs: int = 2) -> int:
