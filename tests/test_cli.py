@@ -149,6 +149,7 @@ def test_run_gives_a_notebook_a_page_and_a_table_for_a_model_of_ones_own(tmp_pat
     assert "fine-tuning: 100%" in done.stderr, "the progress should show while it runs"
     notebook = nbformat.read(output, as_version=4)
     assert not [cell for cell in notebook.cells if "default-run" in cell.metadata.get("tags", [])]
+    assert not [o for cell in notebook.cells for o in cell.get("outputs", []) if "%|" in o.get("text", "")]
     assert not [cell for cell in notebook.cells if cell.cell_type == "markdown" and "{term}" in cell.source]
     assert [cell for cell in notebook.cells if "own-run" in cell.metadata.get("tags", [])], "what was found in it"
     page = (tmp_path / "mine.html").read_text(encoding="utf-8")

@@ -92,18 +92,29 @@ def finish(path: Path, default: bool) -> None:
             cell.metadata.setdefault("jupyter", {})["outputs_hidden"] = True
         shown = cell.metadata.get("mystnb", {})
         for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                output.text = _without_bars(output.text)
             data = output.get("data", {})
             if "text/markdown" in data:
                 data["text/markdown"] = markdown(data["text/markdown"], glued, figures)
             if "image/png" in data:
                 described = shown.get("image", {}).get("alt", "") if default else ""
                 output.metadata["image/png"] = {"alt": described or f"Figure: {heading}"}
-        cell.outputs = [output for output in cell.get("outputs", []) if _GLUED not in output.get("data", {})]
+        cell.outputs = [
+            output
+            for output in cell.get("outputs", [])
+            if _GLUED not in output.get("data", {}) and output.get("text", "something") != ""
+        ]
         if number := figures.get(shown.get("figure", {}).get("name", "")):
             caption = markdown(captions[shown["figure"]["name"]], glued, figures)
             cells.append(nbformat.v4.new_markdown_cell(f"**Figure {number}.** {caption}"))
     notebook.cells = cells
     cache.write_text(path, nbformat.writes(notebook).rstrip("\n") + "\n")
+
+
+def _without_bars(text: str) -> str:
+    """What was written to stderr besides progress bars: warnings are kept."""
+    return "".join(line + "\n" for line in re.split(r"[\r\n]+", text) if line.strip() and not re.search(r"%\|", line))
 
 
 def markdown(text: str, glued: Mapping[str, Any] | None = None, figures: Mapping[str, int] | None = None) -> str:
