@@ -37,9 +37,9 @@ class AttentionShares:
     last: Tensor
     #: mass on the first token, the usual attention sink, shape (blocks, N), float64
     first: Tensor
-    #: number of prompt tokens, shape (N,), int64
+    #: prompt tokens, shape (N,), int64
     tokens: Tensor
-    #: number of signal tokens among them, shape (N,), int64
+    #: signal tokens among them, shape (N,), int64
     signal_tokens: Tensor
     #: whether the first token is signal, so that ``signal`` holds all of ``first``, shape (N,), bool
     first_is_signal: Tensor
@@ -80,14 +80,8 @@ def shares(
     """How much of its attention the last prompt token gives to signal tokens, to itself and to the first token.
 
     Source: the paper, Table 2. Prompts are padded on the right as in
-    :func:`ridge_utils.representations.collect`, so a prompt's shares do not depend on its batch.
-
-    Returns:
-        The shares in the order of ``examples``; those of a half-precision model have its rounding errors.
-
-    Raises:
-        InputError: no examples, one without a signal token, a prompt that is empty or longer than the model's context,
-            a model without attention weights in each block, or weights that are NaN.
+    :func:`ridge_utils.representations.collect`, so a prompt's shares do not depend on its batch; those of a
+    half-precision model have its rounding errors.
     """
     if not examples:
         raise InputError("There are no examples to run through the model.")
@@ -125,11 +119,7 @@ def shares(
 def maps(loaded: LoadedModel, example: Example, layers: Sequence[int]) -> Tensor:
     """Attention maps of one prompt of T tokens, averaged over heads (paper, Figure 7).
 
-    Args:
-        layers: which blocks, numbered from 1.
-
-    Returns:
-        Shape (len(layers), T, T), float64, on the CPU; row t is what token t attends to.
+    Of the blocks ``layers``, numbered from 1: shape (len(layers), T, T), float64; row t is what token t attends to.
     """
     blocks = len(loaded.blocks)
     if not layers or not all(1 <= layer <= blocks for layer in layers):
@@ -151,10 +141,7 @@ def signal_mask(loaded: LoadedModel, example: Example) -> Tensor:
     """Which prompt tokens are signal: those that share a character other than white space with a signal span.
 
     So a token that only brings the space before a span is no signal, and neither is a special token. The last prompt
-    token is signal where a span says so.
-
-    Returns:
-        Shape (T,), bool.
+    token is signal where a span says so. Shape (T,), bool.
     """
 
     def overlaps(start: int, end: int) -> bool:
@@ -167,20 +154,20 @@ def signal_mask(loaded: LoadedModel, example: Example) -> Tensor:
 def eager(loaded: LoadedModel) -> Iterator[None]:
     """Let the model compute attention weights inside a ``with`` block; its own implementation comes back after it."""
     model = loaded.model
-    before = model.config._attn_implementation
+    implementation = model.config._attn_implementation
     try:
         # An architecture that cannot switch says so in a warning only, and keeps what it has.
         with quiet():
             model.set_attn_implementation("eager")
         if model.config._attn_implementation != "eager":
             raise InputError(
-                f"Model {loaded.name!r} ({type(model).__name__}) cannot be switched from {before!r} to eager "
+                f"Model {loaded.name!r} ({type(model).__name__}) cannot be switched from {implementation!r} to eager "
                 "attention, which its attention weights need: choose another model."
             )
         yield
     finally:
         with quiet():
-            model.set_attn_implementation(before)
+            model.set_attn_implementation(implementation)
 
 
 def _weights(loaded: LoadedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:

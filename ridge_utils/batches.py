@@ -25,9 +25,7 @@ def work_through(
 
     Args:
         order: indices of the examples.
-        batch_size: most of them in a batch.
         work: does a batch; it may be called again with a part of what it has already begun.
-        bar: a progress bar to move on.
         largest: most examples that a batch may have that begins with a given one.
     """
     if batch_size < 1:

@@ -124,12 +124,9 @@ def writing(target: Path) -> Iterator[Path]:
 
 
 def tensors(kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[str, Tensor]]") -> "dict[str, Tensor]":
-    """Named tensors from the cache, computed and stored where they are missing or damaged.
+    """Named tensors from the cache, computed by ``build`` and stored where they are missing or damaged.
 
-    Args:
-        kind: what they are; the name of a folder in the cache.
-        shaped_by: everything that they depend on; entries are found by its digest.
-        build: computes them.
+    ``kind`` is the name of a folder in the cache, ``shaped_by`` all that they depend on, whose digest finds the entry.
     """
     from safetensors.torch import load_file, save_file
 
@@ -159,13 +156,8 @@ def mapped(
 ) -> "dict[str, Tensor]":
     """As :func:`tensors`, for what is too large to be held in memory: files that are read as far as they are used.
 
-    Args:
-        kind, shaped_by: as :func:`tensors`.
-        shapes: dtype, by numpy's name, and shape of each tensor.
-        fill: writes the values into the arrays, which lie on the disk.
-
-    Returns:
-        The tensors; changing them changes no file.
+    ``shapes`` holds the dtype, by numpy's name, and the shape of each tensor; ``fill`` writes the values into arrays
+    that lie on the disk. Changing the tensors that are returned changes no file.
     """
     import torch
 

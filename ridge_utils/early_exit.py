@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn import functional
 
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations
@@ -21,7 +21,6 @@ def correct(
     model's own prediction.
 
     Args:
-        representations: N examples.
         norm: apply the final norm, to the last block's state too.
 
     Returns:
@@ -50,14 +49,8 @@ def likeliest(
     are taken a thousand tokens at a time, and a state that one of them settles takes no part in the rest: early
     exits are mostly wrong, and soon known to be.
 
-    Args:
-        states: what the head reads, shape (N, d).
-        token_ids: the token of each state, shape (N,), int64.
-        weight: of the head, shape (vocabulary, d).
-        bias: of the head, shape (vocabulary,), if it has one.
-
-    Returns:
-        Shape (N,), bool, on the CPU.
+    Shapes: ``states`` (N, d), ``token_ids`` (N,), the head's ``weight`` (vocabulary, d) and ``bias`` (vocabulary,); the
+    result is (N,), bool, on the CPU.
     """
     batches = zip(states.split(batch_size), token_ids.split(batch_size), strict=True)
     return torch.cat([_likeliest(some, ids, weight, bias) for some, ids in batches])
@@ -66,16 +59,16 @@ def likeliest(
 def _likeliest(states: Tensor, token_ids: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     states = states.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
     token_ids = token_ids.to(weight.device)
-    own = (states * weight[token_ids].to(states.dtype)).sum(-1)
-    own = own if bias is None else own + bias[token_ids]
+    token_logits = (states * weight[token_ids].to(states.dtype)).sum(-1)
+    token_logits = token_logits if bias is None else token_logits + bias[token_ids]
     standing = torch.arange(len(states), device=weight.device)
     for start in range(0, len(weight), _TOKENS):
         rows = weight[start : start + _TOKENS].to(states.dtype)
         tokens = torch.arange(start, start + len(rows), device=weight.device)
-        logits = linear(states[standing], rows, None if bias is None else bias[tokens].to(states.dtype))
-        mine, against = token_ids[standing, None], own[standing, None]
+        logits = functional.linear(states[standing], rows, None if bias is None else bias[tokens].to(states.dtype))
+        token, token_logit = token_ids[standing, None], token_logits[standing, None]
         # The token's own logit comes from another product, which may round differently.
-        beaten = (logits > against) & (tokens != mine) | (logits == against) & (tokens < mine)
+        beaten = (logits > token_logit) & (tokens != token) | (logits == token_logit) & (tokens < token)
         standing = standing[~beaten.any(-1)]
         if not len(standing):
             break
@@ -87,22 +80,15 @@ def _likeliest(states: Tensor, token_ids: Tensor, weight: Tensor, bias: Tensor |
 def cross_entropy(loaded: LoadedModel, representations: Representations, batch_size: int = 128) -> Tensor:
     """Cross-entropy of the first target token under the whole model, from the state that its head received.
 
-    Args:
-        representations: N examples.
-
-    Returns:
-        Shape (N,), float64, in nats.
+    Shape (N,), float64, in nats.
     """
+    batches = zip(
+        representations.final_norm.split(batch_size), representations.target_ids.split(batch_size), strict=True
+    )
+    nats = []
     with torch.inference_mode(), loaded.head() as head:
         weight = head.weight
-        chunks = zip(
-            representations.final_norm.split(batch_size), representations.target_ids.split(batch_size), strict=True
-        )
-        return torch.cat(
-            [
-                torch.nn.functional.cross_entropy(
-                    head(states.to(weight.device, weight.dtype)).double(), ids.to(weight.device), reduction="none"
-                ).cpu()
-                for states, ids in chunks
-            ]
-        )
+        for states, ids in batches:
+            logits = head(states.to(weight.device, weight.dtype)).double()
+            nats.append(functional.cross_entropy(logits, ids.to(weight.device), reduction="none").cpu())
+    return torch.cat(nats)

@@ -23,9 +23,7 @@ def explain(error: "ValidationError", given: Any, model: type["BaseModel"], wher
     """The first fault that pydantic found, in one sentence: what is wrong, its value, and what is valid.
 
     Args:
-        error: the fault.
-        given: what was validated.
-        model: with what; the descriptions of its fields say what they must be.
+        model: the descriptions of its fields say what they must be.
         where: what was validated, as in "the profile mine.yaml".
         kind: what a field is called there.
     """

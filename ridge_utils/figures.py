@@ -78,13 +78,10 @@ def profiles(
 
     Args:
         table: table of measurements, a value per layer and seed.
-        quantity: which of its quantities to draw.
-        panels: column that tells the panels apart; a column with one value gives one wide panel.
-        curves: column that tells the curves apart.
+        panels, curves: the columns that tell them apart.
         null: another quantity of the table, drawn dotted in the colours of the curves that it belongs to.
         sigmas: half-width of the bands in standard deviations over all seeds.
         label: of the vertical axis; by default what :data:`LABELS` has.
-        title: of the whole figure.
         log: logarithmic vertical axis.
     """
     rows = table[table["quantity"].isin([quantity, null])]
@@ -113,13 +110,7 @@ def profiles(
 def curve(ax: Axes, rows: pd.DataFrame, colour: Any, label: str, sigmas: float = 2.0, line: str = "-") -> None:
     """Draw one mean over layers with its band, and a diamond for the state after the final norm if it is there.
 
-    Args:
-        ax: where to draw.
-        rows: measurements of one quantity at one checkpoint and split.
-        colour: of line, band and diamond.
-        label: for the legend.
-        sigmas: half-width of the band in standard deviations over seeds.
-        line: matplotlib's line style.
+    ``rows`` are measurements of one quantity at one checkpoint and split.
     """
     summary = band(rows, ["site", "layer"], sigmas)
     body = summary[summary["site"] != "final_norm"].sort_values("layer")
@@ -147,26 +138,17 @@ def effects(
         label: of the horizontal axis.
         reference: where the vertical line stands.
     """
-    table = table.assign(_="") if not panels else table
-    names = list(dict.fromkeys(table[rows]))
-    keys = _order(table[groups], groups) if groups else [None]
-    height = 0.55 + (0.12 + 0.16 * len(keys)) * max(2, len(names))
-    figure, axes = panel_grid(_order(table[panels or "_"], panels), panels or "_", height, sharex=True)
-    offsets = np.linspace(-0.25, 0.25, len(keys)) if len(keys) > 1 else [0.0]
-    for value, ax in axes.items():
-        here = table[table[panels or "_"] == value]
+    figure, axes, names, colours = _named_lines(table, rows, groups, panels, label)
+    offsets = np.linspace(-0.25, 0.25, len(colours)) if len(colours) > 1 else [0.0]
+    for ax, here in axes:
         ax.axvline(reference, color="#999999", lw=0.8)
-        for key, offset, hue in zip(keys, offsets, _colours(groups, keys), strict=True):
+        for (key, hue), offset in zip(colours.items(), offsets, strict=True):
             of_key = here if key is None else here[here[groups] == key]
             places = [names.index(name) + offset for name in of_key[rows]]
             ax.hlines(places, of_key["low"], of_key["high"], color=hue, lw=1.6)
             ax.plot(of_key["estimate"], places, "o", color=hue, ms=4.5, label=_heading(groups, key) if groups else None)
-        ax.set_yticks(range(len(names)), names)
-        ax.set_ylim(len(names) - 0.5, -0.5)
-    for ax in _bottom(axes.values()):
-        ax.set_xlabel(label)
     if groups:
-        legend(figure, axes.values())
+        legend(figure, [ax for ax, _ in axes])
     return figure
 
 
@@ -184,9 +166,7 @@ def heat_map(
     """The mean of a value over two columns, as colours; cells without a value stay white.
 
     Args:
-        table: tidy table.
         x, y: columns of the two axes; numbers are drawn where they are, with integer ticks, texts in the table's order.
-        value: column that is averaged.
         panels: column that tells the panels apart.
         label: of the colour bar.
         limits: of the colours; by default the smallest and the largest value of all panels.
@@ -232,24 +212,12 @@ def bars(
 ) -> Figure:
     """Horizontal bars, a line per name, with error bars where the table has ``low`` and ``high``.
 
-    Args:
-        table: tidy table, a row per bar.
-        rows: column with the name of each line, in the table's order, the first on top.
-        value: column of the bars' lengths.
-        groups: column that is told by colour, below each other within a line.
-        panels: column that tells the panels apart.
-        label: of the horizontal axis.
-        reference: where a vertical line stands, such as chance.
+    The columns are as for :func:`effects`; a vertical line stands at ``reference``, such as chance.
     """
-    table = table.assign(_="") if not panels else table
-    names = list(dict.fromkeys(table[rows]))
-    keys = _order(table[groups], groups) if groups else [None]
-    height = 0.55 + (0.12 + 0.16 * len(keys)) * max(2, len(names))
-    figure, axes = panel_grid(_order(table[panels or "_"], panels), panels or "_", height, sharex=True)
-    thick = 0.8 / len(keys)
-    for panel, ax in axes.items():
-        here = table[table[panels or "_"] == panel]
-        for place, (key, hue) in enumerate(zip(keys, _colours(groups, keys), strict=True)):
+    figure, axes, names, colours = _named_lines(table, rows, groups, panels, label)
+    thick = 0.8 / len(colours)
+    for ax, here in axes:
+        for place, (key, hue) in enumerate(colours.items()):
             of_key = here if key is None else here[here[groups] == key]
             places = [names.index(name) - 0.4 + thick * (place + 0.5) for name in of_key[rows]]
             ax.barh(places, of_key[value], thick, color=hue, label=_heading(groups, key) if groups else None)
@@ -257,13 +225,28 @@ def bars(
                 ax.hlines(places, of_key["low"], of_key["high"], color="black", lw=1)
         if reference is not None:
             ax.axvline(reference, color="#999999", ls="--", lw=1)
+    if groups:
+        legend(figure, [ax for ax, _ in axes])
+    return figure
+
+
+def _named_lines(
+    table: pd.DataFrame, rows: str, groups: str, panels: str, label: str
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]], list[Any], dict[Any, Any]]:
+    """Panels with a line per name, the first on top: each with its rows, the names, and a colour for each group."""
+    if not panels:
+        table, panels = table.assign(_=""), "_"
+    names = list(dict.fromkeys(table[rows]))
+    keys = _order(table[groups], groups) if groups else [None]
+    height = 0.55 + (0.12 + 0.16 * len(keys)) * max(2, len(names))
+    figure, axes = panel_grid(_order(table[panels], panels), panels, height, sharex=True)
+    for ax in axes.values():
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
     for ax in _bottom(axes.values()):
         ax.set_xlabel(label)
-    if groups:
-        legend(figure, axes.values())
-    return figure
+    here = [(ax, table[table[panels] == value]) for value, ax in axes.items()]
+    return figure, here, names, dict(zip(keys, _colours(groups, keys), strict=True))
 
 
 def panel_grid(
@@ -271,11 +254,7 @@ def panel_grid(
 ) -> tuple[Figure, dict[Any, Axes]]:
     """Axes for the panels, at most two side by side and titled by what they show; one alone is as wide as the figure.
 
-    Args:
-        values: what tells the panels apart.
-        column: its column.
-        height: of a panel, in inches.
-        sharex, sharey: whether the panels share their axes.
+    A panel for each of the values of ``column`` is ``height`` inches high.
     """
     across = min(2, len(values))
     down = -(-len(values) // across)
@@ -301,13 +280,10 @@ def layer_axis(ax: Axes, rows: pd.DataFrame, floor: bool = True) -> None:
 
 def legend(figure: Figure, axes: Iterable[Axes]) -> None:
     """One legend for all panels, below them, where it covers no data."""
-    entries = {
-        name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)
-    }  # a name once
-    longest = max(map(len, entries), default=1)
-    figure.legend(
-        list(entries.values()), list(entries), loc="outside lower center", ncols=max(1, min(4, 72 // (longest + 6)))
-    )
+    # A name once.
+    entries = {name: handle for ax in axes for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    columns = max(1, min(4, 72 // (max(map(len, entries), default=1) + 6)))
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 
 def _left_labels(axes: Iterable[Axes], label: str) -> None:

@@ -49,9 +49,7 @@ def ridge_name(ridge: "pd.Series[Any]") -> str:
 def ridge_table(summary: pd.DataFrame, columns: Sequence[str]) -> Styler:
     """Where the ridge is and how far the quantity falls from its largest layer, as a table for people.
 
-    Args:
-        summary: rows of :func:`ridge_utils.statistics.ridge_summary`.
-        columns: which columns tell the rows apart.
+    ``summary`` holds rows of :func:`ridge_utils.statistics.ridge_summary`, ``columns`` are those that tell them apart.
     """
     shown = {column: [_label(value, column) for value in summary[column]] for column in columns}
     shown["ridge layer"] = [ridge_name(row) for _, row in summary.iterrows()]
@@ -81,12 +79,14 @@ def effect_table(
         columns: which columns tell the rows apart, as headings by column or as a list of columns; a ``split`` reads
             ID, OOD or both, and what is missing reads –.
         caption: what the effects are; that intervals cover 95 % and p is corrected is added to it.
-        digits: decimals of estimates and intervals.
     """
     headings = dict(columns) if isinstance(columns, Mapping) else {name: name.replace("_", " ") for name in columns}
     shown = {heading: [_label(value, column) for value in effects[column]] for column, heading in headings.items()}
     shown["estimate"] = [number(value, digits, "+") for value in effects["estimate"]]
-    shown["interval"] = [_interval(*ends, digits) for ends in zip(effects["low"], effects["high"], strict=True)]
+    shown["interval"] = [
+        f"{number(low, digits)} to {number(high, digits)}"
+        for low, high in zip(effects["low"], effects["high"], strict=True)
+    ]
     shown["p"] = [p_text(p) for p in inference.holm(effects["p"].tolist())]
     if effects["effect_size"].notna().any():
         shown["effect size"] = ["–" if pd.isna(value) else number(value, 2, "+") for value in effects["effect_size"]]
@@ -101,10 +101,6 @@ def p_text(p: float) -> str:
     if pd.isna(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _interval(low: float, high: float, digits: int) -> str:
-    return f"{number(low, digits)} to {number(high, digits)}"
 
 
 def _label(value: object, column: str) -> str:

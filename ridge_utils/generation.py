@@ -48,11 +48,7 @@ class Continuations:
 
 
 def greedy(
-    loaded: LoadedModel,
-    examples: Sequence[Example],
-    steps: int = 50,
-    batch_size: int = 16,
-    progress: bool | str = True,
+    loaded: LoadedModel, examples: Sequence[Example], steps: int = 50, batch_size: int = 16, progress: bool | str = True
 ) -> Continuations:
     """Let the model continue each prompt by exactly ``steps`` tokens, always the likeliest one.
 
@@ -63,13 +59,6 @@ def greedy(
     rounding, which can decide between tokens that are equally likely.
 
     The result takes (blocks + 2) N steps d numbers of 4 bytes; beside it, one batch is in memory.
-
-    Args:
-        steps: tokens to decode, at least 1.
-
-    Raises:
-        InputError: no examples, a number below 1, an empty prompt, a prompt that leaves no room for the steps in the
-            model's context, or a state that is NaN or infinite.
     """
     prompts = [prompt for prompt, _ in _encode(loaded, examples, steps, batch_size)]
     config = GenerationConfig(
@@ -95,19 +84,12 @@ def greedy(
 
 
 def reference(
-    loaded: LoadedModel,
-    examples: Sequence[Example],
-    steps: int = 50,
-    batch_size: int = 16,
-    progress: bool | str = True,
+    loaded: LoadedModel, examples: Sequence[Example], steps: int = 50, batch_size: int = 16, progress: bool | str = True
 ) -> Continuations:
     """Lead the model along the first ``steps`` tokens of each example's target (teacher forcing).
 
     One forward pass over a prompt and its target gives the states of all steps. Padding is on the right, as in
     :func:`ridge_utils.representations.collect`, and the head is not applied.
-
-    Args:
-        steps: target tokens to go along, at least 1.
     """
     encoded = _encode(loaded, examples, steps, batch_size)
     for number, (example, (_, target)) in enumerate(zip(examples, encoded, strict=True)):
@@ -197,20 +179,19 @@ def _label(what: str, progress: bool | str) -> str | None:
 
 def end_tokens(loaded: LoadedModel) -> int | list[int] | None:
     """The checkpoint's end tokens, of which a chat model has several, else the tokenizer's."""
-    own = loaded.model.generation_config
-    found = own.eos_token_id if own is not None else None
-    return found if found is not None else loaded.tokenizer.eos_token_id
+    end = getattr(loaded.model.generation_config, "eos_token_id", None)
+    return loaded.tokenizer.eos_token_id if end is None else end
 
 
 @contextlib.contextmanager
 def _without_own_settings(loaded: LoadedModel) -> Iterator[None]:
     """Put the checkpoint's generation settings aside: generate fills with them whatever its caller leaves open."""
-    own = loaded.model.generation_config
+    settings = loaded.model.generation_config
     loaded.model.generation_config = GenerationConfig()
     try:
         yield
     finally:
-        loaded.model.generation_config = own
+        loaded.model.generation_config = settings
 
 
 def _require_finite(states: Tensor, index: list[int], loaded: LoadedModel) -> None:

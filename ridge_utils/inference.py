@@ -35,9 +35,8 @@ class Effect:
 
     #: the difference, in the unit of the quantity
     estimate: float
-    #: lower end of the interval of coverage :data:`CONFIDENCE`
+    #: the ends of the interval of coverage :data:`CONFIDENCE`
     low: float
-    #: upper end of it
     high: float
     #: two-sided p-value of no difference, not corrected
     p: float
@@ -51,9 +50,6 @@ def paired_effect(first: Sequence[float], second: Sequence[float], seed: int = 0
     Sign-flip permutation test of the mean difference (exact for few examples), percentile bootstrap over examples, and
     Cohen's :math:`d_z = \bar{d} / s_d`. Where all differences are equal, but for rounding, the interval is one point,
     and the size NaN unless they are 0.
-
-    Raises:
-        InputError: different numbers of values, fewer than 2, or one that is not finite.
     """
     change, mean, spread = _changes(first, second)
     rng = np.random.default_rng(seed)
@@ -104,12 +100,8 @@ def half_sample_effect(halves: Sequence[float]) -> Effect:
 
     A repeated example lowers the entropy of a Gram matrix. The standard deviation over halves drawn *without*
     replacement estimates the standard error of the statistic on the whole pool (delete-half jackknife, [ShaoW89]_).
-    Interval and p-value take the estimate as normal.
-
-    Where all halves agree the interval is one point, and p is 0, or 1 at 0.
-
-    Raises:
-        InputError: fewer than 20 halves, or one that is not finite.
+    Interval and p-value take the estimate as normal. Where all halves agree the interval is one point, and p is 0, or 1
+    at 0. At least 20 halves are needed.
 
     .. [ShaoW89] J. Shao, C. F. J. Wu. *A General Theory for Jackknife Variance Estimation.* Annals of Statistics 17(3),
        1989.
@@ -171,9 +163,7 @@ def effects(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
 def gathered(tables: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> pd.DataFrame:
     """The rows of :func:`effects` for several quantities and tables, with ``run``, ``quantity`` and ``effect``.
 
-    Args:
-        tables: tables of measurements, by what the reader calls them (``run``).
-        names: what the reader calls each quantity (``effect``), by its name in the tables.
+    ``run`` is what the reader calls a table, ``effect`` what ``names`` calls a quantity.
     """
     parts = [
         effects(table, quantity).assign(run=run, quantity=quantity, effect=effect)
@@ -267,11 +257,11 @@ def _bootstrap(
     samples: tuple[np.ndarray, ...], statistic: Callable[..., Any], rng: np.random.Generator
 ) -> tuple[float, float]:
     """Percentile interval of a statistic, each sample resampled by itself."""
-    found = stats.bootstrap(
+    interval = stats.bootstrap(
         samples, statistic, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile", rng=rng,
         vectorized=True, batch=_batch(*samples),
-    )  # fmt: skip
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    ).confidence_interval  # fmt: skip
+    return float(interval.low), float(interval.high)
 
 
 def _batch(*samples: np.ndarray) -> int:

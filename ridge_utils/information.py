@@ -87,19 +87,10 @@ PAPER = Estimator()
 
 
 def gram_matrix(x: Tensor, estimator: Estimator = PAPER) -> Tensor:
-    """Gram matrix of the estimator's kernel on the rows of ``x``, divided by its trace.
+    """Gram matrix of the estimator's kernel on the rows of ``x``, divided by its trace; its order plays no part.
 
+    Samples of shape (..., N, d) give symmetric positive semi-definite matrices of trace 1, shape (..., N, N), float64.
     Distances come from one matrix product, so memory is a few N x N matrices.
-
-    Args:
-        x: samples, shape (..., N, d), any floating dtype.
-        estimator: its order plays no part.
-
-    Returns:
-        Symmetric positive semi-definite matrices of trace 1, shape (..., N, N), float64.
-
-    Raises:
-        InputError: fewer than 2 samples, a NaN or infinite entry, or a zero row where rows are to be normalised.
     """
     matrix = _kernel_matrix(_inner_products(x, estimator.normalize), estimator)
     return matrix / _trace(matrix)[..., None, None]
@@ -110,13 +101,7 @@ def median_bandwidth(x: Tensor) -> Tensor:
 
     Pairs of equal rows are left out, or a target that most examples share would make it 0. Of an even number of pairs
     it is the lower of the two in the middle. Where all rows are the same every bandwidth gives the same Gram matrix,
-    and it is 1.
-
-    Args:
-        x: samples, shape (..., N, d), any floating dtype.
-
-    Returns:
-        Bandwidths > 0, shape (...), float64, in the units of the rows.
+    and it is 1. Samples of shape (..., N, d) give bandwidths of shape (...), float64, in the units of the rows.
     """
     _check_samples_shape(x)
     _require_finite(x, "tensor of samples")
@@ -128,14 +113,8 @@ def entropy(gram: Tensor, alpha: float = 1.0) -> Tensor:
     r"""Matrix-based Rényi entropy of order ``alpha``, between 0 and ln N nats.
 
     :math:`H_\alpha(G) = \frac{1}{1-\alpha} \ln \sum_i \lambda_i^\alpha` over the eigenvalues of :math:`G`, and
-    :math:`H_1(G) = -\operatorname{tr}(G \ln G)`, its limit (the paper's order).
-
-    Args:
-        gram: positive semi-definite matrices of trace 1, shape (..., N, N).
-        alpha: order > 0.
-
-    Returns:
-        Shape (...), float64.
+    :math:`H_1(G) = -\operatorname{tr}(G \ln G)`, its limit (the paper's order). Positive semi-definite matrices of
+    trace 1, shape (..., N, N), give shape (...), float64.
     """
     _check_order(alpha)
     gram = _double(gram)
@@ -167,15 +146,8 @@ def mutual_information(x: Tensor, y: Tensor, estimator: Estimator = PAPER) -> Te
     r"""Matrix-based mutual information :math:`I(X;Y) = H(G_X) + H(G_Y) - H(G_X \circ G_Y)`, in nats.
 
     For the Gaussian and the Laplacian kernel at order 1 it lies between 0 and :math:`\min(H(G_X), H(G_Y))`; at other
-    orders it can be negative, and under the linear kernel too where samples point away from each other.
-
-    Args:
-        x: samples, shape (..., N, d).
-        y: samples paired with those of ``x``, shape (..., N, e); leading dimensions broadcast.
-        estimator: of both variables.
-
-    Returns:
-        Shape (...), float64.
+    orders it can be negative, and under the linear kernel too where samples point away from each other. Paired samples
+    of shapes (..., N, d) and (..., N, e), whose leading dimensions broadcast, give shape (...), float64.
     """
     if x.ndim < 2 or y.ndim < 2 or x.shape[-2] != y.shape[-2]:
         raise InputError(
@@ -201,15 +173,10 @@ def predictive_information(
     Args:
         hidden: hidden states at the last prompt token (or updates), shape (layers, N, d).
         targets: input-embedding rows of the target tokens, shape (N, e).
-        estimator: of both variables.
         samples: indices of examples, each of shape (n,), n from 2 to N; one profile is estimated from each of them.
 
     Returns:
         Shape (layers,), float64; with samples, shape (samples, layers).
-
-    Raises:
-        InputError: the shapes do not fit, a sample that is not of 2 or more indices below N, or as
-            :func:`gram_matrix`; a bad state is reported with its layer.
     """
     _check_profile(hidden, targets, samples)
     with _workers(hidden.device) as each:
@@ -235,15 +202,8 @@ def permutation_null(
 
     A shuffle changes which state goes with which target and nothing else, so :math:`H(G_Z)` and :math:`H(G_Y)` stay and
     only the joint entropy is computed anew. All layers share each shuffle, so the null of a difference between two
-    layers is the difference of their columns.
-
-    Args:
-        hidden, targets, estimator: as :func:`predictive_information`.
-        n_shuffles: number of shuffles, at least 1.
-        seed: of the shuffles.
-
-    Returns:
-        Shape (shuffles, layers), float64.
+    layers is the difference of their columns. Shapes are as for :func:`predictive_information`; the result has shape
+    (shuffles, layers), float64.
     """
     _check_profile(hidden, targets)
     with _workers(hidden.device) as each:
@@ -275,13 +235,7 @@ def excess_information(
     :math:`\frac{1}{S} \sum_s H(G_Z \circ \Pi_s G_Y \Pi_s^\top) - H(G_Z \circ G_Y)`: around 0 where states say
     nothing about the targets.
 
-    Args:
-        hidden, targets, n_shuffles, estimator: as :func:`permutation_null`.
-        seed: of the shuffles; with samples, one for each.
-        samples: as :func:`predictive_information`.
-
-    Returns:
-        Shape (layers,), float64; with samples, shape (samples, layers).
+    Shapes and samples are as for :func:`predictive_information`; with samples, each has a seed of its own.
     """
     _check_profile(hidden, targets, samples)
     seeds = [seed] if isinstance(seed, int) else list(seed)

@@ -40,12 +40,9 @@ def information_profile(
 ) -> pd.DataFrame:
     """Information about the target over the layers, one profile per split and sampling seed.
 
-    Args:
-        pools, context: see the module.
-        quantity: ``predictive_information`` of every state, the one after the final norm included, or
-            ``incremental_information`` of every block's residual update.
-        n_samples: examples per estimate, drawn without replacement from a pool.
-        estimator: of both variables.
+    ``predictive_information`` is that of every state, the one after the final norm included, and
+    ``incremental_information`` that of every block's residual update. ``n_samples`` examples per estimate are drawn
+    without replacement from a pool.
     """
     tables = []
     for split, pool in pools.items():
@@ -70,9 +67,7 @@ def null_profile(
 ) -> pd.DataFrame:
     """``null_information``: what the estimator gives on the samples of :func:`information_profile`, targets shuffled.
 
-    Args:
-        pools, context, quantity, n_samples, sampling_seeds, estimator: as there.
-        n_shuffles: of each sample; the rows are their means.
+    The rows are means over ``n_shuffles`` of each sample.
     """
     tables = []
     for split, pool in pools.items():
@@ -122,9 +117,9 @@ class Scaling:
     scales: Tensor
     #: each fitting step's loss, nats a target token, shape (steps,), float64
     losses: Tensor
-    #: mean accuracy on each evaluated split, in their order, float64
+    #: mean accuracy on each split evaluated, in their order, float64
     accuracy: Tensor
-    #: mean cross-entropy of the first target token on each evaluated split, nats, float64
+    #: mean cross-entropy of the first target token on each of them, nats, float64
     cross_entropy: Tensor
 
 
@@ -136,19 +131,13 @@ def residual_scaling(
     settings: Sequence[FitSettings],
     batch_size: int,
 ) -> pd.DataFrame:
-    """Residual scales fitted on each split, once per seed, with accuracy and loss before and after.
+    """Residual scales fitted on each split, once per seed, with accuracy and loss before and after, on other examples.
 
-    Args:
-        fitted_on: examples to fit on, by split.
-        evaluated_on: other examples, by split.
-
-    Returns:
-        Table of measurements. ``residual_scale`` has one row per block, its split is the one fitted on. ``accuracy``
-        and ``loss`` (nats) belong to the untouched scales, ``accuracy_scaled_on_id`` and the like to those fitted on
-        that split; their split is the one evaluated on. Then the effects: ``scale_shift`` (split ``ood``), the last
-        block's scale fitted on OOD less on ID examples, paired over fits; and ``scaled_accuracy_gain``, each example's
-        accuracy with the scales fitted on its own split, a mean over fits, less with the untouched ones. One fit or one
-        example has no effect.
+    ``residual_scale`` has one row per block, its split is the one fitted on. ``accuracy`` and ``loss`` (nats) belong to
+    the untouched scales, ``accuracy_scaled_on_id`` and the like to those fitted on that split; their split is the one
+    evaluated on. Then the effects: ``scale_shift`` (split ``ood``), the last block's scale fitted on OOD less on ID
+    examples, paired over fits; and ``scaled_accuracy_gain``, each example's accuracy with the scales fitted on its own
+    split, a mean over fits, less with the untouched ones. One fit or one example has no effect.
     """
     blocks = len(loaded.blocks)
     end, last_block = [(blocks, "final_norm")], (blocks, "block")
@@ -157,10 +146,10 @@ def residual_scaling(
         split: _evaluated(loaded, examples, None, batch_size, f"{split}, untouched scales")
         for split, examples in evaluated_on.items()
     }
-    for split, before in untouched.items():
-        row = {**context, "split": split, "sample_seed": None, "n": len(before.correct)}
-        tables.append(results.measurements([before.correct.double().mean().item()], end, "accuracy", **row))
-        tables.append(results.measurements([before.cross_entropy.mean().item()], end, "loss", **row))
+    for split, evaluation in untouched.items():
+        row = {**context, "split": split, "sample_seed": None, "n": len(evaluation.correct)}
+        tables.append(results.measurements([evaluation.correct.double().mean().item()], end, "accuracy", **row))
+        tables.append(results.measurements([evaluation.cross_entropy.mean().item()], end, "loss", **row))
     last_scales: dict[str, list[float]] = {}
     for split, examples in fitted_on.items():
         fits = [_fitted(loaded, split, examples, evaluated_on, setting, batch_size) for setting in settings]
@@ -170,9 +159,8 @@ def residual_scaling(
                 _evaluated(loaded, others, fit.scales, batch_size, _label(split, setting, split)).correct.double()
                 for fit, setting in zip(fits, settings, strict=True)
             ]
-            gain = inference.paired_effect(
-                untouched[split].correct.double().tolist(), torch.stack(after).mean(0).tolist()
-            )
+            before = untouched[split].correct.double()
+            gain = inference.paired_effect(before.tolist(), torch.stack(after).mean(0).tolist())
             row = {**context, "split": split, "sample_seed": None, "n": len(others)}
             effects.append(inference.effect_rows(gain, end[0], "scaled_accuracy_gain", **row))
         for setting, fit in zip(settings, fits, strict=True):
@@ -233,23 +221,15 @@ def _label(split: str, settings: FitSettings, other: str = "") -> str:
 
 
 def attention_shares(
-    shares: Mapping[str, AttentionShares],
-    context: Mapping[str, Any],
-    *,
-    n_samples: int,
-    sampling_seeds: Sequence[int],
+    shares: Mapping[str, AttentionShares], context: Mapping[str, Any], *, n_samples: int, sampling_seeds: Sequence[int]
 ) -> pd.DataFrame:
     """Attention of the last prompt token in every block: to the signal tokens, to itself, to the first token.
 
-    Args:
-        shares: what :func:`ridge_utils.attention.shares` gave, by split.
-        n_samples: examples per mean, drawn without replacement.
-
-    Returns:
-        Table of measurements with the means over examples of ``signal_attention``, ``signal_after_first_attention``
-        (the first token left out), ``last_token_attention``, ``first_token_attention`` and of ``chance_attention``, the
-        share that uniform attention would give the signal, the first token left out; and with the effects of
-        :func:`attention_effects` over all examples, which belong to the last block.
+    Means over ``n_samples`` examples, drawn without replacement, of ``signal_attention``,
+    ``signal_after_first_attention`` (the first token left out), ``last_token_attention``, ``first_token_attention`` and
+    of ``chance_attention``, the share that uniform attention would give the signal, the first token left out; and the
+    effects of :func:`attention_effects` over all examples, which belong to the last block. ``shares`` is what
+    :func:`ridge_utils.attention.shares` gave, by split.
     """
     tables = []
     for split, share in shares.items():
@@ -279,13 +259,9 @@ def attention_effects(share: AttentionShares) -> dict[str, inference.Effect]:
     other way round, so that every example is used once and none chooses its own block: the largest of many noisy means
     lies above the last one by chance.
 
-    Args:
-        share: the shares of N examples, at least 2.
-
-    Returns:
-        The effects by quantity. ``signal_attention_fall`` is attention to signal at that block less in the last block;
-        ``signal_attention_excess`` at that block less its chance share; ``last_token_attention_excess``, in the last
-        block, attention to the last token itself less to signal.
+    ``signal_attention_fall`` is attention to signal at that block less in the last block; ``signal_attention_excess``
+    at that block less its chance share; ``last_token_attention_excess``, in the last block, attention to the last token
+    itself less to signal.
     """
     signal = share.signal_after_first
     order = statistics.subsample(len(share), len(share), 0)
@@ -302,11 +278,7 @@ def attention_effects(share: AttentionShares) -> dict[str, inference.Effect]:
 
 
 def check_decoding(decoding_steps: int, measured_steps: Iterable[int], pairs: Iterable[str]) -> None:
-    """Refuse numbers of steps or kernels that do not exist, before any text is generated.
-
-    Raises:
-        InputError: no or unknown ``pairs``, or ``measured_steps`` that are none, doubled, or not within the decoding.
-    """
+    """Refuse numbers of steps or kernels that do not exist, before any text is generated."""
     steps, kernels, known = list(measured_steps), list(pairs), get_args(sequences.Pairs)
     if not kernels or not set(kernels) <= set(known):
         raise InputError(f"pairs must be one or more of {', '.join(known)}, but is {kernels}.")
@@ -326,16 +298,11 @@ def sequence_information(
     pairs: Sequence[sequences.Pairs] = ("all", "aligned"),
     bandwidth: float = 1.0,
 ) -> pd.DataFrame:
-    """Information between the states and the tokens of the first t decoding steps, over layers and t.
+    """Information between the states and the tokens of the first t decoding steps, over layers and the t of ``steps``.
 
-    Args:
-        continuations: by name, ``generated`` or ``reference``.
-        steps: the numbers of decoding steps t.
-        n_samples: sequences per estimate, drawn without replacement.
-
-    Returns:
-        Table of measurements with ``sequence_information_all_generated``, ``…_all_reference``,
-        ``…_aligned_generated`` and ``…_aligned_reference``, in nats.
+    ``continuations`` are by name, ``generated`` or ``reference``, and ``n_samples`` sequences per estimate are drawn
+    without replacement. The quantities are ``sequence_information_all_generated``, ``…_all_reference``,
+    ``…_aligned_generated`` and ``…_aligned_reference``, in nats.
     """
     tables = []
     for (name, texts), which in itertools.product(continuations.items(), pairs):
@@ -352,15 +319,11 @@ def sequence_information(
 
 
 def decoding_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Level and shape of sequence information after each number of decoding steps.
+    """Level and shape of one model's sequence information on one task after each number of decoding steps.
 
-    Args:
-        table: table of measurements with the quantities ``sequence_information_…``, of one model on one task.
-
-    Returns:
-        The columns of :func:`ridge_utils.statistics.ridge_summary`, a row per ``continuation``, ``pairs`` (of the
-        kernel) and ``decoding_step``, with ``level`` (mean over the blocks' states, nats) and ``rank_correlation``,
-        Spearman's over the blocks between this profile and the one after the most steps.
+    The columns of :func:`ridge_utils.statistics.ridge_summary`, a row per ``continuation``, ``pairs`` (of the kernel)
+    and ``decoding_step``, with ``level`` (mean over the blocks' states, nats) and ``rank_correlation``, Spearman's over
+    the blocks between this profile and the one after the most steps.
     """
     parts = []
     for quantity, rows in table[table["quantity"].str.startswith("sequence_information_")].groupby("quantity"):

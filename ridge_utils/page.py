@@ -10,13 +10,9 @@ from numbers import Integral, Real
 
 
 def glue(**numbers: float | int | str) -> dict[str, float | int | str]:
-    """Make numbers available to the sentences of the page, under their names.
+    """Make numbers, or computed texts such as a layer's name, available to the sentences of the page.
 
-    Args:
-        numbers: plain numbers, or texts that were computed, such as the name of a layer.
-
-    Returns:
-        The same as plain Python numbers, for :func:`state`.
+    Gives the same as plain Python numbers, for :func:`state`.
     """
     from myst_nb import glue as glued
 

@@ -7,33 +7,28 @@ import math
 
 import pandas as pd
 
-TITLE = "The Generalization Ridge: Information Flow in Natural Language Generation"
-ARXIV = "2507.05387"
-
-#: Seeds of the subsamples that the bands are over (version 5 and version 6).
-SAMPLING_SEEDS = (0, 1, 2, 3, 42)
-#: Half-width of the bands of information curves, in standard deviations (version 5 and version 6).
-INFORMATION_SIGMAS = 2.0
-#: Half-width of the bands of residual scales, in standard deviations (version 5 and version 6).
-SCALE_SIGMAS = 1.0
-#: Fewest and most examples per estimate (reviews, Appendix C).
-EXAMPLES_PER_ESTIMATE = (50, 200)
-
 #: Number of blocks of the model in Table 1, GPT-2 Small.
 TABLE_1_BLOCKS = 12
-#: Number of blocks of the model in Table 2, Qwen-2.5 0.5B.
-TABLE_2_BLOCKS = 24
-#: Decoding steps of Section 5.
-DECODING_STEPS = 50
+
+#: Each claim's name, statement and evidence.
+_CLAIMS = (
+    ("peak", "I(Z; Y) peaks at an intermediate layer and falls at the end", "Figures 2, 8 (version 5), Table 1"),
+    ("generalisation", "The peak is where features generalise best", "Table 1"),
+    ("memorisation", "The last layers memorise", "inferred from Table 1"),
+    ("gain per block", "Middle blocks add the most information", "Figures 5 and 9"),
+    ("residual scaling", "Residual scaling shows the ridge layers to matter under shift", "Figures 6, 10, Table 5"),
+    ("decoding steps", "The profile persists over decoding steps", "Section 5"),
+    ("depth", "The ridge needs depth: it appears from a threshold number of blocks on", "Figure 3"),
+    ("overfitting", "Under overfitting, information rises in the final layers", "Figure 4"),
+    ("attention", "Ridge layers attend to signal tokens, the final layers to positions", "Figure 7, Table 2"),
+)
 
 
 def table_1() -> pd.DataFrame:
-    """Table 1: GPT-2 Small (12 blocks), fine-tuned on synthetic arithmetic.
+    """Table 1: GPT-2 Small (12 blocks), fine-tuned on synthetic arithmetic, a row per layer that is known.
 
-    Returns:
-        One row per layer that is known, with ``layer``, ``predictive_information`` (nats) and the early-exit accuracies
-        ``accuracy_all``, ``accuracy_id``, ``accuracy_ood`` (fractions); NaN where the value is not known. The paper
-        says that layers 1 to 6 have accuracy 0.
+    ``predictive_information`` is in nats, the early-exit accuracies are fractions, NaN where they are not known. The
+    paper says that layers 1 to 6 have accuracy 0.
     """
     unknown = math.nan
     return pd.DataFrame(
@@ -51,56 +46,7 @@ def table_1() -> pd.DataFrame:
     )
 
 
-def table_2() -> pd.DataFrame:
-    """Table 2: attention of the last token in Qwen-2.5 0.5B (24 blocks), fine-tuned on ECQA.
-
-    Returns:
-        One row per layer that is known, with ``layer``, ``signal_attention`` and ``last_token_attention`` (shares of
-        attention); NaN where the value is not known.
-    """
-    return pd.DataFrame(
-        [(17, 0.2307, math.nan), (24, 0.0104, 0.2169)],
-        columns=["layer", "signal_attention", "last_token_attention"],
-    )
-
-
-def figure_3() -> pd.DataFrame:
-    """Figure 3: GPT-2 cut to its first blocks and fine-tuned; whether a peak is seen at the two depths named.
-
-    Returns:
-        Two rows with ``blocks`` and ``has_peak``; a peak begins at the second depth and is there at greater ones.
-    """
-    return pd.DataFrame([(8, False), (9, True)], columns=["blocks", "has_peak"])
-
-
 def claims() -> pd.DataFrame:
     """The nine claims: ``id`` (C1 to C9), short ``name``, ``statement``, and ``evidence``, figures and tables."""
-    return pd.DataFrame(
-        [
-            (
-                "C1",
-                "peak",
-                "I(Z; Y) peaks at an intermediate layer and falls at the end",
-                "Figures 2, 8 (version 5), Table 1",
-            ),
-            ("C2", "generalisation", "The peak is where features generalise best", "Table 1"),
-            ("C3", "memorisation", "The last layers memorise", "inferred from Table 1"),
-            ("C4", "gain per block", "Middle blocks add the most information", "Figures 5 and 9"),
-            (
-                "C5",
-                "residual scaling",
-                "Residual scaling shows that the ridge layers matter under shift",
-                "Figures 6 and 10, Table 5",
-            ),
-            ("C6", "decoding steps", "The profile persists over decoding steps", "Section 5"),
-            ("C7", "depth", "The ridge needs depth: it appears from a threshold number of blocks on", "Figure 3"),
-            ("C8", "overfitting", "Under overfitting, information rises in the final layers", "Figure 4"),
-            (
-                "C9",
-                "attention",
-                "Ridge layers attend to signal tokens, the final layers to positions",
-                "Figure 7, Table 2",
-            ),
-        ],
-        columns=["id", "name", "statement", "evidence"],
-    )
+    rows = [(f"C{number}", *claim) for number, claim in enumerate(_CLAIMS, 1)]
+    return pd.DataFrame(rows, columns=["id", "name", "statement", "evidence"])

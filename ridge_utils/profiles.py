@@ -55,7 +55,6 @@ class Profile:
 
     #: the file's name without its ending; also of its folder in ``results/``
     name: str
-    #: what it is, for the reader
     title: str
     #: parameters by notebook, beyond those that all of them share
     notebooks: dict[str, dict[str, Any]]
@@ -65,52 +64,31 @@ class Profile:
     reference: bool = False
     #: whether it reads the real data sets from a folder that the user has
     real_data: bool = False
-    #: what it is expected to need, by whatever the author found worth saying
+    #: what it is expected to need, for the reader
     expected: dict[str, str] = field(default_factory=dict)
-    #: the folder that its file is in
     folder: Path = field(default=FOLDER, compare=False)
 
 
 def load(name: str) -> Profile:
-    """Read a profile.
-
-    Args:
-        name: a file's path, or the name of one in ``notebooks/profiles``.
-
-    Raises:
-        InputError: there is no such file, or it is not a profile.
-    """
+    """Read a profile, given a file's path, or the name of one in ``notebooks/profiles``."""
     try:
-        path = Path(name).expanduser()
-        if not path.is_file():
-            path = FOLDER / f"{name.removesuffix('.yaml')}.yaml"
-        content = read(path, "profile", _File)
-    except FileNotFoundError:
+        own_file = Path(name).expanduser()
+        path = own_file if own_file.is_file() else FOLDER / f"{name.removesuffix('.yaml')}.yaml"
+        exists = path.exists()
+    except (OSError, RuntimeError, ValueError):  # a name too long for a path, or the home of an unknown user
+        exists = False
+    if not exists:
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
-        raise InputError(f"There is no profile {name!r}; give a file, or one of {known}.") from None
-    except (OSError, RuntimeError, ValueError) as error:
-        # A name too long for a path, or the home of an unknown user.
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"The profile {name!r} cannot be read: {' '.join(str(error).split())}.") from error
+        raise InputError(f"There is no profile {name!r}; give a file, or one of {known}.")
+    content = read(path, "profile", _File)
     return Profile(path.stem, **content.model_dump(), folder=path.resolve().parent)
 
 
 def read(path: Path, what: str, model: type[Model]) -> Model:
-    """Read a YAML file as a model.
-
-    Args:
-        path: the file.
-        what: what it is to be, as in "profile".
-        model: its fields.
-
-    Raises:
-        InputError: it is not YAML, or not such a file.
-        OSError: it cannot be read.
-    """
+    """Read a YAML file as a model; ``what`` says in errors what it is to be, as in "profile"."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"The {what} {path} cannot be read: {' '.join(str(error).split())}.") from error
     if isinstance(content, dict):
         content = {str(key): value for key, value in content.items()}

@@ -68,11 +68,11 @@ _DEFAULT = (6, 64)
 
 def random_shape(name: str) -> tuple[str, int, int] | None:
     """Architecture, blocks and width that the name of a random model asks for, or None for any other name."""
-    found = re.fullmatch(PREFIX + r"([a-z0-9]+)(?:-(\d+)x(\d+))?", re.sub(r"\[:\d+\]$", "", name))
-    if not found:
+    match = re.fullmatch(PREFIX + r"([a-z0-9]+)(?:-(\d+)x(\d+))?", re.sub(r"\[:\d+\]$", "", name))
+    if not match:
         return None
-    blocks, width = (int(found[2]), int(found[3])) if found[2] else _DEFAULT
-    return found[1], blocks, width
+    blocks, width = (int(match[2]), int(match[3])) if match[2] else _DEFAULT
+    return match[1], blocks, width
 
 
 def build(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:

@@ -72,14 +72,8 @@ def collect(
     batch size nor the company of a prompt changes its states beyond rounding. The head is not applied.
 
     Args:
-        loaded: the model.
-        examples: N examples.
         batch_size: prompts per forward pass, fewer where they do not fit into memory.
         progress: show a progress bar; a text labels it, and a bar of the caller's is moved on.
-
-    Raises:
-        InputError: no examples, a prompt that is empty or longer than the model's context, or a state that is NaN or
-            infinite.
     """
     if not examples:
         raise InputError("There are no examples to run through the model.")
@@ -106,9 +100,9 @@ def collect(
             hidden[layer, index] = states[layer][0].to("cpu", dtype)
         final_norm[index] = states[blocks + 1][0].to("cpu", dtype)
 
-    own = tqdm(total=len(prompts), desc=label, unit="prompt", disable=progress is False or isinstance(progress, tqdm))
-    with own, torch.inference_mode():
-        work_through(order, batch_size, forward, progress if isinstance(progress, tqdm) else own)
+    bar = tqdm(total=len(prompts), desc=label, unit="prompt", disable=progress is False or isinstance(progress, tqdm))
+    with bar, torch.inference_mode():
+        work_through(order, batch_size, forward, progress if isinstance(progress, tqdm) else bar)
     _require_finite(hidden, final_norm, loaded.name)
     target_ids = torch.tensor([target[0] for _, target in encoded])
     targets = loaded.embed(target_ids).to("cpu", dtype)
@@ -121,9 +115,6 @@ def encode(loaded: LoadedModel, example: Example) -> tuple[list[int], list[int]]
     The prompt has the special tokens that its tokenizer adds by default. The target's tokens are those that follow when
     both are encoded as one text, so that they are what the model would read; where the tokenizer would merge the two
     across their border, the target is encoded by itself.
-
-    Raises:
-        InputError: no tokens in the prompt or the target, or more in the prompt than the model's context.
     """
     prompt, target = (list(ids) for ids in _tokens(loaded.tokenizer, example.prompt, example.target))
     if not prompt or not target:

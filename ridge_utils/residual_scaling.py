@@ -48,11 +48,7 @@ class FitSettings:
     precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse settings out of range.
-
-        Raises:
-            InputError: names the field, its value and what it must be.
-        """
+        """Refuse settings out of range."""
         if self.steps < 1:
             raise InputError(f"steps must be at least 1, but is {self.steps}.")
         if not 0 < self.learning_rate < math.inf:
@@ -89,14 +85,8 @@ def scaled(loaded: LoadedModel, scales: Tensor) -> Iterator[None]:
     Whatever runs the model meets the scaled blocks: ``representations.collect`` does; ``store.remember`` need not, for
     it finds its entries by the weights alone. A scale of exactly 1 leaves its block's output as it is bit for
     bit, and a scale of exactly 0 passes its input on. The scales are read at every forward pass, so an optimiser may
-    move them in between, and gradients flow to them. Nested contexts multiply their scales. The hooks are removed at
-    the end, also when the body raises.
-
-    Args:
-        scales: beta_1 to beta_L, shape (blocks,), on any device.
-
-    Raises:
-        InputError: scales of another shape, or one that is negative, NaN or infinite.
+    move them in between, and gradients flow to them. Nested contexts multiply their scales, beta_1 to beta_L, shape
+    (blocks,). The hooks are removed at the end, also when the body raises.
     """
     if scales.shape != (blocks := len(loaded.blocks),):
         raise InputError(
@@ -119,9 +109,6 @@ def fit(loaded: LoadedModel, examples: Sequence[Example], settings: FitSettings,
     The loss is that of ``training``: the mean cross-entropy over all target tokens of the batch and over nothing else.
     Every scale starts at 1, and is set to 0 where a step makes it negative. The order of the examples is drawn anew in
     every epoch.
-
-    Raises:
-        InputError: no examples, one that does not fit the model's context, or a loss that is no longer finite.
     """
     if not examples:
         raise InputError("There are no examples to fit the scales to.")
@@ -170,17 +157,10 @@ def evaluate(
     batch_size: int = 16,
     progress: bool | str = True,
 ) -> Evaluation:
-    """How well the model predicts the first target token of each example.
+    """How well the model, :func:`scaled` where there are scales, predicts the first target token of each example.
 
     Prompts are sorted by length and padded on the right, so neither the batch size nor the company of a prompt changes
     its result beyond rounding.
-
-    Args:
-        scales: shape (blocks,), see :func:`scaled`; the untouched model where there are none.
-
-    Raises:
-        InputError: no examples, a prompt that is empty or longer than the model's context, scales that :func:`scaled`
-            refuses, or a cross-entropy that is NaN or infinite.
     """
     if not examples:
         raise InputError("There are no examples to evaluate the model on.")

@@ -53,14 +53,10 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "safetens
 def measurements(
     values: Sequence[float], sites: Sequence[tuple[int, str]], quantity: str, **context: Any
 ) -> pd.DataFrame:
-    """A tidy table of one quantity over the sites of a model.
+    """A tidy table of one quantity, with a value for each (layer, site) of a model.
 
-    Args:
-        values: one value per site.
-        sites: (layer, site) of each value, as :func:`sites` gives them.
-        quantity: its name, as in the glossary.
-        context: the remaining columns: model, task, source, split, step, train_seed, sample_seed, n, and decoding_step
-            and variant where there is one.
+    ``context`` holds the remaining columns, model, task, source, split, step, train_seed, sample_seed, n, and
+    decoding_step and variant where there is one.
     """
     if len(values) != len(sites):
         raise InputError(f"There are {len(values)} values of {quantity} for {len(sites)} sites.")
@@ -111,20 +107,15 @@ def write(table: pd.DataFrame, path: Path, origin: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a table and its provenance, and check that they belong together.
-
-    Raises:
-        StorageError: one of the two files is missing or unreadable, or the CSV is not the one that its provenance
-            describes.
-    """
+    """Read a table and its provenance; a StorageError says where one is missing or they do not belong together."""
     try:
         origin = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        found = cache.sha256(path)
+        sha256 = cache.sha256(path)
     except (OSError, ValueError) as error:
         raise StorageError(f"The results file {path.name} or its provenance cannot be read: {error}.") from error
-    if found != origin.get("sha256"):
+    if sha256 != origin.get("sha256"):
         raise StorageError(
-            f"The results file {path.name} does not match its provenance: its SHA-256 is {found}, not "
+            f"The results file {path.name} does not match its provenance: its SHA-256 is {sha256}, not "
             f"{origin.get('sha256')}. Restore it with git, or make it again."
         )
     table = pd.read_csv(path)
@@ -154,18 +145,8 @@ class Comparison:
         """Raise an AssertionError with the worst rows, both values and the tolerance, if a row is outside it."""
         outside = self.outside
         if len(outside):
-            columns = [
-                "split",
-                "step",
-                "sample_seed",
-                "layer",
-                "site",
-                "quantity",
-                "variant",
-                "value",
-                "stored",
-                "tolerance",
-            ]
+            columns = ["split", "step", "sample_seed", "layer", "site", "quantity", "variant"]
+            columns += ["value", "stored", "tolerance"]
             raise AssertionError(
                 f"{len(outside)} of {len(self.rows)} measurements differ from the stored ones by more than their "
                 f"tolerance; the worst:\n{outside[columns].head(10).to_string(index=False)}"
@@ -173,15 +154,10 @@ class Comparison:
 
 
 def compare(table: pd.DataFrame, stored: pd.DataFrame, tolerance: "pd.Series[float] | float") -> Comparison:
-    """Compare two tables, measurement by measurement.
+    """Compare a new table with a stored one, measurement by measurement.
 
-    Args:
-        table: the new table.
-        stored: the table to compare with.
-        tolerance: greatest absolute difference allowed; one number, or one per row of ``stored``.
-
-    Raises:
-        InputError: the tables do not hold the same measurements; says how many are missing or new, and shows one.
+    ``tolerance`` is the greatest absolute difference allowed, one number or one per row of ``stored``. An InputError
+    says where the two do not hold the same measurements.
     """
     key = list(KEY)
     if len(table[key].drop_duplicates()) != len(table):

@@ -46,11 +46,8 @@ def selective_scan(
         dt: :math:`\Delta` before its bias and its softplus, shape (batch, channels, length).
         A: shape (channels, N), N the size of the state.
         B, C: shape (batch, N, length).
-        D: shape (channels,).
+        D, delta_bias: shape (channels,).
         z: gate, shape (batch, channels, length).
-        delta_bias: shape (channels,).
-        delta_softplus: pass dt and its bias through a softplus.
-        return_last_state: give h at the last time step too.
 
     Returns:
         y, shape (batch, channels, length), and the last state if wanted, shape (batch, channels, N).

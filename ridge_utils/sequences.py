@@ -41,18 +41,8 @@ def sequence_gram_matrices(x: Tensor, steps: Sequence[int], bandwidth: float = 1
     Time of ``all`` grows with the square of N max(steps); beyond the input and the result, its memory is about 100 MiB,
     or a few tensors of N max(steps)^2 entries where those are larger.
 
-    Args:
-        x: N sequences of T states, shape (N, T, d), any floating dtype.
-        steps: numbers of steps t, each between 1 and T.
-        bandwidth: s > 0, in the units of the normalised states.
-        pairs: which steps are compared, ``all`` or ``aligned``.
-
-    Returns:
-        Symmetric positive semi-definite matrices of trace 1, shape (len(steps), N, N), float64.
-
-    Raises:
-        InputError: no three dimensions, fewer than 2 sequences, a NaN or infinite entry, a zero state, no steps or one
-            out of range, a bandwidth out of range, or unknown pairs.
+    N sequences of T states, shape (N, T, d), give symmetric positive semi-definite matrices of trace 1, shape
+    (len(steps), N, N), float64.
     """
     _check(x, steps, bandwidth, pairs)
     units = _unit_rows(x[:, : max(steps)])
@@ -86,14 +76,10 @@ def sequence_information(
         hidden: states over T decoding steps, shape (layers, N, T, d).
         targets: input-embedding rows of the tokens of the same steps, shape (N, T, e).
         steps: numbers of steps t, each between 1 and T.
-        bandwidth, pairs: see :func:`sequence_gram_matrices`, for both variables.
         samples: indices of sequences; one profile is estimated from each of them, the kernel computed once for all.
 
     Returns:
         Shape (layers, len(steps)), float64; with samples, shape (samples, layers, len(steps)).
-
-    Raises:
-        InputError: the shapes do not fit, or as :func:`sequence_gram_matrices`; a bad state is reported with its layer.
     """
     if hidden.ndim != 4 or targets.ndim != 3 or hidden.shape[1:3] != targets.shape[:2]:
         raise InputError(

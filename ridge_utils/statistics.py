@@ -32,10 +32,9 @@ def check_sampling(pool: int, n: int, seeds: Sequence[int]) -> None:
 
 
 def band(table: pd.DataFrame, by: Sequence[str], sigmas: float = 2.0) -> pd.DataFrame:
-    """Mean of ``value`` and a band of so many sample standard deviations (paper: 2 for information).
+    """Mean of ``value`` and a band of so many sample standard deviations (paper: 2 for information), a row per group.
 
-    Returns:
-        One row per group with ``mean``, ``half_width`` (0 where there is one value only), ``low`` and ``high``.
+    ``half_width`` is 0 where there is one value only.
     """
     groups = table.groupby(list(by), sort=False, dropna=False)["value"]
     out = groups.agg(mean="mean", deviation="std").reset_index()
@@ -51,12 +50,10 @@ def ridge_summary(table: pd.DataFrame, quantity: str = "predictive_information",
     within a sampling seed and a training seed, so what the seeds have in common cancels. The layer is chosen on the
     samples on which the fall is measured, so a fall that is not there comes out a little above 0.
 
-    Returns:
-        One row per split and step, with ``blocks``, ``ridge_layer``, ``at_ridge``, ``at_last_block``,
-        ``at_final_norm`` (mean value), and for each fall, ``to_last_block`` and ``to_final_norm``, its mean, its
-        ``…_half_width`` and whether it is ``…_beyond_band``. What belongs to the final norm is NaN where the quantity
-        was not measured there. ``has_ridge`` is True where the largest layer lies after the embedding and before the
-        last block, and the fall to the last block is beyond its band: the book's one definition of a ridge.
+    For each fall, ``to_last_block`` and ``to_final_norm``, there are its mean, its ``…_half_width`` and whether it is
+    ``…_beyond_band``. What belongs to the final norm is NaN where the quantity was not measured there. ``has_ridge`` is
+    True where the largest layer lies after the embedding and before the last block, and the fall to the last block is
+    beyond its band: the book's one definition of a ridge.
     """
     rows = table[table["quantity"] == quantity]
     out = []
@@ -101,11 +98,7 @@ def third_of(layer: int, blocks: int) -> str:
 
 
 def by_third(table: pd.DataFrame, quantity: str, sigmas: float = 2.0) -> pd.DataFrame:
-    """Mean of a quantity over the first, the middle and the last third of the blocks, with its band over seeds.
-
-    Returns:
-        One row per split, step and ``third`` (first, middle, last) with ``mean``, ``half_width``, ``low`` and ``high``.
-    """
+    """Mean of a quantity over the first, the middle and the last ``third`` of the blocks, with its :func:`band`."""
     rows = table[(table["quantity"] == quantity) & (table["site"] == "block")].copy()
     blocks = rows["layer"].max()
     rows["third"] = [third_of(layer, blocks) for layer in rows["layer"]]
@@ -116,11 +109,10 @@ def by_third(table: pd.DataFrame, quantity: str, sigmas: float = 2.0) -> pd.Data
 
 
 def depth_table(table: pd.DataFrame, step: int) -> pd.DataFrame:
-    """The profile at one step, a row per layer, in the columns of the paper's Table 1.
+    """The profile at one step, a row per layer, in the columns of :func:`ridge_utils.paper.table_1`.
 
-    Returns:
-        ``layer``, ``depth`` (layer over blocks), ``predictive_information`` (mean over seeds, both splits
-        together), its ``half_width`` (2 sigma), ``accuracy_all``, ``accuracy_id``, ``accuracy_ood``.
+    ``predictive_information`` is a mean over seeds, both splits together, its ``half_width`` 2 sigma; ``depth`` is the
+    layer over the number of blocks.
     """
     rows = table[(table["step"] == step) & (table["site"] != "final_norm")]
     information = rows[(rows["quantity"] == "predictive_information") & (rows["split"] == "all")]

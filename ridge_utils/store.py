@@ -63,13 +63,13 @@ def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, labe
         with tqdm(total=len(examples), desc=f"hidden states, {label}", unit="prompt") as bar:
             for index, part in zip(parts, keys, strict=True):
                 done = bar.n
-                found = cache.tensors(_PARTS, part, lambda index=index: _tensors(run(index, bar)))
+                states = cache.tensors(_PARTS, part, lambda index=index: _tensors(run(index, bar)))
                 bar.update(done + len(index) - bar.n)
                 for name, array in arrays.items():
                     if name == "hidden":
-                        array[:, index] = found[name]
+                        array[:, index] = states[name]
                     else:
-                        array[index] = found[name]
+                        array[index] = states[name]
 
     n, d = len(examples), loaded.width
     dtype = "float64" if loaded.model.dtype == torch.float64 else "float32"

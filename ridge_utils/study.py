@@ -24,13 +24,10 @@ from ridge_utils.training import TrainingRun
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model at one step of one fine-tuning."""
+    """A model after so many steps of one fine-tuning; the untouched one has step 0 and no seed."""
 
-    #: the model
     loaded: LoadedModel
-    #: steps of fine-tuning; 0 is the untouched model
     step: int
-    #: seed of the fine-tuning, None for the untouched model
     train_seed: int | None
 
 
@@ -157,12 +154,9 @@ def prepare(
     What does not fit is refused before the long work begins.
 
     Args:
-        parameters: ``model``, ``task``, ``task_options``, ``data_dir``, ``n_train``, ``steps``, ``checkpoints``,
-            ``learning_rate``, ``batch_size``, ``training_seeds``, ``precision``, ``n_samples``, ``n_examples``,
-            ``sampling_seeds``, ``device``, ``dtype``, as every notebook explains them. Those of the fine-tuning may be
-            missing, then the model stays untouched; those of the sampling, where ``n`` is given.
+        parameters: as every notebook explains them. Those of the fine-tuning may be missing, then the model stays
+            untouched; those of the sampling, where ``n`` is given.
         base: a model to use in place of the one that ``model`` names.
-        splits: which splits to evaluate on.
         n: examples per split; 0 for what ``n_samples`` and ``n_examples`` say, None for all that there are.
     """
     started = time.monotonic()
@@ -206,8 +200,8 @@ def prepare(
 
 def references(notebook: str, prefix: str = "") -> dict[str, pd.DataFrame]:
     """The tables of a notebook's reference runs, of profiles whose name begins with ``prefix``, by their heading."""
-    found = results.references(notebook)
-    return {heading(name, origin): table for name, (table, origin) in found.items() if name.startswith(prefix)}
+    stored = results.references(notebook)
+    return {heading(name, origin): table for name, (table, origin) in stored.items() if name.startswith(prefix)}
 
 
 def heading(profile: str, origin: Mapping[str, Any]) -> str:

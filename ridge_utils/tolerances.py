@@ -76,11 +76,7 @@ KEY = ["model", "step", "layer", "site", "quantity", "variant"]
 
 
 def differences_of(notebook: str) -> pd.DataFrame | None:
-    """The stored differences of a notebook, or None where there are none because it trains nothing.
-
-    Raises:
-        StorageError: they do not match their provenance.
-    """
+    """The stored differences of a notebook, or None where there are none because it trains nothing."""
     path = results.FOLDER / DIFFERENCES / f"{notebook}.csv"
     return _complete(results.read(path)[0]) if path.exists() else None
 
@@ -94,14 +90,8 @@ def training_tolerance(differences: pd.DataFrame) -> pd.DataFrame:
     """Tolerance of every trained measurement, from the largest differences under changed arithmetic.
 
     It is :data:`MARGIN` times the largest difference at the layer or one of its :data:`NEIGHBOURS` on either side: a
-    profile that moves as a whole crosses the stored one somewhere, and is close to it there by chance.
-
-    Args:
-        differences: what :func:`differences_of` gave.
-
-    Returns:
-        One row per :data:`KEY` (without ``model``, where the differences have none) with ``tolerance``; all splits
-        share it. The state after the final norm has no neighbours.
+    profile that moves as a whole crosses the stored one somewhere, and is close to it there by chance. All splits share
+    a tolerance. The state after the final norm has no neighbours.
     """
     differences = _complete(differences)
     arithmetic = differences[(differences["changes"] == "arithmetic") & (differences["step"] > 0)]
@@ -121,17 +111,7 @@ def tolerance(stored: pd.DataFrame, differences: pd.DataFrame | None) -> "pd.Ser
     The untouched model's rows have :data:`UNTOUCHED`; trained ones :func:`training_tolerance`, and never less than the
     untouched model's. An effect of :data:`DIFFERENCE_OF` has twice the largest tolerance of what it is a difference of
     at its step. An effect's interval, p-value and size have :func:`effect_tolerance`, or what was measured where
-    that is more.
-
-    Args:
-        stored: table of measurements.
-        differences: what :func:`differences_of` gave; None for a notebook that trains nothing.
-
-    Returns:
-        One value per row of ``stored``, in its unit.
-
-    Raises:
-        InputError: a quantity that neither is in :data:`UNTOUCHED` nor belongs to an effect that is.
+    that is more. Each is in the unit of its row.
     """
     suffixes = _suffixes(stored["quantity"])
     floor = stored["quantity"].map(UNTOUCHED)
@@ -187,15 +167,11 @@ def effect_tolerance(effects: pd.DataFrame, allowed: "pd.Series[float]") -> pd.D
     what moves the mean of examples by at most t, and each example for itself, moves their standard error e by at most t
     as well. The ends of an interval are at most :data:`REACH` errors from the estimate, so they move by at most
     :math:`(1+\mathrm{REACH})\,t`; the standard score z of the p-value by :math:`(1+z)\,t/e`; and the size d of N
-    examples by :math:`(2/\sqrt{N}+|d|)\,t/e`.
+    examples by :math:`(2/\sqrt{N}+|d|)\,t/e`. Where the interval is one point, e is 0, and the size and a smaller score
+    may be any.
 
-    Args:
-        effects: rows of :func:`ridge_utils.inference.effects`.
-        allowed: tolerance t of each estimate.
-
-    Returns:
-        A row per effect with one column for each of :data:`ridge_utils.inference.SUFFIXES`. Where the interval is one
-        point, e is 0, and the size and a smaller score may be any.
+    ``effects`` holds rows of :func:`ridge_utils.inference.effects`, ``allowed`` the tolerance t of each estimate; the
+    result has one column for each of :data:`ridge_utils.inference.SUFFIXES`.
     """
     error = (effects["high"] - effects["low"]) / 2 / REACH
     moved = (allowed / error).fillna(0.0)  # 0/0: what may not move does not
@@ -214,7 +190,10 @@ def effect_tolerance(effects: pd.DataFrame, allowed: "pd.Series[float]") -> pd.D
 
 
 def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any], trained: bool = True) -> str:
-    """Compare a notebook's table with the stored one, and say which kinds of measurements agree.
+    """Compare a notebook's table with the stored one, and say which kinds of measurements agree, a line each.
+
+    An AssertionError names measurements outside their :func:`tolerance`. Where the parameters are not those of the
+    stored table, nothing is compared, and one sentence says so.
 
     Args:
         table: the new table.
@@ -222,13 +201,6 @@ def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any], trained
         parameters: of the run.
         trained: compare what was measured after training as well. A notebook does without where it measures in other
             ways the states that another one compares: what it does to them shows on the untouched model.
-
-    Returns:
-        One line per kind of measurement; or one sentence, if the parameters are not those of the stored table.
-
-    Raises:
-        AssertionError: a measurement is outside its tolerance (:func:`tolerance`).
-        StorageError: the stored table is missing or does not match its provenance.
     """
     stored, origin = results.read(results.FOLDER / f"{name}.csv")
     if not results.same_parameters(parameters, origin):

@@ -67,13 +67,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A finished fine-tuning: its checkpoints and its log."""
+    """A finished fine-tuning of ``base``: its checkpoints, which are in ``folder``, and its log."""
 
-    #: the model that it started from, untouched
     base: LoadedModel
-    #: where the checkpoints are
     folder: Path
-    #: the steps at which there is one, ascending
+    #: the steps at which there is a checkpoint, ascending
     steps: tuple[int, ...]
     #: one row per logged step, with ``step`` and ``loss``, the mean over the steps since the row before in nats a token
     log: pd.DataFrame
@@ -99,9 +97,6 @@ def finetune(
     The cross-entropy is taken over all tokens of each target and over nothing else. The order of the examples is drawn
     anew in every epoch. A run that was killed goes on from its last whole checkpoint; checkpoints are checked against
     their SHA-256 when they are read, and a damaged run is trained again.
-
-    Raises:
-        InputError: no examples, one that does not fit the model's context, or a model that is spread over devices.
     """
     if loaded.is_spread:
         raise InputError(
@@ -157,14 +152,8 @@ def make_trainer(
 ) -> Trainer:
     """Transformers' Trainer, set up as every fine-tuning of this project is; it saves nothing by itself.
 
-    Args:
-        model: what is trained, in place: a copy of the one in ``loaded``.
-        loaded: its tokenizer and device.
-        encoded: token ids of each prompt and of its target.
-        settings: how to train.
-        precision: ``float32`` or ``bfloat16``.
-        folder: where a callback's checkpoints go.
-        callback: what happens besides training.
+    ``model``, a copy of the one in ``loaded``, is trained in place. ``encoded`` are the token ids of each prompt and of
+    its target, and the checkpoints of ``callback`` go to ``folder``.
     """
     arguments = TrainingArguments(
         output_dir=str(folder),

@@ -45,14 +45,9 @@ USUAL_SECONDS = 40
 
 
 def main(names: Sequence[str] = (), jobs: int = 2) -> int:
-    """Execute what has changed and build the book.
+    """Execute the named notebooks, or those that have changed, ``jobs`` at a time, and build the book.
 
-    Args:
-        names: notebooks to execute whether they have changed or not; none: those that have changed.
-        jobs: notebooks at a time, the cores shared between them.
-
-    Returns:
-        0, or 1 if a notebook failed or the book could not be built.
+    Gives an exit status, 1 if a notebook failed.
     """
     keys = {name: key(name) for name in names or in_book()}
     left = [name for name in keys if names or _stored(name).get("key") != keys[name]]
@@ -60,7 +55,7 @@ def main(names: Sequence[str] = (), jobs: int = 2) -> int:
         print(f"Each of {len(keys)} notebooks is as it was executed.")
     outcomes = _Jobs(left, keys, max(1, jobs)).work() if left else {}
     failed = [name for name, seconds in outcomes.items() if seconds is None]
-    status = build()
+    status = build().returncode
     if left:
         print("Time to execute each notebook:")
         for name in sorted(keys):
@@ -72,10 +67,10 @@ def main(names: Sequence[str] = (), jobs: int = 2) -> int:
     return 1 if failed else status
 
 
-def build() -> int:
+def build(quiet: bool = False) -> subprocess.CompletedProcess:
     """Build the book's pages, executed outputs in place of the committed ones where there are any."""
     command = [sys.executable, str(ROOT / "book" / "build.py"), "--executed", str(EXECUTED)]
-    return subprocess.run(command, check=False).returncode
+    return subprocess.run(command, check=False, capture_output=quiet, text=True)
 
 
 def in_book() -> list[str]:
@@ -132,8 +127,7 @@ def _imports(code: str) -> frozenset[str]:
 @functools.cache
 def _texts(code: str) -> frozenset[str]:
     """The texts among the constants of code."""
-    nodes = ast.walk(ast.parse(code))
-    return frozenset(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return frozenset(node.value for node in ast.walk(ast.parse(code)) if _is_text(node))
 
 
 @functools.cache
@@ -147,7 +141,7 @@ def _without_words(code: str) -> str:
     return ast.dump(tree)
 
 
-def _is_text(node: ast.expr) -> bool:
+def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
@@ -212,8 +206,7 @@ def _execute(notebook: str, digest: str) -> tuple[float, str]:
 
 def _build_stored(_name: str, _digest: str) -> tuple[float, str]:
     started = time.monotonic()
-    command = [sys.executable, str(ROOT / "book" / "build.py"), "--executed", str(EXECUTED)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = build(quiet=True)
     return time.monotonic() - started, " ".join(done.stdout.split())[-300:] if done.returncode else ""
 
 
@@ -291,9 +284,9 @@ class _Jobs:
         took = {name: seconds for name, seconds in self.done.items() if seconds is not None}
         pace = sum(took.values()) / sum(map(expected, took)) if took else 1.0
         running = [name for name in self.started if name not in self.done]
-        rest = [expected(name) * pace for name in self.waiting]
-        rest += [max(0.0, expected(name) * pace - (time.monotonic() - self.started[name])) for name in running]
-        return f"about {_clock(sum(rest) / self.jobs)} left" if sum(rest) else ""
+        left = sum(expected(name) * pace for name in self.waiting)
+        left += sum(max(0.0, expected(name) * pace - (time.monotonic() - self.started[name])) for name in running)
+        return f"about {_clock(left / self.jobs)} left" if left else ""
 
     def __rich__(self) -> Table:
         table = Table.grid(padding=(0, 2))

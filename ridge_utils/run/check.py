@@ -21,15 +21,7 @@ PASSED, REPORT = book.ROOT / "_build" / "passed.json", book.ROOT / "_build" / "n
 
 
 def main(names: Sequence[str] = (), jobs: int = 2) -> int:
-    """Run nbval where it has not passed yet.
-
-    Args:
-        names: notebooks to check whether they passed before or not; none: all that did not.
-        jobs: notebooks at a time, the cores shared between them.
-
-    Returns:
-        pytest's exit status.
-    """
+    """Run nbval on the named notebooks, or on those that have not passed yet, ``jobs`` at a time; pytest's status."""
     shared = _digest([book.ROOT / "requirements.txt", book.ROOT / "constraints.txt", *_sources()])
     digests = {name: f"{shared}-{_digest([notebooks.NOTEBOOKS / f'{name}.ipynb'])}" for name in names or book.in_book()}
     passed = json.loads(PASSED.read_text(encoding="utf-8")) if PASSED.is_file() else {}

@@ -60,11 +60,9 @@ math[display="block"] { margin: 0.8rem 0; overflow-x: auto; }
 
 
 def finish(path: Path, default: bool) -> None:
-    """Rewrite an executed notebook in plain Markdown, its code folded as in the book.
+    """Rewrite an executed notebook, which may have stopped at a failing cell, in plain Markdown, its code folded.
 
-    Args:
-        path: the notebook; it may have stopped at a failing cell.
-        default: its parameters are the default ones, so that the captions, which speak of them, are kept.
+    Captions speak of the default parameters, and are kept where those were used (``default``).
     """
     import nbformat
 
@@ -118,12 +116,9 @@ def _without_bars(text: str) -> str:
 
 
 def markdown(text: str, glued: Mapping[str, Any] | None = None, figures: Mapping[str, int] | None = None) -> str:
-    """MyST as plain Markdown.
+    """MyST (roles, directives with colons or backticks, links to other pages, targets) as plain Markdown.
 
-    Args:
-        text: MyST: roles, directives with colons or backticks, links to other pages, targets.
-        glued: values by name, for the glue role.
-        figures: numbers of the figures that are there by name; other figures are "the figure".
+    ``glued`` are the values of the glue role, and ``figures`` the figures' numbers, by name; any other is "the figure".
     """
     lines: list[str] = []
     opened: list[tuple[str, str]] = []  # fences of directives, and what closes each
@@ -231,10 +226,9 @@ def _glued(notebook: "nbformat.NotebookNode") -> dict[str, Any]:
 
 
 def html(path: Path) -> Path:
-    """Write an executed notebook as one HTML page beside it that needs no network; code folded, mathematics as MathML.
+    """Write a notebook that :func:`finish` has rewritten as one HTML page beside it that needs no network.
 
-    Args:
-        path: a notebook that :func:`finish` has rewritten.
+    Code is folded, and mathematics is MathML.
     """
     import nbformat
     from nbconvert import HTMLExporter

@@ -50,20 +50,11 @@ CONDITIONS = (
 def repeat(notebook: str, folder: Path, names: Sequence[str] = ()) -> Path:
     """Run a notebook's default run once per condition, compare it with the stored one, and store the differences.
 
-    Each condition has a cache of its own. A run whose table is already in ``folder`` is not repeated.
-
-    Args:
-        notebook: its name.
-        folder: where the executed notebooks, their tables and the conditions' caches go.
-        names: of the :data:`CONDITIONS`; empty: all.
-
-    Returns:
-        The path of the stored differences, a table with one row per condition and measurement, those of different
-        sampling seeds taken together (``value`` is their mean, ``largest_difference`` the largest absolute difference
-        of one of them from the stored run, both in the quantity's unit).
-
-    Raises:
-        InputError: a name that no condition has.
+    The executed notebooks, their tables and a cache for each condition go to ``folder``; a run whose table is there
+    already is not repeated. Without names, all of :data:`CONDITIONS` are run. The stored differences, whose path is
+    returned, have one row per condition and measurement, those of different sampling seeds taken together: ``value`` is
+    their mean, ``largest_difference`` the largest absolute difference of one of them from the stored run, both in the
+    quantity's unit.
     """
     known = {condition.name: condition for condition in CONDITIONS}
     if unknown := [name for name in names if name not in known]:

@@ -57,11 +57,9 @@ class Run:
 
     #: unique within a sweep; also the name of its folder
     name: str
-    #: the notebook's name
     notebook: str
-    #: its parameters
     parameters: Mapping[str, Any]
-    #: CSV file of its table; its provenance, the executed notebook and a traceback go beside it
+    #: CSV file of its table
     table: Path
     #: the executed notebook
     output: Path
@@ -74,15 +72,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run."""
+    """What became of a run; ``reason`` says why one failed."""
 
-    #: which
     run: Run
     #: ``done`` just now, ``stored`` before, or ``failed``
     status: Literal["done", "stored", "failed"]
-    #: how long it took
     seconds: float = 0.0
-    #: of a run that failed, why
     reason: str = ""
 
 
@@ -112,32 +107,18 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class Grid:
-    """Runs that belong together."""
+    """Runs that belong together, and what each needs of a worker."""
 
     #: the file's name without its ending
     name: str
-    #: what it is, for the reader
     title: str
-    #: the runs
     runs: list[Run]
-    #: what each run needs of a worker
     resources: dict[str, float] = field(default_factory=dict)
 
 
 def load(path: Path, folder: Path) -> Grid:
-    """Read a grid and make its runs, with every parameter checked for name and type.
-
-    Args:
-        path: the YAML file.
-        folder: where the runs' folders go.
-
-    Raises:
-        InputError: there is no such file, it is not a grid, or a parameter is not one of its notebook's.
-    """
-    try:
-        content = profiles.read(path, "grid", _File)
-    except OSError as error:
-        raise InputError(f"The grid {path} cannot be read: {error}.") from error
+    """Read a grid and make its runs, each with a folder in ``folder``; every parameter is checked for name and type."""
+    content = profiles.read(path, "grid", _File)
     axes = {key: getattr(content, key) for key in _AXES if getattr(content, key)}
     if twice := sorted(set(content.parameters) & {_AXES[key] for key in axes}):
         raise InputError(f"In the grid {path}, {twice[0]!r} is set by a list and among the parameters: keep one.")
@@ -186,10 +167,6 @@ def execute(run: Run, quiet: bool = True) -> Outcome:
     """Execute a run, unless it is done; what goes wrong is written beside it and told, not raised.
 
     Two processes never execute the same run at once: the second waits, and finds it done.
-
-    Args:
-        run: what to execute.
-        quiet: do not show the notebook's progress.
     """
     started = time.monotonic()
     try:
@@ -200,9 +177,8 @@ def execute(run: Run, quiet: bool = True) -> Outcome:
                 return Outcome(run, "stored")
             extra = {"save_table": str(run.table), "compare": False}
             known = notebooks.parameters(run.notebook)
-            notebooks.run(
-                run.notebook, {**run.parameters, **{k: v for k, v in extra.items() if k in known}}, run.output, quiet
-            )
+            values = {**run.parameters, **{name: value for name, value in extra.items() if name in known}}
+            notebooks.run(run.notebook, values, run.output, quiet)
             plain.finish(run.output, notebooks.is_default_run(run.notebook, run.parameters))
             run.error.unlink(missing_ok=True)
     except Exception as error:  # whatever it is, the other runs go on
@@ -231,10 +207,7 @@ def work(
             process one after the other, and show their progress.
         scheduler: address of a Dask scheduler to use in place of this machine.
         resources: what each run needs of a worker.
-        call: what executes a run, :func:`execute`.
-
-    Raises:
-        InputError: Dask is not installed, a negative number of workers, or a scheduler that does not answer.
+        call: what executes a run.
     """
     left = []
     for run in runs:
@@ -285,47 +258,35 @@ def work(
 def combine(runs: Sequence[Run], path: Path, **more: Any) -> pd.DataFrame:
     """One tidy table of the runs that are done, with their names in the columns ``run`` and ``notebook``.
 
-    Args:
-        runs: which.
-        path: CSV file to write, its provenance beside it, which holds that of every run.
-        more: what else the provenance should say.
-
-    Returns:
-        The table, empty where no run is done.
-
-    Raises:
-        StorageError: the folder cannot be written.
+    It is written to the CSV file ``path``; its provenance, which says ``more`` too, holds that of every run. Where no
+    run is done it is empty.
     """
-    found = [(run, *results.read(run.table)) for run in runs if is_done(run)]
-    if not found:
+    tables, origins = [], {}
+    for run in filter(is_done, runs):
+        table, origins[run.name] = results.read(run.table)
+        tables.append(table.assign(run=run.name, notebook=run.notebook))
+    if not tables:
         return pd.DataFrame()
-    table = pd.concat([own.assign(run=run.name, notebook=run.notebook) for run, own, _ in found], ignore_index=True)
+    joined = pd.concat(tables, ignore_index=True)
     names = ["run", "notebook"]
-    table = table[[*names, *(column for column in table if column not in names)]]
-    results.write(table, path, {**more, "runs": {run.name: origin for run, _, origin in found}})
-    return table
+    joined = joined[[*names, *(column for column in joined if column not in names)]]
+    results.write(joined, path, {**more, "runs": origins})
+    return joined
 
 
 def compare(table: pd.DataFrame, folder: Path, quantity: str = "predictive_information") -> pd.DataFrame:
     """The ridges of a sweep's runs side by side, as ``comparison.csv`` and, with the profiles, ``comparison.png``.
 
-    Args:
-        table: what :func:`combine` gives.
-        folder: where both go.
-        quantity: what is compared, over both samples together; runs that did not measure it are left out.
-
-    Returns:
-        One row per run and checkpoint, as :func:`ridge_utils.statistics.ridge_summary` has it; empty where no run
-        measured the quantity.
+    ``table`` is what :func:`combine` gives. The quantity is compared over both samples together, a row per run and
+    checkpoint, as :func:`ridge_utils.statistics.ridge_summary` has it; runs that did not measure it are left out.
     """
     from ridge_utils import figures, statistics
 
     rows = table[(table["quantity"] == quantity) & (table["split"] == "all")]
     if rows.empty:
         return pd.DataFrame()
-    summaries = [
-        statistics.ridge_summary(own, quantity).assign(run=run) for run, own in rows.groupby("run", sort=False)
-    ]
+    by_run = rows.groupby("run", sort=False)
+    summaries = [statistics.ridge_summary(of_run, quantity).assign(run=run) for run, of_run in by_run]
     summary = pd.concat(summaries, ignore_index=True)
     summary = summary[["run", *summary.columns.drop(["run", "split"])]]
     with cache.storage_errors(folder):

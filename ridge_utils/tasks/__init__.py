@@ -51,13 +51,9 @@ def load(
         name: one of :func:`names`, or the path of a JSON Lines file (ending ``.jsonl``) of your own.
         split: ``train``, ``id`` (in-distribution) or ``ood`` (out-of-distribution).
         n: number of examples; None for all that a natural task or a file has.
-        seed: seed of the draw; the same seed gives the same examples on every machine.
+        seed: of the draw; the same seed gives the same examples on every machine.
         data_dir: folder of the real data, laid out as the task's module says.
-        options: options of the task, for example ``holdout=0.2`` of ``synthetic_arithmetic``.
-
-    Raises:
-        InputError: unknown task, split or option, a row or file that does not fit, or more examples asked for than the
-            task has.
+        options: of the task, for example ``holdout=0.2`` of ``synthetic_arithmetic``.
     """
     if name.endswith(".jsonl"):
         loader, arguments, valid = jsonl.load, [Path(name).expanduser()], set()

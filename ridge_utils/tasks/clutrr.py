@@ -84,7 +84,7 @@ def load(
     Args:
         split, n, seed: as :func:`ridge_utils.tasks.load`; the offline set has no end, so n must be given.
         data_dir: folder that holds ``clutrr/gen_train23_test2to10``.
-        source: ``local``, ``hub``, ``offline``, or ``auto``: local where ``data_dir`` is given, else offline.
+        source: ``auto`` is local where ``data_dir`` is given, else offline.
         hops: take only stories of these numbers of hops; None for all that the split has.
     """
     chosen = _choose(split, hops)

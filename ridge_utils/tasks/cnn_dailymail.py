@@ -32,8 +32,8 @@ NAME = "cnn_dailymail"
 HUB_REPO = "abisee/cnn_dailymail"
 HUB_CONFIG = "3.0.0"
 HUB_REVISION = "96df5e686bee6baa90b8bee7c28b81fa3fa6223d"
-#: Outlets of this project's own items; the agency's are out-of-distribution.
-NEWSPAPER, AGENCY = "Marrow Valley Courier", "Lantern Wire"
+#: The outlet of this project's own items that is out-of-distribution.
+AGENCY = "Lantern Wire"
 
 _ITEMS = Path(__file__).with_name("news_items.csv")
 _CNN_WITHIN = 120
@@ -81,9 +81,8 @@ def load(
     articles that begin with the same ``max_words`` words the first counts, so no prompt stands in two splits.
 
     Args:
-        split, n, seed: as :func:`ridge_utils.tasks.load`.
         data_dir: folder that holds ``cnn_dailymail/*.csv``.
-        source: ``auto`` (local where ``data_dir`` is given, else offline), ``local``, ``hub`` or ``offline``.
+        source: ``auto`` is local where ``data_dir`` is given, else offline.
         max_words: the prompt holds at most this many words of the article; None keeps the whole article.
     """
     if max_words is not None and (isinstance(max_words, bool) or not isinstance(max_words, int) or max_words < 1):

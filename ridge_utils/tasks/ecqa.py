@@ -98,9 +98,8 @@ def load(
     """``n`` different questions, whose ``signal_spans`` cover the concept wherever it is named, and the right choice.
 
     Args:
-        split, n, seed: as :func:`ridge_utils.tasks.load`.
         data_dir: folder of the published files, laid out as above.
-        source: ``local``, ``hub``, ``offline``, or ``auto``: local where ``data_dir`` is given, else offline.
+        source: ``auto`` is local where ``data_dir`` is given, else offline.
         rotations: offline only. Each question is asked with its choices rotated by 0, …, rotations - 1 places, 1 to 5;
             all rotations of a question are in the same split.
     """
@@ -113,7 +112,7 @@ def load(
         questions = _local(Path(data_dir).expanduser(), split) if data_dir else _hub(split)
         asked = [_ask(question, split, "local" if data_dir else "hub") for question in questions]
     else:
-        asked = [_ask(question, split, "synthetic", turn) for question in _own(split) for turn in range(rotations)]
+        asked = [_ask(question, split, "synthetic", turn) for question in _offline(split) for turn in range(rotations)]
     return sources.draw(f"the {split} split of {NAME}", asked, n, f"{NAME}/{split}/{seed}")
 
 
@@ -168,14 +167,10 @@ def _hub(split: Split) -> list[_Row]:
     return _select(rows, rows, split)
 
 
-def _own(split: Split) -> list[_Row]:
+def _offline(split: Split) -> list[_Row]:
+    first, last = {"ood": (0, _OWN_OOD), "id": (_OWN_OOD, _OWN_ID), "train": (_OWN_ID, 256)}[split]
     rows = [sources.parse(_Row, content, where) for where, content in sources.read_json_lines(_OWN_FILE)]
-    return [row for row in rows if _own_split(row.question.question_concept) == split]
-
-
-def _own_split(concept: str) -> Split:
-    place = concept_hash(concept)
-    return "ood" if place < _OWN_OOD else "id" if place < _OWN_ID else "train"
+    return [row for row in rows if first <= concept_hash(row.question.question_concept) < last]
 
 
 def _ask(row: _Row, split: Split, source: Source, turn: int = 0) -> Example:

@@ -98,8 +98,7 @@ class Story:
 def tell(relation: str, hops: int, rng: random.Random) -> Story:
     """Tell a story whose last person is the ``relation`` of its first, by a chain of ``hops`` relations.
 
-    ``relation`` is one of :data:`TARGETS`, ``hops`` one of :data:`HOPS`, and ``rng`` the source of all
-    choices, the names among them.
+    ``relation`` is one of :data:`TARGETS`, ``hops`` one of :data:`HOPS`.
     """
     if relation not in TARGETS:
         raise InputError(f"Unknown relation {relation!r}; choose one of {', '.join(TARGETS)}.")
@@ -188,23 +187,24 @@ def _tree() -> _Tree:
         wed(husband, wife)
 
     def relatives(person: int) -> dict[int, str]:
-        own, couple = parents[person], [spouse[person]] if person in spouse else []
-        siblings = [other for other in (children[own[0]] if own else []) if other != person]
-        found: dict[str, Iterable[int]] = {
-            "parent": own,
+        couple = [spouse[person]] if person in spouse else []
+
+        def siblings(of: int) -> list[int]:
+            return [other for other in (children[parents[of][0]] if parents[of] else []) if other != of]
+
+        by_kind: dict[str, Iterable[int]] = {
+            "parent": parents[person],
             "child": children[person],
-            "sibling": siblings,
+            "sibling": siblings(person),
             "spouse": couple,
-            "grandparent": [old for parent in own for old in parents[parent]],
+            "grandparent": [old for parent in parents[person] for old in parents[parent]],
             "grandchild": [young for child in children[person] for young in children[child]],
-            "pibling": [
-                other for parent in own if parents[parent] for other in children[parents[parent][0]] if other != parent
-            ],
-            "nibling": [child for sibling in siblings for child in children[sibling]],
+            "pibling": [other for parent in parents[person] for other in siblings(parent)],
+            "nibling": [child for sibling in siblings(person) for child in children[sibling]],
             "parent-in-law": [old for partner in couple for old in parents[partner]],
             "child-in-law": [spouse[child] for child in children[person] if child in spouse],
         }
-        return {other: kind for kind, people in found.items() for other in people}
+        return {other: kind for kind, people in by_kind.items() for other in people}
 
     kin = [relatives(person) for person in range(len(female))]
     pairs: dict[str, list[tuple[int, int]]] = {word: [] for word in TARGETS}

@@ -37,7 +37,6 @@ def load(split: Split, n: int | None, seed: int = 0, *, noise_max: int = 9, hold
     a share of those out of training, and ID examples are then drawn from that share alone.
 
     Args:
-        split, n, seed: as :func:`ridge_utils.tasks.load`.
         noise_max: noise is uniform on {0, …, noise_max}; the paper does not state its range.
         holdout: share of the 156 pairs (s_0, d) with K = 13 that training never shows, in [0, 1).
     """
