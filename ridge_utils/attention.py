@@ -12,9 +12,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
-from ridge_utils.batches import work_through
+from ridge_utils.batches import progress_bar, work_through
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel, quiet
 from ridge_utils.representations import encode, pad
@@ -96,7 +95,6 @@ def shares(
     tokens = torch.tensor([len(prompt) for prompt in prompts])
     on_signal, on_last, on_first = torch.empty(3, len(loaded.blocks), len(prompts), dtype=torch.float64)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
-    label = f"attention, {progress}" if isinstance(progress, str) else "attention"
 
     def attend(index: list[int]) -> None:
         ids, mask = pad([prompts[i] for i in index], loaded)
@@ -108,8 +106,7 @@ def shares(
             on_last[layer, index] = mass[row, last]
             on_first[layer, index] = mass[:, 0]
 
-    bar = tqdm(total=len(prompts), desc=label, unit="prompt", disable=not progress)
-    with bar, eager(loaded):
+    with progress_bar("attention", progress, len(prompts)) as bar, eager(loaded):
         work_through(order, batch_size, attend, bar, largest=lambda i: _fitting(loaded, len(prompts[i])))
     signal_tokens = torch.stack([signal.sum() for signal in signals])
     first_is_signal = torch.stack([signal[0] for signal in signals])

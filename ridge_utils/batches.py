@@ -50,6 +50,12 @@ def work_through(
             log.warning("A batch of %d ran out of memory; going on with batches of %d.", len(batch), size)
 
 
+def progress_bar(what: str, progress: bool | str, total: int) -> tqdm:
+    """A bar for so many prompts, with the text of ``progress`` in its label; none is shown where that is False."""
+    label = f"{what}, {progress}" if isinstance(progress, str) else what
+    return tqdm(total=total, desc=label, unit="prompt", disable=not progress)
+
+
 def _fits(work: Callable[[list[int]], None], batch: list[int]) -> bool:
     try:
         work(batch)

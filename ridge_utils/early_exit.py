@@ -18,13 +18,7 @@ def correct(
 
     The paper does not say whether a state goes through the model's final norm before its head. Without it the head
     reads states of a scale that it never saw, and dimensions that the norm would weigh. With it, the last entry is the
-    model's own prediction.
-
-    Args:
-        norm: apply the final norm, to the last block's state too.
-
-    Returns:
-        Shape (blocks + 1, N), bool; entry 0 is the exit right after the embedding.
+    model's own prediction. Shape (blocks + 1, N), bool; entry 0 is the exit right after the embedding.
     """
     *states, last = representations.hidden
     rows = []

@@ -133,8 +133,7 @@ def effects(
     Args:
         table: ``estimate``, ``low`` and ``high`` (NaN: no interval), and the columns named here.
         rows: column with the name of each line, in the table's order, the first on top.
-        groups: column that is told by colour, side by side within a line.
-        panels: column that tells the panels apart.
+        groups, panels: columns that are told by colour, side by side within a line, and by panel.
         label: of the horizontal axis.
         reference: where the vertical line stands.
     """
@@ -167,7 +166,6 @@ def heat_map(
 
     Args:
         x, y: columns of the two axes; numbers are drawn where they are, with integer ticks, texts in the table's order.
-        panels: column that tells the panels apart.
         label: of the colour bar.
         limits: of the colours; by default the smallest and the largest value of all panels.
         diverging: two hues around zero instead of one.

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import GenerationConfig
 
-from ridge_utils.batches import work_through
+from ridge_utils.batches import progress_bar, work_through
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel, quiet
 from ridge_utils.representations import captured, encode, pad
@@ -80,7 +80,7 @@ def greedy(
             whole = loaded.model.generate(ids, attention_mask=mask, generation_config=config)
         return torch.stack([torch.cat(passes, dim=1) for passes in states]), whole[:, ids.shape[1] :]
 
-    return _gather(loaded, prompts, steps, batch_size, _label("greedy decoding", progress), decode)
+    return _gather(loaded, prompts, steps, batch_size, progress_bar("greedy decoding", progress, len(prompts)), decode)
 
 
 def reference(
@@ -100,11 +100,11 @@ def reference(
             )
     prompts = [prompt for prompt, _ in encoded]
     tokens = torch.tensor([target[:steps] for _, target in encoded])
-    return _teacher_forced(loaded, prompts, tokens, batch_size, _label("teacher forcing", progress))
+    return _teacher_forced(loaded, prompts, tokens, batch_size, progress)
 
 
 def _teacher_forced(
-    loaded: LoadedModel, prompts: Sequence[list[int]], tokens: Tensor, batch_size: int, label: str | None
+    loaded: LoadedModel, prompts: Sequence[list[int]], tokens: Tensor, batch_size: int, progress: bool | str
 ) -> Continuations:
     """States along given tokens, shape (N, steps), after given prompts."""
     steps = tokens.shape[1]
@@ -122,7 +122,7 @@ def _teacher_forced(
             loaded.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         return torch.stack([only for (only,) in states]), tokens[index]
 
-    return _gather(loaded, prompts, steps, batch_size, label, forward)
+    return _gather(loaded, prompts, steps, batch_size, progress_bar("teacher forcing", progress, len(prompts)), forward)
 
 
 def _gather(
@@ -130,7 +130,7 @@ def _gather(
     prompts: Sequence[list[int]],
     steps: int,
     batch_size: int,
-    label: str | None,
+    bar: tqdm,
     run: Callable[[list[int]], tuple[Tensor, Tensor]],
 ) -> Continuations:
     """Put together what ``run`` gives for the prompts of each batch: states (blocks + 2, B, steps, d) and tokens."""
@@ -145,7 +145,6 @@ def _gather(
         states[:, index] = of_batch.to("cpu", dtype)
         token_ids[index] = tokens.cpu()
 
-    bar = tqdm(total=len(prompts), desc=label, unit="prompt", disable=label is None)
     with bar, torch.inference_mode():
         work_through(order, batch_size, keep, bar)
     targets = loaded.embed(token_ids).to("cpu", dtype)
@@ -168,13 +167,6 @@ def _encode(
                 f"of {loaded.name!r}, {loaded.context}: shorten or drop it, or take fewer steps."
             )
     return encoded
-
-
-def _label(what: str, progress: bool | str) -> str | None:
-    """Label of the progress bar, or None for no bar."""
-    if not progress:
-        return None
-    return f"{what}, {progress}" if isinstance(progress, str) else what
 
 
 def end_tokens(loaded: LoadedModel) -> int | list[int] | None:

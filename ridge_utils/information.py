@@ -173,7 +173,7 @@ def predictive_information(
     Args:
         hidden: hidden states at the last prompt token (or updates), shape (layers, N, d).
         targets: input-embedding rows of the target tokens, shape (N, e).
-        samples: indices of examples, each of shape (n,), n from 2 to N; one profile is estimated from each of them.
+        samples: indices of examples; one profile is estimated from each of them.
 
     Returns:
         Shape (layers,), float64; with samples, shape (samples, layers).

@@ -26,24 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from ridge_utils import cache
 from ridge_utils.errors import InputError
-from ridge_utils.random_models import PREFIX, build, byte_tokenizer, random_shape
-
-__all__ = [
-    "DEVICE_MAPS",
-    "EMBEDDED",
-    "EMBEDDED_NAME",
-    "LoadedModel",
-    "assemble",
-    "byte_tokenizer",
-    "describe",
-    "display_name",
-    "fingerprint",
-    "load",
-    "quiet",
-    "random_shape",
-    "title",
-    "truncate",
-]
+from ridge_utils.random_models import PREFIX, build, byte_tokenizer, random_shape  # noqa: F401
 
 log = logging.getLogger(__name__)
 

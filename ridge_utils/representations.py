@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ridge_utils.batches import work_through
+from ridge_utils.batches import progress_bar, work_through
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
 from ridge_utils.tasks import Example
@@ -84,7 +84,6 @@ def collect(
     dtype = torch.float64 if loaded.model.dtype == torch.float64 else torch.float32
     hidden = torch.empty(blocks + 1, len(prompts), loaded.width, dtype=dtype)
     final_norm = torch.empty(len(prompts), loaded.width, dtype=dtype)
-    label = f"hidden states, {progress}" if isinstance(progress, str) else "hidden states"
 
     def forward(index: list[int]) -> None:
         ids, mask = pad([prompts[i] for i in index], loaded)
@@ -100,9 +99,9 @@ def collect(
             hidden[layer, index] = states[layer][0].to("cpu", dtype)
         final_norm[index] = states[blocks + 1][0].to("cpu", dtype)
 
-    bar = tqdm(total=len(prompts), desc=label, unit="prompt", disable=progress is False or isinstance(progress, tqdm))
-    with bar, torch.inference_mode():
-        work_through(order, batch_size, forward, progress if isinstance(progress, tqdm) else bar)
+    shared = isinstance(progress, tqdm)
+    with progress_bar("hidden states", not shared and progress, len(prompts)) as bar, torch.inference_mode():
+        work_through(order, batch_size, forward, progress if shared else bar)
     _require_finite(hidden, final_norm, loaded.name)
     target_ids = torch.tensor([target[0] for _, target in encoded])
     targets = loaded.embed(target_ids).to("cpu", dtype)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from ridge_utils.batches import work_through
+from ridge_utils.batches import progress_bar, work_through
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import encode, pad
@@ -169,15 +169,14 @@ def evaluate(
     order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     correct = torch.empty(len(rows), dtype=torch.bool)
     nats = torch.empty(len(rows), dtype=torch.float64)
-    label = f"next token, {progress}" if isinstance(progress, str) else "next token"
 
     def predict(index: list[int]) -> None:
         logits, tokens = _predictions(loaded, [rows[i] for i in index])
         correct[index] = (logits.argmax(-1) == tokens).cpu()
         nats[index] = cross_entropy(logits, tokens, reduction="none").cpu().double()
 
-    bar = tqdm(total=len(rows), desc=label, unit="prompt", disable=not progress)
-    with bar, torch.inference_mode(), contextlib.nullcontext() if scales is None else scaled(loaded, scales):
+    scaling = contextlib.nullcontext() if scales is None else scaled(loaded, scales)
+    with progress_bar("next token", progress, len(rows)) as bar, torch.inference_mode(), scaling:
         work_through(order, batch_size, predict, bar)
     if bool((bad := ~nats.isfinite()).any()):
         raise InputError(

@@ -212,13 +212,13 @@ def heading(profile: str, origin: Mapping[str, Any]) -> str:
         parts.append(f"fitted on {parameters['n_fit']} examples, {parameters['fit_steps']} steps")
     else:
         pools = {count for split, count in origin["data"].items() if split in ("id", "ood")}
-        of = f" of {pools.pop()} a split" if len(pools) == 1 else ""
+        pool = f"{pools.pop()} a split" if len(pools) == 1 else ""
         if "texts" in origin:
-            of = f" of {origin['texts']} texts"
-        # Some notebooks use every example of the pool.
-        parts.append(
-            f"n = {parameters['n_samples']}{of}" if "n_samples" in parameters else f"n{of.replace(' of', ' =', 1)}"
-        )
+            pool = f"{origin['texts']} texts"
+        if "n_samples" in parameters:
+            parts.append(f"n = {parameters['n_samples']}" + (f" of {pool}" if pool else ""))
+        else:  # some notebooks use every example of the pool
+            parts.append(f"n = {pool}" if pool else "n")
     seeds = len(parameters.get("training_seeds", [])) if parameters.get("steps") else 0
     if seeds:
         parts.append(f"{seeds} training seed{'s' if seeds > 1 else ''}")

@@ -195,12 +195,8 @@ def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any], trained
     An AssertionError names measurements outside their :func:`tolerance`. Where the parameters are not those of the
     stored table, nothing is compared, and one sentence says so.
 
-    Args:
-        table: the new table.
-        name: of the results file.
-        parameters: of the run.
-        trained: compare what was measured after training as well. A notebook does without where it measures in other
-            ways the states that another one compares: what it does to them shows on the untouched model.
+    ``trained`` compares what was measured after training as well. A notebook does without where it measures in other
+    ways the states that another one compares: what it does to them shows on the untouched model.
     """
     stored, origin = results.read(results.FOLDER / f"{name}.csv")
     if not results.same_parameters(parameters, origin):

@@ -78,7 +78,7 @@ def test_forcing_the_greedy_continuation_gives_the_greedy_states(loaded, example
     decoded = greedy(loaded, examples, STEPS, batch_size=2, progress=False)
     # At token level: the decoded text need not give the same tokens again.
     prompts = [encode(loaded, example)[0] for example in examples]
-    forced = generation._teacher_forced(loaded, prompts, decoded.token_ids, batch_size=4, label=None)
+    forced = generation._teacher_forced(loaded, prompts, decoded.token_ids, batch_size=4, progress=False)
     torch.testing.assert_close(forced.states, decoded.states, atol=1e-4, rtol=0)
     assert torch.equal(forced.targets, decoded.targets)
 

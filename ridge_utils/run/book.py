@@ -304,8 +304,8 @@ def shares_training(notebook: str) -> bool:
     """Whether a notebook uses the fine-tuning that :data:`TRAINS` makes."""
     if notebook == STORED:
         return False
-    own, shared = notebooks.defaults(notebook), notebooks.defaults(TRAINS)
-    return all(own.get(name) == shared[name] for name in TRAINING)
+    defaults, shared = notebooks.defaults(notebook), notebooks.defaults(TRAINS)
+    return all(defaults.get(name) == shared[name] for name in TRAINING)
 
 
 @functools.cache

@@ -232,11 +232,9 @@ def _work(
     for outcome in sweep.work(left, workers=options.workers, scheduler=options.scheduler, resources=resources):
         outcomes.append(outcome)
         seconds = sweep.time_left(outcomes, len(left) - len(outcomes), options.workers)
-        rest = f"; about {datetime.timedelta(seconds=round(seconds))} left" if seconds else ""
-        print(
-            f"[{len(outcomes)}/{len(left)}] {outcome.status:6} {outcome.seconds:6.0f} s  {outcome.run.name}{rest}",
-            flush=True,
-        )
+        remaining = f"; about {datetime.timedelta(seconds=round(seconds))} left" if seconds else ""
+        count = f"[{len(outcomes)}/{len(left)}]"
+        print(f"{count} {outcome.status:6} {outcome.seconds:6.0f} s  {outcome.run.name}{remaining}", flush=True)
         if outcome.status == "failed":
             print(f"    {outcome.reason}; see {outcome.run.error}", file=sys.stderr)
     failed = [outcome.run.name for outcome in outcomes if outcome.status == "failed"]

@@ -201,13 +201,9 @@ def work(
     A worker that is killed takes its run with it; the run is begun again on another, three times before it counts as
     failed.
 
-    Args:
-        runs: what to execute; those that are done are told of first and not executed.
-        workers: processes of this machine, among which its cores are shared; 0 for none: the runs are executed in this
-            process one after the other, and show their progress.
-        scheduler: address of a Dask scheduler to use in place of this machine.
-        resources: what each run needs of a worker.
-        call: what executes a run.
+    Runs that are done are told of first and not executed. The cores are shared among ``workers`` processes of this
+    machine; with 0 the runs are executed in this process one after the other, and show their progress. ``scheduler`` is
+    the address of a Dask scheduler to use in place of this machine, ``resources`` what each run needs of a worker.
     """
     left = []
     for run in runs:

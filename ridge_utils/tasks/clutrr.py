@@ -81,11 +81,8 @@ def load(
 ) -> list[Example]:
     """``n`` different stories with their question, whose ``signal_spans`` cover the words that name a relation.
 
-    Args:
-        split, n, seed: as :func:`ridge_utils.tasks.load`; the offline set has no end, so n must be given.
-        data_dir: folder that holds ``clutrr/gen_train23_test2to10``.
-        source: ``auto`` is local where ``data_dir`` is given, else offline.
-        hops: take only stories of these numbers of hops; None for all that the split has.
+    The offline set has no end, so its n must be given. The folder ``data_dir`` holds ``clutrr/gen_train23_test2to10``.
+    ``hops`` takes only stories of these numbers of hops, None all that the split has.
     """
     chosen = _choose(split, hops)
     origin = sources.resolve(NAME, source, data_dir)

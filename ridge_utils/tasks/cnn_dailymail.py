@@ -77,13 +77,11 @@ def load(
 ) -> list[Example]:
     """``n`` different articles; their ``signal_spans`` are what a summary repeats, see :func:`signal_spans`.
 
-    White space is normalised: words of the article, and lines of the highlights, are joined by one space each. Of
-    articles that begin with the same ``max_words`` words the first counts, so no prompt stands in two splits.
+    White space is normalised: words of the article, and lines of the highlights, are joined by one space each. The
+    prompt holds at most ``max_words`` words of the article, or the whole article where that is None. Of articles that
+    begin with the same ones the first counts, so no prompt stands in two splits.
 
-    Args:
-        data_dir: folder that holds ``cnn_dailymail/*.csv``.
-        source: ``auto`` is local where ``data_dir`` is given, else offline.
-        max_words: the prompt holds at most this many words of the article; None keeps the whole article.
+    The folder ``data_dir`` holds ``cnn_dailymail/*.csv``.
     """
     if max_words is not None and (isinstance(max_words, bool) or not isinstance(max_words, int) or max_words < 1):
         raise InputError(f"max_words must be None or an integer of at least 1, but is {max_words!r}.")

@@ -97,11 +97,8 @@ def load(
 ) -> list[Example]:
     """``n`` different questions, whose ``signal_spans`` cover the concept wherever it is named, and the right choice.
 
-    Args:
-        data_dir: folder of the published files, laid out as above.
-        source: ``auto`` is local where ``data_dir`` is given, else offline.
-        rotations: offline only. Each question is asked with its choices rotated by 0, …, rotations - 1 places, 1 to 5;
-            all rotations of a question are in the same split.
+    Offline each question is asked with its choices rotated by 0, …, ``rotations`` - 1 places, 1 to 5; all rotations of
+    a question are in the same split.
     """
     origin = sources.resolve(NAME, source, data_dir)
     if isinstance(rotations, bool) or not isinstance(rotations, int) or not 1 <= rotations <= len(LETTERS):

@@ -168,12 +168,12 @@ def _tree() -> _Tree:
     children: list[list[int]] = []
     spouse: dict[int, int] = {}
 
-    def born(is_female: bool, of: tuple[int, ...] = ()) -> int:
+    def born(is_female: bool, couple: tuple[int, ...] = ()) -> int:
         person = len(female)
         female.append(is_female)
-        parents.append(of)
+        parents.append(couple)
         children.append([])
-        for parent in of:
+        for parent in couple:
             children[parent].append(person)
         return person
 
@@ -189,8 +189,8 @@ def _tree() -> _Tree:
     def relatives(person: int) -> dict[int, str]:
         couple = [spouse[person]] if person in spouse else []
 
-        def siblings(of: int) -> list[int]:
-            return [other for other in (children[parents[of][0]] if parents[of] else []) if other != of]
+        def siblings(one: int) -> list[int]:
+            return [other for other in (children[parents[one][0]] if parents[one] else []) if other != one]
 
         by_kind: dict[str, Iterable[int]] = {
             "parent": parents[person],

@@ -29,7 +29,7 @@ Row = TypeVar("Row", bound=BaseModel)
 
 
 def resolve(task: str, source: str, data_dir: str | Path | None) -> Literal["offline", "local", "hub"]:
-    """Which source is meant: a local folder where one is given, else the set that this project made itself."""
+    """Which source ``auto`` means: a local folder where one is given, else the set that this project made itself."""
     if source not in get_args(Origin):
         raise InputError(f"Unknown source {source!r} of task {task!r}; choose one of {', '.join(get_args(Origin))}.")
     if source == "auto":

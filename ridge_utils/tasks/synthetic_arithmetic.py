@@ -34,11 +34,8 @@ def load(split: Split, n: int | None, seed: int = 0, *, noise_max: int = 9, hold
 
     Training and evaluation are disjoint whatever n and the seeds: every sequence of noise values belongs to one of the
     two by its hash. Signals are not disjoint by default, since K = 13 has only 13 · 12 = 156 of them; ``holdout`` keeps
-    a share of those out of training, and ID examples are then drawn from that share alone.
-
-    Args:
-        noise_max: noise is uniform on {0, …, noise_max}; the paper does not state its range.
-        holdout: share of the 156 pairs (s_0, d) with K = 13 that training never shows, in [0, 1).
+    a share of those, in [0, 1), out of training, and ID examples are then drawn from that share alone. Noise is uniform
+    on {0, …, ``noise_max``}; the paper does not state its range.
     """
     if n is None:
         raise InputError(f"Task {NAME!r} is generated and has no end: say how many examples it should give.")
