@@ -35,8 +35,9 @@ class Effect:
 
     #: the difference, in the unit of the quantity
     estimate: float
-    #: the ends of the interval of coverage :data:`CONFIDENCE`
+    #: lower end of the interval of coverage :data:`CONFIDENCE`
     low: float
+    #: upper end of it
     high: float
     #: two-sided p-value of no difference, not corrected
     p: float

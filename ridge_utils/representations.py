@@ -126,6 +126,18 @@ def encode(loaded: LoadedModel, example: Example) -> tuple[list[int], list[int]]
     return prompt, target
 
 
+def encode_whole(loaded: LoadedModel, examples: Sequence[Example]) -> list[tuple[list[int], list[int]]]:
+    """:func:`encode` of each example, whose prompt and target must fit the model's context together."""
+    encoded = [encode(loaded, example) for example in examples]
+    longest = max((len(prompt) + len(target) for prompt, target in encoded), default=0)
+    if loaded.context is not None and longest > loaded.context:
+        raise InputError(
+            f"A prompt and its target have {longest} tokens, but the context of {loaded.name!r} is {loaded.context}: "
+            "shorten or drop it."
+        )
+    return encoded
+
+
 # A tokenizer is compared by identity; training, measuring and looking into the cache ask for the same texts.
 @functools.lru_cache(maxsize=20_000)
 def _tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> tuple[list[int], list[int]]:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ridge_utils.batches import progress_bar, work_through
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
-from ridge_utils.representations import encode, pad
+from ridge_utils.representations import encode, encode_whole, pad
 from ridge_utils.tasks import Example
 from ridge_utils.training import Precision, check_step, resolve_precision
 
@@ -112,13 +112,7 @@ def fit(loaded: LoadedModel, examples: Sequence[Example], settings: FitSettings,
     """
     if not examples:
         raise InputError("There are no examples to fit the scales to.")
-    rows = [encode(loaded, example) for example in examples]
-    longest = max(len(prompt) + len(target) for prompt, target in rows)
-    if loaded.context is not None and longest > loaded.context:
-        raise InputError(
-            f"A prompt and its target have {longest} tokens, but the context of {loaded.name!r} is {loaded.context}: "
-            "shorten or drop it."
-        )
+    rows = encode_whole(loaded, examples)
     precision = resolve_precision(settings.precision, loaded.device)
     autocast = torch.autocast(loaded.device.type, torch.bfloat16, enabled=precision == "bfloat16")
     scales = torch.ones(len(loaded.blocks), dtype=torch.float64, requires_grad=True)

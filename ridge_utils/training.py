@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from ridge_utils import cache
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel, quiet
-from ridge_utils.representations import encode, pad
+from ridge_utils.representations import encode_whole, pad
 from ridge_utils.tasks import Example
 
 log = logging.getLogger(__name__)
@@ -105,13 +105,7 @@ def finetune(
         )
     if not examples and any(settings.checkpoints):
         raise InputError("There are no examples to train on.")
-    encoded = [encode(loaded, example) for example in examples]
-    for prompt, target in encoded:
-        if loaded.context is not None and len(prompt) + len(target) > loaded.context:
-            raise InputError(
-                f"A prompt and its target have {len(prompt) + len(target)} tokens, but the context of "
-                f"{loaded.name!r} is {loaded.context}: shorten or drop it."
-            )
+    encoded = encode_whole(loaded, examples)
     steps = tuple(sorted(set(settings.checkpoints)))
     precision = resolve_precision(settings.precision, loaded.device)
     shaped_by = {

@@ -186,13 +186,13 @@ def _roles(line: str, glued: Mapping[str, Any] | None, figures: Mapping[str, int
 def _title(target: str) -> str:
     """The heading of a page of the book."""
     name, _, anchor = target.partition("#")
-    path = next((ROOT / folder / Path(name).name for folder in ("book", "notebooks")), ROOT)
-    path = path if path.is_file() else ROOT / "notebooks" / Path(name).name
-    if path.suffix == ".ipynb" and path.is_file():
+    paths = [ROOT / folder / Path(name).name for folder in ("book", "notebooks")]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return (anchor or Path(name).stem).replace("-", " ").replace("_", " ")
+    if path.suffix == ".ipynb":
         return notebooks.title(path.stem)
-    if path.is_file():
-        return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-    return (anchor or Path(name).stem).replace("-", " ").replace("_", " ")
+    return path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
 
 
 @functools.cache
