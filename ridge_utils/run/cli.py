@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(call=lambda _: parser.print_help() or 0)
     commands = parser.add_subparsers(metavar="COMMAND")
-    command = commands.add_parser("run", help="execute a notebook headless")
+
+    def add(name: str, call: Callable[[argparse.Namespace], int], does: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=does)
+        command.set_defaults(call=call)
+        return command
+
+    command = add("run", _run, "execute a notebook headless")
     command.add_argument("notebook", help="its name, as `ridge list` shows it")
     command.add_argument(
         "-p", dest="assignments", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated"
@@ -58,42 +64,32 @@ def _parser() -> argparse.ArgumentParser:
         help="a named set of parameters: a YAML file, or the name of one in notebooks/profiles; -p overrides it",
     )
     command.add_argument("--html", action="store_true", help="write it as one HTML page beside the notebook as well")
-    command.set_defaults(call=_run)
-    command = commands.add_parser("reference", help="run the reference profiles that are not in results/ yet")
+    command = add("reference", _reference, "run the reference profiles that are not in results/ yet")
     command.add_argument("names", nargs="*", metavar="PROFILE", help="default: all reference profiles")
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
     command.add_argument(
         "--data-dir", metavar="FOLDER", help="folder of the real data sets (default: the environment's RIDGE_DATA)"
     )
-    command.set_defaults(call=_reference)
     _add_workers(command, 0)
-    command = commands.add_parser("sweep", help="run every combination of a grid's notebooks, models, tasks and seeds")
+    command = add("sweep", _sweep, "run every combination of a grid's notebooks, models, tasks and seeds")
     command.add_argument("grid", metavar="GRID", type=Path, help="a YAML file")
     command.add_argument(
         "-o", dest="folder", metavar="FOLDER", type=Path, help="folder of the results (default: runs/NAME of the grid)"
     )
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
     _add_workers(command, 1)
-    command.set_defaults(call=_sweep)
-    command = commands.add_parser("book", help="execute the notebooks that have changed and build the book")
-    command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="execute these, changed or not")
-    command.add_argument("--jobs", metavar="N", type=int, default=2, help="notebooks at a time (default: 2)")
-    command.set_defaults(call=_book)
-    command = commands.add_parser("check", help="compare the committed notebooks with what they give when executed")
-    command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="check these, whether they passed before or not")
-    command.add_argument("--jobs", metavar="N", type=int, default=2, help="notebooks at a time (default: 2)")
-    command.set_defaults(call=_check)
-    command = commands.add_parser("list", help="name the notebooks")
-    command.set_defaults(call=_list)
-    command = commands.add_parser("params", help="show a notebook's parameters with type, default and help")
+    build = add("book", _book, "execute the notebooks that have changed and build the book")
+    check = add("check", _check, "compare the committed notebooks with what they give when executed")
+    for command in (build, check):
+        command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="take these, whether they need it or not")
+        command.add_argument("--jobs", metavar="N", type=int, default=2, help="notebooks at a time (default: 2)")
+    add("list", _list, "name the notebooks")
+    command = add("params", _params, "show a notebook's parameters with type, default and help")
     command.add_argument("notebook")
-    command.set_defaults(call=_params)
-    command = commands.add_parser("refresh", help="maintainers: measure the stored numbers anew, notebook by notebook")
+    command = add("refresh", _refresh, "maintainers: measure the stored numbers anew, notebook by notebook")
     command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="default: all")
     command.add_argument("--pages", action="store_true", help="leave results/ alone and execute the notebooks only")
-    command.set_defaults(call=_refresh)
-    command = commands.add_parser("setup", help="put the embedded model into the cache")
-    command.set_defaults(call=_setup)
+    add("setup", _setup, "put the embedded model into the cache")
     return parser
 
 
