@@ -55,7 +55,7 @@ def main(names: Sequence[str] = (), jobs: int = 2) -> int:
         print(f"Each of {len(keys)} notebooks is as it was executed.")
     outcomes = _Jobs(left, keys, max(1, jobs)).work() if left else {}
     failed = [name for name, seconds in outcomes.items() if seconds is None]
-    status = build().returncode
+    status, _ = build()
     if left:
         print("Time to execute each notebook:")
         for name in sorted(keys):
@@ -67,10 +67,11 @@ def main(names: Sequence[str] = (), jobs: int = 2) -> int:
     return 1 if failed else status
 
 
-def build(quiet: bool = False) -> subprocess.CompletedProcess:
-    """Build the book's pages, executed outputs in place of the committed ones where there are any."""
+def build(quiet: bool = False) -> tuple[int, str]:
+    """Build the book's pages, executed outputs in place of the committed ones; its exit status, and its output."""
     command = [sys.executable, str(ROOT / "book" / "build.py"), "--executed", str(EXECUTED)]
-    return subprocess.run(command, check=False, capture_output=quiet, text=True)
+    done = subprocess.run(command, check=False, capture_output=quiet, text=True)
+    return done.returncode, done.stdout or ""
 
 
 def in_book() -> list[str]:
@@ -206,8 +207,8 @@ def _execute(notebook: str, digest: str) -> tuple[float, str]:
 
 def _build_stored(_name: str, _digest: str) -> tuple[float, str]:
     started = time.monotonic()
-    done = build(quiet=True)
-    return time.monotonic() - started, " ".join(done.stdout.split())[-300:] if done.returncode else ""
+    status, output = build(quiet=True)
+    return time.monotonic() - started, " ".join(output.split())[-300:] if status else ""
 
 
 class _Jobs:
