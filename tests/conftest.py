@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from ridge_utils import cache, models
+from ridge_utils import cache, models, tasks
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,17 @@ def loaded(request):
 @pytest.fixture(scope="session")
 def llama():
     return models.load("random:llama", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def model():
+    """The smallest model; modules that need another have their own."""
+    return models.load("random:gpt2-2x16", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def examples():
+    return {split: tasks.load("synthetic_arithmetic", split, 7) for split in ("id", "ood")}
 
 
 @pytest.fixture(scope="session")

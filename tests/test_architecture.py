@@ -27,9 +27,9 @@ def test_what_has_no_room_and_what_points_back_is_named(architecture, monkeypatc
     (tmp_path / "ridge_utils" / "models.py").write_text("from ridge_utils import figures")
     (tmp_path / "ridge_utils" / "figures.py").write_text("")
     (tmp_path / "ridge_utils" / "new_probe.py").write_text("from ridge_utils.models import load")
-    found = architecture.problems()
-    assert "ridge_utils.models (Model) imports figures, which comes later (Page)." in found
-    assert "ridge_utils.new_probe stands in no room: name it in ROOMS of book/architecture.py." in found
+    found = " ".join(architecture.problems())
+    assert "ridge_utils.models (Model) imports figures" in found
+    assert "ridge_utils.new_probe stands in no room" in found
 
 
 def test_every_page_of_the_api_is_in_the_table_of_contents(architecture):

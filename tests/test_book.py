@@ -1,6 +1,7 @@
 """What a page depends on, in which order the pages are made, and which outputs the book shows."""
 
 import importlib.util
+import sys
 
 import nbformat
 import pytest
@@ -42,26 +43,6 @@ def test_the_key_changes_with_a_table_that_the_page_names(monkeypatch):
     assert book.key(INFORMATION) != before
 
 
-def test_the_shared_fine_tuning_is_made_first_and_waited_for_last(monkeypatch):
-    seconds = {"attention": 90, "truncation": 10, "sample_size": 20}
-    monkeypatch.setattr(book, "expected", lambda name: seconds.get(name, 0))
-    monkeypatch.setattr(book, "shares_training", lambda name: name in (INFORMATION, "attention"))
-    jobs = book._Jobs([*seconds, INFORMATION], {}, 2)
-    running = set()
-    order = []
-    while jobs.waiting:
-        order.append(jobs._next(running))
-        running.add(order[-1])
-    assert order == [book.STORED, INFORMATION, "sample_size", "truncation", "attention"]
-
-
-def test_progress_is_the_phase_and_the_time_left(monkeypatch):
-    sent = []
-    monkeypatch.setattr(book._start, "messages", type("Queue", (), {"put": sent.append}), raising=False)
-    book._Progress("a").write("\rfine-tuning:  40%|####      | 20/50 [00:10<00:15,  2.00step/s]")
-    assert sent == [("a", "fine-tuning, 40 %, 00:15 left")]
-
-
 def test_the_book_shows_committed_words_with_fresh_outputs_where_the_code_is_the_same(build, tmp_path):
     def write(name, words, code, printed):
         cells = [nbformat.v4.new_markdown_cell(words), nbformat.v4.new_code_cell(code)]
@@ -77,3 +58,11 @@ def test_the_book_shows_committed_words_with_fresh_outputs_where_the_code_is_the
         page = nbformat.reads(build.page(committed, executed).decode(), as_version=4)
         assert [cell.source for cell in page.cells] == ["new words", "x"], "what a run of one's own says is left out"
         assert page.cells[1].outputs[0].text == printed
+
+
+def test_the_book_is_not_built_on_a_fact_that_does_not_hold(build, monkeypatch):
+    assert build.substitutions()
+    facts = sys.modules["answer"].facts() | {"pigs fly": False}
+    monkeypatch.setattr("answer.facts", lambda: facts)
+    with pytest.raises(SystemExit, match="pigs fly"):
+        build.substitutions()

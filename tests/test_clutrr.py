@@ -203,10 +203,10 @@ def test_a_story_is_the_chain_that_it_tells():
         assert all(female[name] == (name in kinship.FEMALE_NAMES) for name in story.names)
 
 
-@pytest.mark.parametrize(("split", "seed"), [("train", 0), ("id", 0), ("ood", 0)])
-def test_relations_hops_and_genders_are_balanced(split, seed):
+@pytest.mark.parametrize("split", ["train", "ood"])
+def test_relations_hops_and_genders_are_balanced(split):
     n = 1800
-    examples = clutrr.load(split, n, seed)
+    examples = clutrr.load(split, n)
     targets = collections.Counter(example.target[1:] for example in examples)
     hops = collections.Counter(example.prompt.count(".") for example in examples)
     first = collections.Counter(QUESTION.fullmatch(e.prompt)[3] in kinship.FEMALE_NAMES for e in examples)
@@ -290,25 +290,18 @@ def test_splits_of_a_folder(release):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (
-            [{"story": "a", "query": "b"}],
-            r"Line 1 of .*1\.2_test\.csv, the header, lacks the column 'target'; it has story",
-        ),
-        ([row(), row(id="b", target="")], "line 5 of .*'target' must be one of father, mother, son, .* but is ''"),
-        ([row(story=" ")], r"line 2 of .*'story' must be a text that is not empty, but is ' '"),
-        ([row(query="(Ann, Cy)")], r"line 3 of .*'query' must be two different names of .* but is '\(Ann, Cy\)'"),
+        ([{"story": "a", "query": "b"}], r"Line 1 of .*1\.2_test\.csv.*'target'"),
+        ([row(), row(id="b", target="")], "line 5 of .*'target'"),
+        ([row(story=" ")], "line 2 of .*'story'"),
         *(
-            ([row(query=query)], "'query' must be two different names of the story, such as")
-            for query in ("__import__('os').getcwd()", "('Ann', 'Ann')", "('Ann', 'Di')", "['Ann', 'Cy']", "('Ann', 3)")
+            ([row(query=query)], "line 3 of .*'query'")
+            for query in ("(Ann, Cy)", "__import__('os').getcwd()", "('Ann', 'Ann')", "('Ann', 'Di')", "('Ann', 3)")
         ),
-        ([row(target="cousin")], r"line 3 of .*'target' must be one of father, mother, son, .* but is 'cousin'"),
-        ([row(task_name="task_1.3")], r"line 3 of .*'task_name' must be task_1\.2 in this file, but is 'task_1\.3'"),
-        ([row(task_name="two")], r"line 3 of .*'task_name' must be task_1\. and the number of hops, but is 'two'"),
-        (
-            [row(edge_types="['son']")],
-            r"line 3 of .*'edge_types' must be a list of 2 relations, as task_1\.2 says, but",
-        ),
-        ([row(edge_types="son")], "'edge_types' must be a list of relations, but is 'son'"),
+        ([row(target="cousin")], "line 3 of .*'target' .*'cousin'"),
+        ([row(task_name="task_1.3")], r"line 3 of .*'task_name' .*'task_1\.3'"),
+        ([row(task_name="two")], "line 3 of .*'task_name' .*'two'"),
+        ([row(edge_types="['son']")], "line 3 of .*'edge_types'"),
+        ([row(edge_types="son")], "'edge_types' .*'son'"),
         ([], "1.2_test.csv is empty"),
     ],
 )

@@ -117,17 +117,14 @@ HEADER = "id,article,highlights\n"
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, "cnn_dailymail has no CSV file; put those with id, article, highlights into it"),
-        ({"a.csv": "id,article\n1,A\n"}, r"Line 1 of .*a\.csv, the header, lacks the column 'highlights'; it has id"),
+        ({}, "no CSV file"),
+        ({"a.csv": "id,article\n1,A\n"}, r"Line 1 of .*a\.csv.*'highlights'"),
         ({"a.csv": ""}, r"a\.csv is empty"),
         ({"a.csv": HEADER}, r"a\.csv has a header and no rows"),
-        ({"a.csv": f"{HEADER}1,A,B\n2,,B\n"}, r"line 3 of .*'article' must be a text that is not empty, but is ''"),
-        ({"a.csv": f"{HEADER}1,A,B\n2,A\n"}, r"line 3 of .*'highlights' must be a text that is not empty, but is None"),
-        ({"a.csv": f'{HEADER}1,A,B\n2,A," \n "\n'}, r"line 4 of .*'highlights' must be a text that is not empty"),
-        (
-            {"a.csv": f"{HEADER}1,(CNN) A,B\n"},
-            "All examples were asked for, but the id split of cnn_dailymail has 0 different",
-        ),
+        ({"a.csv": f"{HEADER}1,A,B\n2,,B\n"}, "line 3 of .*'article'"),
+        ({"a.csv": f"{HEADER}1,A,B\n2,A\n"}, "line 3 of .*'highlights'"),
+        ({"a.csv": f'{HEADER}1,A,B\n2,A," \n "\n'}, "line 4 of .*'highlights'"),
+        ({"a.csv": f"{HEADER}1,(CNN) A,B\n"}, "the id split of cnn_dailymail has 0 different"),
     ],
 )
 def test_bad_files_are_named_with_their_line(write, files, words):

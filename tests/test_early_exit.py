@@ -2,18 +2,16 @@ import dataclasses
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from ridge_utils import early_exit, models
 from ridge_utils.early_exit import correct, likeliest
 from ridge_utils.representations import collect
 from ridge_utils.tasks import load
-from tests.test_models import ARCHITECTURES
 
 
-@pytest.fixture(params=[5, 64, 4096])
+@pytest.fixture(params=[5, 4096])
 def tokens(request, monkeypatch):
-    """Tokens at a time: a few, an uneven part, more than there are."""
+    """Tokens at a time: an uneven part, more than there are."""
     monkeypatch.setattr(early_exit, "_TOKENS", request.param)
 
 
@@ -68,18 +66,6 @@ def test_exits_by_hand(normed, examples, norm, tokens):
         assert torch.equal(correct(normed, planted, batch_size=5, norm=norm), expected)
         assert correct(normed, planted, norm=norm)[layer].all()
         assert not torch.equal(correct(normed, planted, norm=not norm), expected), "the norm makes a difference"
-
-
-@pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES)
-def test_any_decoder_has_exits_without_the_norm(config, examples):
-    torch.manual_seed(0)
-    loaded = models.assemble("some", AutoModelForCausalLM.from_config(config), models.byte_tokenizer())
-    states = collect(loaded, examples[:3], progress=False)
-    head = loaded.model.get_output_embeddings()
-    with torch.no_grad():
-        read = head(states.hidden[-1]).argmax(-1)
-    planted = dataclasses.replace(states, target_ids=read)
-    assert correct(loaded, planted, norm=False)[-1].all()
 
 
 def test_a_narrow_model_is_read_in_float32(examples):

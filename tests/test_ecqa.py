@@ -90,11 +90,8 @@ def test_concepts_are_marked_as_whole_words_in_any_case_and_texts_lose_outer_spa
     data = folder(**{"commonsense_qa/dev_rand_split.jsonl": [wide, row("v3")]})
     (example,) = ecqa.load("ood", None, data_dir=data)
     assert [example.prompt[a:b] for a, b in example.signal_spans] == ["Hat", "HAT", "hat", "v"]
-    assert parts(example) == (
-        stem.strip(),
-        ["u", "v", "v", "w", "x"],
-        "C",
-    )  # the same text twice: the right one's place
+    # Of the same text twice the right one's place is marked.
+    assert parts(example) == (stem.strip(), ["u", "v", "v", "w", "x"], "C")
 
 
 CHOICES = row("x")["question"]["choices"]
@@ -104,25 +101,20 @@ DEV, VAL = "commonsense_qa/dev_rand_split.jsonl", "ecqa/val_ids.txt"
 @pytest.mark.parametrize(
     ("name", "lines", "words"),
     [
-        (VAL, None, "val_ids.txt cannot be read: No such file"),
+        (VAL, None, "val_ids.txt cannot be read"),
         (VAL, ["", " "], "val_ids.txt is empty"),
-        (VAL, ["v1", "v9"], r"In line 2 of .*val_ids.txt: no question of .*commonsense_qa has the id 'v9'"),
-        (DEV, [row("v2"), "{"], "There is no JSON in line 2 of .*dev_rand_split.jsonl"),
-        (
-            DEV,
-            [row("v2"), "", [1]],
-            "Line 3 of .* must be a mapping with at least id and question and answerKey, but is ",
-        ),
-        (DEV, [{"id": "v2", "answerKey": "A"}], "Line 1 of .* lacks the field 'question', an object with stem"),
-        (DEV, [row(7)], "line 1 of .*'id' must be a text that is not empty, but is 7"),
-        (DEV, [row("v2", stem=" ")], "line 1 of .*'stem' must be a text that is not empty, but is ' '"),
-        (DEV, [row("v2", question_concept=None)], "'question_concept' must be a text that is not empty, but is None"),
+        (VAL, ["v1", "v9"], "line 2 of .*val_ids.txt.*'v9'"),
+        (DEV, [row("v2"), "{"], "no JSON in line 2 of .*dev_rand_split.jsonl"),
+        (DEV, [row("v2"), "", [1]], "Line 3 of "),
+        (DEV, [{"id": "v2", "answerKey": "A"}], "Line 1 of .*'question'"),
+        (DEV, [row(7)], "line 1 of .*'id' .* 7"),
+        (DEV, [row("v2", stem=" ")], "line 1 of .*'stem'"),
         *(
-            (DEV, [row("v2", choices=choices)], "line 1 of .*'choices' must be five objects with label A")
+            (DEV, [row("v2", choices=choices)], "line 1 of .*'choices'")
             for choices in (CHOICES[:4], CHOICES[::-1], [*CHOICES[:4], {"label": "E"}], "ABCDE")
         ),
-        (DEV, [row("v2"), row("v3", key="F")], "line 2 of .*'answerKey' must be one of A to E, but is 'F'"),
-        (DEV, [row("v2"), row("t1")], "In line 2 of .*dev_rand_split.jsonl, the id 't1' was used before"),
+        (DEV, [row("v2"), row("v3", key="F")], "line 2 of .*'answerKey' .*'F'"),
+        (DEV, [row("v2"), row("t1")], "line 2 of .*dev_rand_split.jsonl.*'t1'"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(folder, name, lines, words):
@@ -163,9 +155,7 @@ def test_the_hub_gives_what_the_local_files_give(monkeypatch, folder):
         }
         assert {(e.split, e.source) for e in found} == {(split, "hub")}
     hub["validation"][1] |= {"choices": {"label": ["A", "B"], "text": ["x", "y"]}}
-    with pytest.raises(
-        InputError, match="row 1 of validation, tau/commonsense_qa, the field 'choices' must be five objects"
-    ):
+    with pytest.raises(InputError, match="row 1 of validation, tau/commonsense_qa, the field 'choices'"):
         ecqa.load("id", None, source="hub")
     assert set(asked) == {("tau/commonsense_qa", None, ecqa.HUB_REVISION)}
     assert re.fullmatch(r"[0-9a-f]{40}", ecqa.HUB_REVISION)

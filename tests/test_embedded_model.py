@@ -84,6 +84,3 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv(cache.ENVIRONMENT_VARIABLE, str(blocked / "cache"))
     with pytest.raises(StorageError, match=r"Cannot write to .*Not a directory.*RIDGE_CACHE"):
         models.load(models.EMBEDDED)
-
-
-# A model cut to its first blocks.

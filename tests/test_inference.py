@@ -285,13 +285,8 @@ def test_values_that_are_not_finite_are_named(function):
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize(("values", "shape"), [([1.0], r"\(1,\)"), ([], r"\(0,\)")])
 def test_one_value_is_too_few(function, values, shape):
-    with pytest.raises(InputError, match=f"At least 2 values in one dimension are needed, .* shape {shape}"):
+    with pytest.raises(InputError, match=f"At least 2 values .* shape {shape}"):
         function(values)
-
-
-def test_tables_of_values_are_refused():
-    with pytest.raises(InputError, match=r"one dimension are needed, but these have shape \(3, 2\)"):
-        inference.subsample_effect(np.ones((3, 2)), 0.5)
 
 
 @pytest.mark.parametrize("function", [inference.paired_effect, inference.repeat_effect])
@@ -324,10 +319,8 @@ def test_an_effect_is_five_rows_or_four():
     assert rows["quantity"].tolist() == names
     assert rows["value"].tolist() == pytest.approx([0.5, 0.4, 0.6, 0.03, 0.4])
     assert (set(rows["layer"]), set(rows["site"]), set(rows["variant"])) == ({3}, {"block"}, {""})
-    assert (
-        inference.effect_rows(effect(0.5, math.nan), (3, "block"), "gain", **CONTEXT)["quantity"].tolist()
-        == (names[:-1])
-    )
+    without = inference.effect_rows(effect(0.5, math.nan), (3, "block"), "gain", **CONTEXT)
+    assert without["quantity"].tolist() == names[:-1]
 
 
 @pytest.fixture
@@ -432,37 +425,7 @@ def test_seeds_of_different_signs_show_nothing():
     assert (row["estimate"], row["p"]) == (0, 1)
 
 
-def shown(styler):
-    return styler.data.to_dict("records")
-
-
-def test_the_table_corrects_its_p_values_and_says_so(by_run):
+def test_a_table_of_effects_shows_p_values_after_holms_correction(by_run):
     found = inference.across_seeds(inference.gathered(by_run, NAMES))
-    table = formatting.effect_table(found, {"run": "run", "split": "sample", "effect": "what"}, "Planted effects")
-    assert shown(table) == [
-        {"run": "one", "sample": "ID", "what": "the shift", "estimate": "+0.000", "interval": "-0.200 to 0.100",
-         "p": "0.500", "effect size": "–"},
-        {"run": "one", "sample": "ID", "what": "the fall", "estimate": "+0.300", "interval": "0.100 to 0.500",
-         "p": "0.003", "effect size": "+0.80"},
-        {"run": "one", "sample": "OOD", "what": "the fall", "estimate": "+0.300", "interval": "0.000 to 0.500",
-         "p": "0.080", "effect size": "+0.50"},
-        {"run": "two", "sample": "both", "what": "the shift", "estimate": "-0.500", "interval": "-0.600 to -0.400",
-         "p": "< 0.001", "effect size": "-2.00"},
-    ]  # fmt: skip
-    assert table.caption == ("Planted effects; intervals cover 95 %, p is after Holm's correction over the 4 rows")
-    assert "Planted effects" in table.to_html()
-
-
-def test_columns_can_be_a_list_and_sizes_can_be_missing(by_run):
-    found = inference.effects(by_run["one"], "shift")
-    (row,) = shown(formatting.effect_table(found, ["split", "train_seed"], "c", digits=1))
-    assert row == {"split": "ID", "train seed": "–", "estimate": "+0.0", "interval": "-0.2 to 0.1", "p": "0.500"}
-    none = formatting.effect_table(inference.effects(by_run["one"], "other"), ["split"], "c")
-    assert shown(none) == []
-
-
-@pytest.mark.parametrize(
-    ("p", "text"), [(0.0, "< 0.001"), (0.00099, "< 0.001"), (0.001, "0.001"), (1, "1.000"), (math.nan, "–")]
-)
-def test_p_values_as_people_read_them(p, text):
-    assert formatting.p_text(p) == text
+    shown = formatting.effect_table(found, {"run": "run", "effect": "what"}, "Planted effects").data
+    assert shown["p"].tolist() == ["0.500", "0.003", "0.080", "< 0.001"]

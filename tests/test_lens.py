@@ -109,10 +109,6 @@ def test_a_planted_affine_map_is_undone(model):
 # Heads.
 
 
-def entropies(model, states, ids):
-    return cross_entropy(logits_of(model, states), ids).item()
-
-
 def test_cross_entropies_are_those_of_torch(model, states):
     found = fit_heads(model, states, LAYERS, SHORT, progress=False)
     index = aside(60, SHORT.seed)
@@ -187,9 +183,9 @@ def test_too_few_states_or_unknown_layers_are_refused(model, states, fit):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, but is 0"),
-        ({"learning_rate": 0}, "learning_rate must be greater than 0 and finite, but is 0"),
-        ({"learning_rate": math.inf}, "but is inf"),
+        ({"epochs": 0}, "epochs"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"learning_rate": math.inf}, "inf"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong, words):

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from huggingface_hub import constants
 from torch import nn
 from transformers import AutoModelForCausalLM
 
@@ -108,35 +107,21 @@ def test_remote_code_is_not_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        (
-            "random:bert",
-            {},
-            "Unknown random model 'random:bert'; choose one of random:gpt2, random:qwen2, random:llama, random:mamba",
-        ),
-        ("./nowhere", {}, "There is no model folder './nowhere'"),
-        ("/no/such/folder", {}, "There is no model folder"),
-        ("m" * 300, {}, "There is no model 'mmm.*' on the Hub"),
-        ("~nobody-of-that-name/x", {}, "There is no model folder"),
-        ("not a model!", {}, "There is no model 'not a model!' on the Hub"),
-        ("random:gpt2", {"dtype": "int8"}, "Unknown dtype 'int8'; choose float32"),
-        ("random:gpt2", {"dtype": "float33"}, "Unknown dtype 'float33'"),
-        ("random:gpt2", {"max_memory": {0: "1GiB"}}, "max_memory goes with a device map"),
-        ("random:gpt2-3x17", {}, "a width that is a multiple of 16, but 'random:gpt2-3x17' asks for 3 and 17"),
-        ("random:gpt2", {"device": "abacus"}, "Device 'abacus' cannot be used here"),
+        ("random:bert", {}, "'random:bert'"),
+        ("./nowhere", {}, "no model folder './nowhere'"),
+        ("m" * 300, {}, "no model 'mmm.*' on the Hub"),
+        ("~nobody-of-that-name/x", {}, "no model folder"),
+        ("not a model!", {}, "no model 'not a model!' on the Hub"),
+        ("random:gpt2", {"dtype": "int8"}, "'int8'"),
+        ("random:gpt2", {"dtype": "float33"}, "'float33'"),
+        ("random:gpt2", {"max_memory": {0: "1GiB"}}, "max_memory"),
+        ("random:gpt2-3x17", {}, "'random:gpt2-3x17'"),
+        ("random:gpt2", {"device": "abacus"}, "'abacus'"),
     ],
 )
 def test_bad_names(name, options, words):
     with pytest.raises(InputError, match=words) as caught:
         models.load(name, **options)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_hub_model_without_a_network_is_one_sentence(monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        InputError, match="'someone/some-model' is not in the local Hub cache and the Hub cannot"
-    ) as caught:
-        models.load("someone/some-model")
     assert "\n" not in str(caught.value)
 
 
@@ -150,9 +135,9 @@ class Response:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        ("GatedRepoError", "'a/b' is gated: accept its licence on https://huggingface.co/a/b and log in"),
-        ("RepositoryNotFoundError", "There is no model 'a/b' on the Hub, or it is private: check the spelling"),
-        ("LocalEntryNotFoundError", "not in the local Hub cache and the Hub cannot be reached"),
+        ("GatedRepoError", "'a/b' is gated"),
+        ("RepositoryNotFoundError", "no model 'a/b' on the Hub"),
+        ("LocalEntryNotFoundError", "the Hub cannot be reached"),
     ],
 )
 def test_the_hubs_refusals_become_one_sentence(monkeypatch, error, words):
@@ -172,7 +157,7 @@ def test_the_hubs_refusals_become_one_sentence(monkeypatch, error, words):
         models.load("a/b")
 
 
-# The embedded model. Its package is installed by `make setup`; the conversion takes some 20 seconds, once.
+# A model cut to its first blocks.
 
 
 @pytest.fixture(scope="module")
@@ -197,11 +182,6 @@ def test_the_first_blocks_of_a_truncated_model_are_the_whole_ones(loaded, exampl
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
     assert models.fingerprint(loaded.model) == before
     assert (len(loaded.blocks), loaded.model.config.num_hidden_layers) == (6, 6)
-
-
-def test_what_a_configuration_says_of_each_layer_is_cut_too():
-    config = models.load("random:qwen2[:3]", device="cpu").model.config
-    assert (config.num_hidden_layers, len(config.layer_types)) == (3, 3)
 
 
 def test_checkpoints_of_a_truncated_model_have_its_depth(loaded, examples, tmp_path):
@@ -230,41 +210,10 @@ def test_a_name_can_say_how_many_blocks(tmp_path, llama):
     assert models.title(folder.name) == models.describe(folder)["name"] == "mine[:2]"
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("random:qwen2[:3]", "random:qwen2[:3]"),
-        ("a/b[:12]", "a/b[:12]"),
-        ("smollm2-135m", "smollm2-135m"),
-        ("no/such[x]", "no/such[x]"),
-        ("m" * 300, "m" * 300),
-    ],
-)
-def test_titles_keep_what_is_no_folder(name, expected):
-    assert models.title(name) == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("smollm2-135m", "SmolLM2-135M-Instruct"),
-        ("smollm2-135m[:8]", "SmolLM2-135M-Instruct (first 8 of its blocks)"),
-        ("Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B"),
-        ("random:gpt2", "random:gpt2"),
-    ],
-)
-def test_display_names_are_as_the_makers_write_them(name, expected):
-    assert models.display_name(name) == expected
-
-
-@pytest.mark.parametrize("blocks", [0, -1, 7])
+@pytest.mark.parametrize("blocks", [0, 7])
 def test_depths_out_of_range(llama, blocks):
-    words = f"blocks must be between 1 and 6, the depth of 'random:llama', but is {blocks}"
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=f"between 1 and 6, .* but is {blocks}"):
         models.truncate(llama, blocks)
-    if blocks >= 0:
-        with pytest.raises(InputError, match=words):
-            models.load(f"random:llama[:{blocks}]", device="cpu")
 
 
 # Random models of any shape.
@@ -275,8 +224,6 @@ def test_depths_out_of_range(llama, blocks):
     [
         ("random:gpt2-12x64", 12, 64, 4),
         ("random:qwen2-1x16", 1, 16, 1),
-        ("random:llama-2x48", 2, 48, 3),
-        ("random:gpt2-2x128", 2, 128, 8),
         ("random:gpt2-1x192", 1, 192, 3),
         ("random:gpt2-3x64[:2]", 2, 64, 4),
     ],
@@ -290,19 +237,9 @@ def test_random_models_have_the_shape_asked_for(name, blocks, width, heads):
     assert states.hidden.shape == (blocks + 1, 1, width)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("random:gpt2", ("gpt2", 6, 64)),
-        ("random:mamba-4x128", ("mamba", 4, 128)),
-        ("random:llama-12x64[:3]", ("llama", 12, 64)),
-        ("random:gpt2-12", None),
-        ("gpt2", None),
-        ("some/random:gpt2", None),
-    ],
-)
-def test_the_name_of_a_random_model_says_its_shape(name, expected):
-    assert models.random_shape(name) == expected
+def test_the_name_of_a_random_model_says_its_shape():
+    assert models.random_shape("random:llama-12x64[:3]") == ("llama", 12, 64)
+    assert models.random_shape("random:gpt2-12") is models.random_shape("gpt2") is None
 
 
 # A decoder without attention.

@@ -77,6 +77,7 @@ def test_the_stored_table_was_made_with_the_committed_parameters_and_committed_c
     assert "local changes" not in origin["commit"]
     assert list(table.columns) == list(results.COLUMNS)
     assert len(table) == origin["rows"]
+    assert tolerances.check(table, name, notebooks.defaults(name)).startswith("compared with")
 
 
 def compares_trained(name):

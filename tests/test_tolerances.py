@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from ridge_utils import inference, notebooks, results, tolerances
+from ridge_utils import inference, results, tolerances
 from ridge_utils.errors import InputError
 from ridge_utils.run import repeat
-from tests.test_results import CONTEXT, profile
+from tests.tables import CONTEXT, profile
 
 
 def differences(*rows):
@@ -95,7 +95,7 @@ def test_a_quantity_without_a_tolerance_is_refused():
     for quantity in ("something", "something_low", "accuracy_of_something"):
         stored = profile([0.1, 0.2, 0.3], quantity=quantity)
         for measured in (None, differences(("arithmetic", 5, 1, "block", PI, 0.01))):
-            with pytest.raises(InputError, match=f"The quantity '{quantity}' has no tolerance: say in"):
+            with pytest.raises(InputError, match=f"'{quantity}' has no tolerance"):
                 tolerances.tolerance(stored, measured)
 
 
@@ -154,18 +154,7 @@ def test_differences_of_one_model_say_nothing_about_another():
 
 def test_check_compares_nothing_under_other_parameters(stored_results):
     said = tolerances.check(stored_results.iloc[:2], "name", {"steps": 6, "seeds": [0]})
-    assert said == "These are not the parameters of results/name.csv, so there is nothing to compare with."
-
-
-MEASURING = sorted(p.stem for p in notebooks.NOTEBOOKS.glob("*.ipynb") if "compare" in notebooks.parameters(p.stem))
-
-
-@pytest.mark.parametrize("name", MEASURING)
-def test_a_notebooks_defaults_are_those_of_its_stored_table(name):
-    """A default that was changed without measuring anew would compare nothing from then on."""
-    stored, origin = results.read(results.FOLDER / f"{name}.csv")
-    assert results.same_parameters(notebooks.defaults(name), origin), f"run `ridge refresh {name}`"
-    assert tolerances.check(stored, name, notebooks.defaults(name)).startswith("compared with")
+    assert "nothing to compare with" in said
 
 
 def test_repeat_runs_each_condition_once_in_its_own_cache(tmp_path, monkeypatch):
@@ -203,5 +192,5 @@ def test_repeat_runs_each_condition_once_in_its_own_cache(tmp_path, monkeypatch)
     results.write(reference, tmp_path / "results" / "nb.csv", {"parameters": default | {"steps": 9}})
     repeat.repeat("nb", tmp_path, names)
     assert len(calls) == 4, "runs with other parameters must not become tolerances"
-    with pytest.raises(InputError, match="no condition '2 threads'; choose from 1 thread"):
+    with pytest.raises(InputError, match="'2 threads'"):
         repeat.repeat("nb", tmp_path, ["2 threads"])

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from ridge_utils import inference, paper, results
-from ridge_utils.audit import rules, verdict_page, verdicts
+from ridge_utils.audit import rules, verdicts
 from ridge_utils.errors import InputError
 from ridge_utils.inference import Effect
 
@@ -311,24 +311,6 @@ def planted():
 def test_checkpoints_that_differ_are_mixed(planted):
     total = verdicts.overall(planted).query("claim == 'C1'").iloc[0]
     assert (total["reproduced"], total["not reproduced"], total["verdict"]) == (1, 1, "mixed")
-    assert verdicts.counted(planted)["C1"] == "1 reproduced, 1 not reproduced"
-    assert verdicts.counted(planted)["C9"] == "not judged"
-
-
-def test_the_tables_show_every_claim_and_every_case(planted):
-    grid = verdict_page.grid(planted, list(rules.RULES)).data
-    assert len(grid) == len(rules.RULES)
-    assert grid.iloc[0, 1] == "1 reproduced, 1 not reproduced"
-    cases = verdict_page.case_table(planted, ["C1"]).data
-    assert cases["verdict"].tolist() == ["reproduced", "not reproduced"]
-    assert cases["estimate, 95 % interval"][0] == "0.100 [0.090, 0.110] nats"
-    assert "`results/e.csv`, `results/d.csv`" in verdict_page.sources(planted, "C1")
-    assert verdict_page.case_table(planted, ["C9"]).data.empty
-
-
-def test_a_grid_of_several_models_names_them(planted):
-    both = pd.concat([planted, planted.assign(model="other")])
-    assert [column.partition(",")[0] for column in verdict_page.grid(both, ["C1"]).data][1:] == ["planted", "other"]
 
 
 def test_a_users_audit_is_found_and_can_be_left_out(tmp_path, monkeypatch):
