@@ -65,19 +65,13 @@ def test_a_text_is_replaced_whole(tmp_path, monkeypatch):
         RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598"),
     ],
 )
-def test_a_full_or_closed_disk_is_one_sentence_with_the_remedy(tmp_path, error):
-    with (
-        pytest.raises(
-            StorageError, match=r"^Cannot write to .*: .*\. Make room .* or choose another folder \(RIDGE_CACHE"
-        ) as caught,
-        cache.writing(tmp_path / "entry"),
-    ):
+def test_a_full_or_closed_disk_is_a_storage_error_and_leaves_nothing(tmp_path, error):
+    with pytest.raises(StorageError, match="Cannot write to"), cache.writing(tmp_path / "entry"):
         raise error
-    assert "\n" not in str(caught.value)
     assert not (tmp_path / "entry").exists()
 
 
-def test_a_closed_folder_is_one_sentence_for_the_lock_too(tmp_path, monkeypatch):
+def test_a_closed_folder_is_a_storage_error_for_the_lock_too(tmp_path, monkeypatch):
     def refuse(*_a, **_k):
         raise PermissionError(errno.EACCES, "Permission denied")
 

@@ -193,16 +193,6 @@ def test_the_text_determines_the_answer(split, families):
     assert set(lengths) == set(clutrr.SPLIT_HOPS[split])
 
 
-def test_a_story_is_the_chain_that_it_tells():
-    rng = random.Random(1)
-    for _ in range(200):
-        story = kinship.tell(rng.choice(kinship.TARGETS), rng.choice(kinship.HOPS), rng)
-        assert len(set(story.names)) == len(story.names) == len(story.chain) + 1
-        chain, female = chain_of(story.text, story.names[0], story.names[-1])
-        assert chain == story.chain
-        assert all(female[name] == (name in kinship.FEMALE_NAMES) for name in story.names)
-
-
 @pytest.mark.parametrize("split", ["train", "ood"])
 def test_relations_hops_and_genders_are_balanced(split):
     n = 1800
@@ -283,7 +273,7 @@ def test_splits_of_a_folder(release):
     assert clutrr.load("train", 5, 1, data_dir=folder) == clutrr.load(
         "train", 5, 1, source="local", data_dir=str(folder)
     )
-    with pytest.raises(InputError, match="8 examples were asked for, but the ood split of clutrr has 7"):
+    with pytest.raises(InputError, match="the ood split of clutrr has 7"):
         clutrr.load("ood", 8, data_dir=folder)
 
 
@@ -361,9 +351,7 @@ def test_the_hub(hub):
 
 def test_a_bad_row_of_the_hub_is_named(hub):
     hub(test=[hub_row("sea", 4), hub_row("gym", 4, target_text="cousin")])
-    with pytest.raises(
-        InputError, match=r"row 1 of test, CLUTRR/v1, the field 'target' must be one of .* but is 'cousin'"
-    ):
+    with pytest.raises(InputError, match=r"row 1 of test, CLUTRR/v1, .*'target' .*'cousin'"):
         clutrr.load("ood", 1, source="hub")
 
 

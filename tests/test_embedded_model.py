@@ -78,7 +78,7 @@ def test_a_damaged_package_is_refused(own_cache, tmp_path, monkeypatch):
         models.load(models.EMBEDDED)
 
 
-def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv(cache.ENVIRONMENT_VARIABLE, str(blocked / "cache"))

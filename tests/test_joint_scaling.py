@@ -103,7 +103,7 @@ def test_what_cannot_be_trained_is_refused(llama, examples, held_out):
         fit(llama, [], held_out, SETTINGS)
     with pytest.raises(InputError, match="with 20 examples in 0 steps"):
         fit(llama, examples, held_out, training.Settings(steps=0, checkpoints=(0,)))
-    with pytest.raises(InputError, match="scale_learning_rate must be finite and greater than 0, but is 0"):
+    with pytest.raises(InputError, match="scale_learning_rate"):
         fit(llama, examples, held_out, SETTINGS, 0.0)
     long = [dataclasses.replace(examples[0], prompt="S1 " * 400)]
     with pytest.raises(InputError, match=r"1\d\d\d tokens, but .* 1024"):

