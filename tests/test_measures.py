@@ -209,9 +209,12 @@ def test_residual_scaling_rows(model, examples, monkeypatch):
     assert len(table[~effects]) == 2 * 2 + 2 * 2 * 2 + 2 * 2 * 2 * 2
     assert not table.duplicated(list(results.KEY)).any()
     for split, some in evaluated_on.items():
-        before = residual_scaling.evaluate(model, some, None, 2, progress=False)
-        assert values(table, "accuracy", split=split).item() == pytest.approx(before.correct.double().mean().item())
-        assert values(table, "loss", split=split).item() == pytest.approx(before.cross_entropy.mean().item(), abs=1e-6)
+        predicted = [logits(model, e) for e in some]
+        wanted = [encode(model, e)[1][0] for e in some]
+        right = [p.argmax().item() == w for p, w in zip(predicted, wanted, strict=True)]
+        nats = [cross_entropy(p, torch.tensor(w)).item() for p, w in zip(predicted, wanted, strict=True)]
+        assert values(table, "accuracy", split=split).item() == pytest.approx(sum(right) / 3)
+        assert values(table, "loss", split=split).item() == pytest.approx(sum(nats) / 3, abs=1e-5)
     for split, some in fitted_on.items():
         for setting in settings:
             fit = residual_scaling.fit(model, some, setting, progress=False)
@@ -311,6 +314,14 @@ def test_sequence_information_rows():
                     torch.testing.assert_close(got, direct[:, column], atol=1e-9, rtol=0)
     sites = list(zip(table["layer"], table["site"], strict=True))[:4]
     assert sites == [(0, "embedding"), (1, "block"), (2, "block"), (2, "final_norm")]
+    fewer = measures.sequence_information(
+        texts, context, steps=[2], n_samples=6, sampling_seeds=[0], pairs=["aligned"], bandwidth=0.5
+    )
+    assert set(fewer["quantity"]) == {f"sequence_information_aligned_{name}" for name in texts}
+    index = subsample(9, 6, 0)
+    part = texts["generated"].states[:, index], texts["generated"].targets[index]
+    direct = sequences.sequence_information(*part, [2], bandwidth=0.5, pairs="aligned")[:, 0]
+    torch.testing.assert_close(values(fewer, "sequence_information_aligned_generated"), direct)
 
 
 def test_the_decoding_summary_of_planted_profiles():
