@@ -29,6 +29,7 @@ def weights(run):
     return {step: models.fingerprint(run.load(step).model) for step in run.steps}
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_leaves_the_model_alone(loaded, examples):
     before = models.fingerprint(loaded.model)
     run = training.finetune(loaded, examples, dataclasses.replace(SHORT, steps=30, checkpoints=(0, 30)), progress=False)
@@ -100,6 +101,7 @@ def test_whatever_shapes_a_run_is_in_its_digest(llama, examples):
     assert digest() == digests[0]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(llama, examples, own_cache):
     first = weights(training.finetune(llama, examples, SHORT, progress=False))
     for path in (own_cache / "training").iterdir():
@@ -175,6 +177,7 @@ def test_a_killed_run_with_a_gap_starts_again(llama, examples, own_cache, broken
     assert weights(training.finetune(llama, examples, SHORT, progress=False)) == whole
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_found_said_and_trained_again(llama, examples, caplog):
     run = training.finetune(llama, examples, SHORT, progress=False)
     before = weights(run)
@@ -204,6 +207,7 @@ def test_another_process_waits_instead_of_training_twice(llama, examples, own_ca
     assert json.loads((folder / "run.json").read_text())["checkpoints"] == [2, 4, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs Linux's /dev/full")
 def test_a_full_disk_is_one_sentence_and_a_later_call_recovers(llama, examples, monkeypatch):
     save = torch.save
