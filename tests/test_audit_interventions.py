@@ -81,7 +81,6 @@ def test_the_ridge_is_the_argmax_over_the_whole_pool(llama, examples):
     assert set(table["n"]) == {80}
 
 
-@pytest.mark.slow
 def test_changes_and_contrasts_are_those_of_runs_with_scales(examples, measured):
     loaded = models.load("random:gpt2", device="cpu")
     change = {}
@@ -104,7 +103,6 @@ def test_changes_and_contrasts_are_those_of_runs_with_scales(examples, measured)
     assert shift == pytest.approx(change["id"][6].mean() - change["ood"][6].mean(), abs=1e-6)
 
 
-@pytest.mark.slow
 def test_the_table_has_every_block_variant_and_split_once(measured):
     assert not measured.duplicated(list(results.KEY)).any()
     counts = inference.effects(measured, "log_probability_change").groupby(["variant", "split"])["layer"].nunique()

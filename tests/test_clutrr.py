@@ -177,7 +177,6 @@ def chain_of(text, first, last):
     return tuple(chain), female
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "ood"])
 def test_the_text_determines_the_answer(split, families):
     rng = random.Random(0)

@@ -112,7 +112,6 @@ def test_real_results_come_back_as_they_were(model, examples, kind):
 # A study.
 
 
-@pytest.mark.slow
 def test_the_untouched_model_comes_once_and_every_seed_has_its_checkpoints(model):
     work = study.prepare(PARAMETERS)
     seen = {(c.step, c.train_seed): models.fingerprint(c.loaded.model) for c in work.checkpoints()}
@@ -183,7 +182,6 @@ def test_pools_are_the_states_of_both_splits_and_are_read_once(model, monkeypatc
         assert len(work.pools(checkpoint)["all"]) == 12
 
 
-@pytest.mark.slow
 def test_provenance_says_what_was_done_but_not_where_the_data_lie(tmp_path):
     work = study.prepare(PARAMETERS)
     hidden = dataclasses.replace(work, parameters=work.parameters | {"data_dir": str(tmp_path / "secret")})
