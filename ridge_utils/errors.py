@@ -1,5 +1,6 @@
 """The two ways in which a call can fail that are not a defect: the input, and the machine's storage."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,20 @@ class InputError(ValueError):
 
 class TooFewExamplesError(InputError):
     """A task has fewer examples than were asked for."""
+
+
+def at_least(least: int, **counts: int) -> None:
+    """Refuse a number below ``least``; each is given by its name."""
+    for name, count in counts.items():
+        if count < least:
+            raise InputError(f"{name} must be at least {least}, but is {count}.")
+
+
+def finite_and_positive(**numbers: float) -> None:
+    """Refuse a number that is not finite or not greater than 0; each is given by its name."""
+    for name, number in numbers.items():
+        if not 0 < number < math.inf:
+            raise InputError(f"{name} must be finite and greater than 0, but is {number}.")
 
 
 class StorageError(RuntimeError):

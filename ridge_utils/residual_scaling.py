@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from ridge_utils.batches import progress_bar, work_through
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, at_least, finite_and_positive
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import encode, encode_whole, pad
 from ridge_utils.tasks import Example
@@ -49,10 +49,8 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
-        if self.steps < 1:
-            raise InputError(f"steps must be at least 1, but is {self.steps}.")
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"learning_rate must be finite and greater than 0, but is {self.learning_rate}.")
+        at_least(1, steps=self.steps)
+        finite_and_positive(learning_rate=self.learning_rate)
         check_step(self.batch_size, self.precision)
 
 

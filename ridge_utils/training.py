@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from ridge_utils import cache
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, at_least
 from ridge_utils.models import LoadedModel, quiet
 from ridge_utils.representations import encode_whole, pad
 from ridge_utils.tasks import Example
@@ -53,8 +53,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
-        if self.steps < 0:
-            raise InputError(f"steps must be at least 0, but is {self.steps}.")
+        at_least(0, steps=self.steps)
         if not self.checkpoints or any(not 0 <= step <= self.steps for step in self.checkpoints):
             raise InputError(
                 f"checkpoints must be steps between 0 and steps={self.steps}, but are {list(self.checkpoints)}; name "
@@ -129,8 +128,7 @@ def finetune(
 
 def check_step(batch_size: int, precision: str) -> None:
     """Refuse a batch size below 1 or an unknown precision."""
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
+    at_least(1, batch_size=batch_size)
     if precision not in get_args(Precision):
         raise InputError(f"Unknown precision {precision!r}; choose one of {', '.join(get_args(Precision))}.")
 

@@ -16,7 +16,7 @@ from ridge_utils import early_exit, inference, information, measures, results, s
 from ridge_utils.audit import interventions, joint_scaling, memorisation
 from ridge_utils.audit.interventions import Outcomes, Patching
 from ridge_utils.audit.joint_scaling import JointFit
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, at_least
 from ridge_utils.inference import LEVEL, across_seeds
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations, encode
@@ -47,17 +47,10 @@ def check(
     last_checkpoints: int = 1,
     mapped_checkpoints: int = 1,
 ) -> None:
-    """Refuse parameters of the page that do not fit, before anything long begins.
-
-    Raises:
-        InputError: names the parameter, its value and what it must be.
-    """
+    """Refuse parameters of the page that do not fit, before anything long begins."""
     if not 2 <= n_samples <= n_examples:
         raise InputError(f"n_samples must be between 2 and n_examples={n_examples}, but is {n_samples}.")
-    counts = {"every": every, "last_checkpoints": last_checkpoints, "mapped_checkpoints": mapped_checkpoints}
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name} must be at least 1, but is {count}.")
+    at_least(1, every=every, last_checkpoints=last_checkpoints, mapped_checkpoints=mapped_checkpoints)
     known = set(variants) <= set(VARIANTS) and len(set(variants)) == len(variants)
     if not known or not set(variants) & set(ABLATIONS):
         raise InputError(
@@ -84,12 +77,7 @@ def shown_blocks(depth: int, every: int) -> list[int]:
 
 
 def ridge_profile(pool: Representations, context: Mapping[str, Any]) -> pd.DataFrame:
-    """Predictive information of ID and OOD examples together, and the layer where it is largest.
-
-    Returns:
-        Table of measurements with ``predictive_information`` (nats) of the layers 0 to L, the final norm left out, and
-        ``ridge_layer``, one row.
-    """
+    """Predictive information (nats) of all examples at layers 0 to L, and ``ridge_layer``, where it is largest."""
     values = information.predictive_information(pool.hidden, pool.targets)
     depth = len(values) - 1
     row = {**context, "split": "all", "sample_seed": None, "n": len(pool)}
@@ -117,17 +105,9 @@ def block_effects(
 ) -> pd.DataFrame:
     """What an intervention on each of some blocks does, ID and OOD, with effect sizes, intervals and p-values.
 
-    Args:
-        loaded: the model.
-        examples: all examples of the splits ``id`` and ``ood``; the first ``n_samples`` of each are intervened on, all
-            of them can be the corrupted prompt of a pair.
-        ridge: the ridge layer.
-        context: model, task, source, step and train_seed of the rows.
-        n_samples: examples per split.
-        every: distance of the blocks that have rows of their own, see :func:`shown_blocks`; those of the ridge are
-            ablated as well, for the contrast.
-        variants: of :data:`VARIANTS`.
-        batch_size: prompts per forward pass.
+    The first ``n_samples`` examples of the splits ``id`` and ``ood`` are intervened on; all of them can be the
+    corrupted prompt of a pair. The blocks of :func:`shown_blocks` have rows of their own; those around layer ``ridge``
+    are ablated as well, for the contrast.
 
     Returns:
         Table of measurements. Per block, variant and split, ``log_probability_change`` (nats) and ``accuracy_change``,
@@ -184,13 +164,8 @@ def recall(
 ) -> pd.DataFrame | None:
     """Train with random targets among the right ones, and find the depth at which each kind is recalled.
 
-    Args:
-        base: the model to start from.
-        examples: training examples.
-        held_out: by split, for the ridge layer of the trained model.
-        context: model, task and source of the rows.
-        settings: of the training; their seed also draws the random targets.
-        share: of the targets that are replaced.
+    Replaced is a ``share`` of the targets, drawn by the seed of the training. The examples ``held_out``, by split, give
+    the ridge layer of the trained model.
 
     Returns:
         Table of measurements at the last step. On the training examples (split ``train``), ``recall_accuracy`` by
@@ -237,21 +212,12 @@ def joint_scales(
     scale_learning_rate: float,
     without: tuple[LoadedModel, Mapping[str, Representations]] | None = None,
 ) -> pd.DataFrame:
-    """Fine-tune with one factor a block trained beside the weights, and evaluate the result.
-
-    Args:
-        base: the model to start from.
-        examples: training examples.
-        held_out: what the result is evaluated on, by split.
-        context: model, task and source of the rows.
-        settings: of the training.
-        scale_learning_rate: peak learning rate of the factors.
-        without: the model of the same fine-tuning without factors, and its states of ``held_out``, to compare with.
+    """Fine-tune with one factor a block trained beside the weights, and evaluate the result on ``held_out``.
 
     Returns:
         Table of measurements at the last step, with ``joint_scale`` of every block (split ``train``),
-        ``joint_accuracy`` per split, and ``joint_accuracy_gain``, the accuracy with factors less that without, within
-        examples.
+        ``joint_accuracy`` per split, and ``joint_accuracy_gain``, the accuracy with factors less that ``without``
+        (the model of the same fine-tuning without factors, and its states of ``held_out``), within examples.
     """
     evaluated = [example for rows in held_out.values() for example in rows]
     precision = training.resolve_precision(settings.precision, base.device)

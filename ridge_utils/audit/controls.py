@@ -49,11 +49,8 @@ class Control:
         """Information of every layer under this control, estimated from each of several samples, in nats.
 
         States, of shape (layers, N, d), and targets, of shape (N, e), are transformed within each sample, given by
-        its examples' indices. A state that the transformation makes zero has no direction; it lies at distance 1 from
-        those of length 1.
-
-        Returns:
-            Shape (samples, layers), float64.
+        its examples' indices; the result has shape (samples, layers). A state that the transformation makes zero has no
+        direction; it lies at distance 1 from those of length 1.
         """
         measure = partial(information.predictive_information, estimator=self.estimator)
         if self._leaves_vectors:
@@ -118,9 +115,6 @@ _BY_VARIANT = {control.variant: control for control in (PAPER, *CONTROLS)}
 #: The fall is cross-fitted for these; ``excess`` is the paper's own less its null.
 FALLS = ("", "excess", "centred", "whitened", "median_bandwidth")
 
-#: The effects that say whether a ridge stands above its control's null.
-_EXCESSES = ("control_excess", "control_excess_fall")
-
 #: What figures and tables call each variant, in the order that they show it.
 LABELS = {
     "": PAPER.label,
@@ -130,12 +124,7 @@ LABELS = {
 
 
 def check(pool: int, n_samples: int, sampling_seeds: Sequence[int], n_shuffles: int, n_halves: int) -> None:
-    """Refuse numbers from which no band can be made, before anything long begins.
-
-    Raises:
-        InputError: fewer than 2 sampling seeds, an estimate that takes the whole pool, fewer shuffles than sampling
-            seeds, or fewer than 20 halves.
-    """
+    """Refuse numbers from which no band can be made, before anything long begins."""
     statistics.check_sampling(pool, n_samples, sampling_seeds)
     if len(sampling_seeds) < 2 or n_samples == pool:
         raise InputError(
@@ -151,11 +140,7 @@ def check(pool: int, n_samples: int, sampling_seeds: Sequence[int], n_shuffles: 
 
 
 def first(pools: Mapping[str, Representations], n: int) -> dict[str, Representations]:
-    """The first ``n`` ID and the first ``n`` OOD examples, and both together; 0 for all.
-
-    Raises:
-        InputError: n is below 4, so that halves could not have 2 examples, or above the size of a pool.
-    """
+    """The first ``n`` ID and OOD examples each, 4 or more, so that halves have 2, and both together; 0 for all."""
     parts = {split: pools[split] for split in ("id", "ood")}
     size = min(map(len, parts.values()))
     if n and not 4 <= n <= size:
@@ -175,12 +160,8 @@ def layers(
 ) -> pd.DataFrame:
     """The paper's estimate over the layers, with its null, its ceilings, and the geometry of the states.
 
-    Args:
-        pools: representations by split.
-        context: model, task, source, step and train_seed of the rows.
-        n_samples: examples per estimate, drawn without replacement from a pool, one draw per sampling seed.
-        sampling_seeds: of the draws.
-        n_shuffles: shuffles per layer, shared out over the sampling seeds.
+    Each sampling seed draws ``n_samples`` examples of a pool without replacement; the ``n_shuffles`` of a layer are
+    shared out over the seeds.
 
     Returns:
         Table of measurements. In nats there are ``predictive_information``, ``null_information`` (mean over shuffles),
@@ -236,15 +217,8 @@ def sweep(
 ) -> pd.DataFrame:
     """Predictive information over the layers under every control, and with other numbers of examples.
 
-    Args:
-        pools: representations by split.
-        context: model, task, source, step and train_seed of the rows.
-        n_samples: examples per estimate under each control, drawn without replacement from a pool.
-        sampling_seeds: of the draws.
-        sizes: numbers of examples N to repeat the paper's own estimate with; those above a pool are left out, and the
-            whole pool is added.
-        output_targets: the targets' rows of the output embedding by split, where they are not those of the input's.
-        controls: which of :data:`CONTROLS`.
+    Samples are drawn as in :func:`layers`. With the numbers N of ``sizes`` the paper's own estimate is repeated; those
+    above a pool are left out, and the whole pool is added. ``output_targets`` are those of :func:`output_targets`.
 
     Returns:
         Table of measurements. ``predictive_information`` of each control, and with the variant ``samples`` of each N;
@@ -294,12 +268,8 @@ def ridge_falls(
 ) -> pd.DataFrame:
     """The cross-fitted fall of information from its largest layer to the last block, by the protocol.
 
-    Args:
-        pools: representations by split.
-        context: model, task, source, step and train_seed of the rows.
-        n_halves: random halves of each pool, at least 20 (the protocol: 100).
-        splits: the pools to take.
-        variants: of :data:`FALLS`.
+    It is taken over ``n_halves`` random halves of each pool, at least 20 (the protocol: 100), for ``variants`` among
+    :data:`FALLS`.
 
     Returns:
         Table of measurements with the effects ``ridge_fall`` (nats; positive: information falls), which stand at the
@@ -320,14 +290,8 @@ def ridge_falls(
 def cross_fitted_falls(states: Tensor, targets: Tensor, variant: str, seeds: Sequence[int]) -> list[float]:
     """The fall to the last layer on one half of the examples, from the layer that is largest on the other half.
 
-    Args:
-        states: shape (layers, N, d), the last block's last.
-        targets: shape (N, e).
-        variant: of :data:`FALLS`.
-        seeds: one draw each of the half that chooses, and of the shuffles of ``excess``.
-
-    Returns:
-        The falls in nats, 0 where the last layer is chosen.
+    States have shape (layers, N, d), the last block's last, and targets (N, e). Each seed draws a half that chooses,
+    and the shuffles of the variant ``excess``. The falls are in nats, 0 where the last layer is chosen.
     """
 
     def profiles(layers: Tensor, halves: Sequence[Tensor], shuffle_seeds: Sequence[int]) -> Tensor:
@@ -352,8 +316,7 @@ def cross_fitted_falls(states: Tensor, targets: Tensor, variant: str, seeds: Seq
 def ridges(table: pd.DataFrame) -> pd.DataFrame:
     """Where information is largest under every control, and whether it falls from there.
 
-    Args:
-        table: what :func:`layers` and :func:`sweep` gave, of one training seed.
+    ``table`` is what :func:`layers` and :func:`sweep` gave, of one training seed.
 
     Returns:
         One row per split, step and variant, in the order of :data:`LABELS`, with ``control`` (its label),
@@ -363,7 +326,8 @@ def ridges(table: pd.DataFrame) -> pd.DataFrame:
     """
     keys = ["split", "step", "variant"]
     falls = inference.effects(table, "control_fall").set_index(keys)
-    excesses = [inference.effects(table, name).set_index(keys)["low"] for name in _EXCESSES]
+    above_null = ("control_excess", "control_excess_fall")
+    excesses = [inference.effects(table, name).set_index(keys)["low"] for name in above_null]
     body = table[(table["site"] != "final_norm") & (table["variant"] != "samples")]
     profiles = pd.concat(
         [

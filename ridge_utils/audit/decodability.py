@@ -14,10 +14,11 @@ import torch
 from joblib import Parallel, delayed
 from scipy import stats
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ridge_utils import information, results, statistics
 from ridge_utils.audit import estimators, probes
-from ridge_utils.errors import InputError
+from ridge_utils.errors import at_least
 from ridge_utils.inference import CONFIDENCE, Effect, effect_rows, half_sample_effect, paired_effect
 
 if TYPE_CHECKING:
@@ -96,7 +97,6 @@ def read(states: Tensor, targets: Tensor, labels: Tensor, seed: int = 0, jobs: i
         states: shape (states, N, d).
         targets: embeddings of the targets, shape (N, e).
         labels: which target each is, shape (N,), int64.
-        seed: of folds, starts and batches.
         jobs: processes for the probes, -1 for as many as there are processors.
     """
     vocabulary = probes.vocabulary(labels)
@@ -134,15 +134,10 @@ def measure(
 ) -> pd.DataFrame:
     """Every measure over depth, how its profile agrees with that of predictive information, and whether it falls.
 
-    All is taken on the ID and OOD examples together. What is averaged over examples is also given for the ID and for
-    the OOD examples among them, read by the same probes.
-
-    Args:
-        pools: representations by split, ``all`` among them.
-        context: model, task, source, step and train_seed of the rows.
-        spacing: measure every so many layers; the ridge layer, the last block and the final norm always.
-        halves: random halves of the examples for intervals, at least 20.
-        seed, jobs: as :func:`read`.
+    All is taken on the ID and OOD examples together, the pool ``all``. What is averaged over examples is also given for
+    the ID and for the OOD examples among them, read by the same probes. Measured are every ``spacing`` layers, and
+    always the ridge layer, the last block and the final norm; intervals are from ``halves`` random halves of the
+    examples, at least 20.
 
     Returns:
         Table of measurements. Per layer, the quantities of :data:`MEASURES`, with ``…_low`` and ``…_high`` where there
@@ -153,8 +148,7 @@ def measure(
         predictive information) and ``peak_fall`` (of the measure from its own largest layer to the last block), the
         last three with the measure's name in ``variant``.
     """
-    if spacing < 1:
-        raise InputError(f"spacing must be at least 1, but is {spacing}.")
+    at_least(1, spacing=spacing)
     pool = pools["all"]
     blocks = len(pool.hidden) - 1
     sites = results.sites(blocks)
@@ -217,12 +211,7 @@ def spread(steps: Sequence[int], count: int) -> list[int]:
 
 
 def validation(n: int = 500, seed: int = 0, jobs: int = -1) -> pd.DataFrame:
-    """Every measure on distributions whose mutual information is known, reduced and fitted as states are.
-
-    Args:
-        n: samples of each distribution.
-        seed: of the draws, and of folds, starts and batches.
-        jobs: processes.
+    """Every measure on ``n`` samples of distributions with known mutual information, reduced and fitted as states are.
 
     Returns:
         One row per distribution and measure that fits it, with ``measure`` (its name in :data:`MEASURES`), ``family``,
@@ -260,7 +249,7 @@ def _kernels(states: Tensor, targets: Tensor) -> dict[str, Callable[[Tensor], Te
 
     All three see what the paper's estimator sees, vectors of length 1.
     """
-    z, y = _unit(states), _unit(targets)
+    z, y = normalize(states.double(), dim=-1), normalize(targets.double(), dim=-1)
     grams, gram = torch.stack([information.gram_matrix(one) for one in z]), information.gram_matrix(y)
     far, far_y = torch.stack([torch.cdist(one, one) for one in z]), torch.cdist(y, y)
     near, near_y = z @ z.mT, y @ y.mT
@@ -273,10 +262,6 @@ def _kernels(states: Tensor, targets: Tensor) -> dict[str, Callable[[Tensor], Te
         return lambda index: estimators.bias_corrected_correlation(_among(a, index), _among(b, index))
 
     return {"matrix": matrix, "distance": correlation(far, far_y), "alignment": correlation(near, near_y)}
-
-
-def _unit(x: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(x.double(), dim=-1)
 
 
 def _among(matrix: Tensor, index: Tensor) -> Tensor:
@@ -307,10 +292,8 @@ def _by_split(
 def _agreement(both: Tensor, matrix: Tensor, layers: Tensor) -> dict[str, Effect]:
     """How a profile agrees with that of predictive information, and how it falls, over halves and their complements.
 
-    Args:
-        both: profiles on the halves and on their complements, shape (2, halves, layers).
-        matrix: those of predictive information.
-        layers: their numbers, the last block last.
+    ``both`` and, for predictive information, ``matrix`` are profiles on the halves and on their complements, shape
+    (2, halves, layers); ``layers`` are their numbers, the last block last.
     """
     first, second = both
     peaks = first.argmax(1)

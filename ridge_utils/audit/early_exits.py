@@ -61,11 +61,7 @@ class TrainedExits:
 
 
 def training_examples(work: study.Study, n: int) -> list[Example]:
-    """The first ``n`` examples of the training split, those that the model was fine-tuned on if it was.
-
-    Raises:
-        InputError: the model was fine-tuned on fewer.
-    """
+    """The first ``n`` examples of the training split, those that the model was fine-tuned on if it was."""
     if not n:
         return []
     parameters = work.parameters
@@ -94,15 +90,8 @@ def measure(
 ) -> pd.DataFrame:
     """Early exits of one checkpoint, and how their best layer compares with the ridge layer.
 
-    Args:
-        loaded: the model that gave the states.
-        examples: by split.
-        pools: their states by split; ``all`` is made of them and may be left out.
-        context: model, task, source, step and train_seed of the rows.
-        training: examples to fit trained exits on; without any, only the model's own head is measured.
-        every: trained exits are fitted at layers 0, every, 2 every, ... and at the last block.
-        translator, head: how they are trained.
-        batch_size: training prompts per forward pass.
+    Trained exits are fitted to the examples ``training`` at layers 0, every, 2 every, ... and at the last block;
+    without any, only the model's own head is measured.
 
     Returns:
         Table of measurements. ``early_exit_accuracy`` with the variants of :data:`EXITS`, and ``constant_accuracy``,
@@ -111,9 +100,6 @@ def measure(
         variant the effects :data:`COMPARED` (:func:`ridge_utils.inference.effect_rows`), both layers chosen among those
         that have the exit; and, with split ``train``, what training did on its held-out states: ``exit_divergence``
         and ``exit_loss``, in nats.
-
-    Raises:
-        InputError: ``every`` below 1, or as :func:`ridge_utils.audit.lens.fit_translators`.
     """
     if every < 1:
         raise InputError(f"The layers with trained exits must be at least 1 apart, not {every}.")
@@ -154,7 +140,8 @@ def measure(
         tables.append(results.measurements(error, sites, "predictive_information_error", **row))
         for variant, (layers, correct) in right.items():
             correct_here = correct[:, index]
-            differences = layer_differences(halves[split][:, layers], _over_halves(correct_here), layers)
+            over_halves = torch.stack([correct_here[:, half].double().mean(1) for half in _halves(len(index))])
+            differences = layer_differences(halves[split][:, layers], over_halves, layers)
             at_ridge, at_last = (correct_here[i].double().tolist() for i in (whole[split][layers].argmax(), -1))
             effects = (inference.half_sample_effect(differences), inference.paired_effect(at_ridge, at_last))
             for quantity, effect in zip(COMPARED, effects, strict=True):
@@ -206,9 +193,6 @@ def places(table: pd.DataFrame) -> pd.DataFrame:
 def summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Where the best exit lies beside the ridge layer, the training seeds of each run together.
 
-    Args:
-        tables: tables of measurements, by what the reader calls them.
-
     Returns:
         One row per ``run``, step, split and variant: means over training seeds of the columns of :func:`places`, the
         smallest and largest ``ridge_layer_min``, ``…_max``, ``best_layer_min`` and ``…_max``, and of each quantity of
@@ -217,10 +201,10 @@ def summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     key = ["step", "split", "variant"]
     parts = []
     for run, table in tables.items():
-        found = places(table)
-        layers = found.groupby(key)[["ridge_layer", "best_layer"]].agg(["min", "max"])
+        by_seed = places(table)
+        layers = by_seed.groupby(key)[["ridge_layer", "best_layer"]].agg(["min", "max"])
         layers.columns = ["_".join(pair) for pair in layers.columns]
-        row = found.groupby(key).mean().drop(columns="train_seed").join(layers)
+        row = by_seed.groupby(key).mean().drop(columns="train_seed").join(layers)
         for quantity in COMPARED:
             effects = inference.across_seeds(inference.effects(table, quantity)).set_index(key)
             row = row.join(effects[["estimate", "low", "high"]].add_prefix(f"{quantity}_"))
@@ -291,8 +275,3 @@ def _training_rows(
 
 def _halves(count: int) -> list[Tensor]:
     return [statistics.subsample(count, count // 2, seed) for seed in range(HALVES)]
-
-
-def _over_halves(correct: Tensor) -> Tensor:
-    """Accuracy of each layer on each half, shape (halves, K)."""
-    return torch.stack([correct[:, half].double().mean(1) for half in _halves(correct.shape[1])])

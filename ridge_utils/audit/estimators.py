@@ -49,12 +49,11 @@ def info_nce(x: Tensor, y: Tensor, seed: int = 0, groups: Tensor | None = None, 
         x: samples, shape (..., N, d), such as the states of several layers; leading dimensions are trained side by
             side, from the same start and on the same batches.
         y: samples paired with them, shape (N, e).
-        seed: of the folds, the start and the batches.
         groups: shape (N,); examples of the same group share a fold. None: each for itself.
         steps: of the training, at most.
 
     Returns:
-        Terms, shape (..., N), float64.
+        Terms, shape (..., N).
 
     .. [OordLV18] A. van den Oord, Y. Li, O. Vinyals. *Representation Learning with Contrastive Predictive Coding.*
        2018. arXiv:1807.03748.
@@ -62,9 +61,9 @@ def info_nce(x: Tensor, y: Tensor, seed: int = 0, groups: Tensor | None = None, 
     _require_pairs(x, y)
     flat = x.reshape(-1, *x.shape[-2:]).float()
     terms = torch.zeros(len(flat), x.shape[-2], dtype=torch.float64)
-    for rest, test in splits(x.shape[-2], seed, groups):
-        inner = splits(len(rest), seed, None if groups is None else groups[rest])[0]
-        train, validation = (rest[index] for index in inner)
+    for fitting, test in splits(x.shape[-2], seed, groups):
+        inner = splits(len(fitting), seed, None if groups is None else groups[fitting])[0]
+        train, validation = (fitting[index] for index in inner)
         terms[:, test] = _held_out(flat, y.float(), (train, validation, test), seed, steps)
     return terms.reshape(x.shape[:-1])
 
@@ -78,16 +77,8 @@ def ksg(x: Tensor, y: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     repeated and :math:`\epsilon_i = 0`, k is the number of copies; where a variable is the same for all, the terms are
     0. [KraskovSG04]_
 
-    In more than a few dimensions neighbours are all equally far, and the estimate falls behind: reduce the variables
-    first, see :func:`principal_components`.
-
-    Args:
-        x: samples, shape (N, d).
-        y: samples paired with them, shape (N, e).
-        neighbours: k.
-
-    Returns:
-        Terms, shape (N,), float64.
+    In more than a few dimensions neighbours are all equally far, and the estimate falls behind: reduce the variables,
+    of shapes (N, d) and (N, e), first; see :func:`principal_components`. The terms have shape (N,).
 
     .. [KraskovSG04] A. Kraskov, H. Stögbauer, P. Grassberger. *Estimating Mutual Information.* Physical Review E 69,
        066138, 2004. arXiv:cond-mat/0305641.
@@ -113,13 +104,7 @@ def ksg_discrete(x: Tensor, labels: Tensor, neighbours: int = NEIGHBOURS) -> Ten
     term is :math:`\psi(N) + \psi(k) - \psi(n_i) - \psi(m_i)`; k is smaller where a label has fewer examples, and the
     terms are 0 where x is the same for all. [Ross14]_
 
-    Args:
-        x: samples, shape (N, d), of few dimensions.
-        labels: shape (N,), each at least twice.
-        neighbours: k.
-
-    Returns:
-        Terms, shape (N,), float64.
+    The samples have shape (N, d), of few dimensions; labels and terms have shape (N,). Each label occurs twice or more.
 
     .. [Ross14] B. C. Ross. *Mutual Information between Discrete and Continuous Data Sets.* PLoS ONE 9(2), e87357, 2014.
     """
@@ -151,12 +136,8 @@ def bias_corrected_correlation(a: Tensor, b: Tensor) -> Tensor:
     [KornblithNLH19]_ without its bias in many dimensions, the unbiased estimate of the Hilbert-Schmidt independence
     criterion in place of the plain one [SongSGBB12]_.
 
-    Args:
-        a: symmetric distances or inner products, shape (..., N, N).
-        b: the same of the other variable; leading dimensions broadcast.
-
-    Returns:
-        Shape (...), between -1 and 1, float64; 0 where a matrix is constant.
+    The matrices are symmetric, of shape (..., N, N), and leading dimensions broadcast. The correlation, shape (...),
+    lies between -1 and 1; it is 0 where a matrix is constant.
 
     .. [SzekelyR13] G. J. Székely, M. L. Rizzo. *The Distance Correlation t-Test of Independence in High Dimension.*
        Journal of Multivariate Analysis 117, 2013.
@@ -196,11 +177,7 @@ def principal_components(x: Tensor, n: int) -> Tensor:
 def splits(n: int, seed: int, groups: Tensor | None = None, folds: int = FOLDS) -> list[tuple[Tensor, Tensor]]:
     """Indices of the training and the held-out examples of each fold.
 
-    Args:
-        n: number of examples.
-        seed: of the draw.
-        groups: shape (n,); examples of the same group are held out together. None: each for itself.
-        folds: number of folds.
+    Examples of the same group are held out together, with ``groups`` of shape (n,); without, each for itself.
     """
     group_of = (torch.arange(n) if groups is None else groups).numpy()
     if (different := len(np.unique(group_of))) < folds:
@@ -230,13 +207,8 @@ class Known:
 def gaussian(n: int, dimensions: int, information: float, seed: int = 0) -> Known:
     r"""Two standard Gaussian vectors, correlated dimension by dimension.
 
-    With the correlation :math:`\rho` in each of d dimensions, :math:`I = -\frac{d}{2} \ln(1 - \rho^2)`.
-
-    Args:
-        n: number of samples.
-        dimensions: d.
-        information: the mutual information that they are to have, nats; it sets the correlation.
-        seed: of the draw.
+    With the correlation :math:`\rho` in each of d dimensions, :math:`I = -\frac{d}{2} \ln(1 - \rho^2)` nats, which is
+    given and sets the correlation.
     """
     correlation = math.sqrt(-math.expm1(-2 * information / dimensions))
     x, noise = _normal(2, n, dimensions, seed=seed)
@@ -249,12 +221,6 @@ def channel(n: int, symbols: int, error: float, seed: int = 0) -> Known:
     r"""A uniform symbol sent through a symmetric channel: with probability e it arrives as one of the K - 1 others.
 
     :math:`I = \ln K + (1 - e) \ln (1 - e) + e \ln \frac{e}{K - 1}`. Both sides are given as one-hot vectors.
-
-    Args:
-        n: number of samples.
-        symbols: K.
-        error: e, from 0 to 1.
-        seed: of the draw.
     """
     rng = np.random.default_rng(seed)
     sent = rng.integers(symbols, size=n)
@@ -270,15 +236,9 @@ def channel(n: int, symbols: int, error: float, seed: int = 0) -> Known:
 def clusters(n: int, classes: int, dimensions: int, separation: float, seed: int = 0) -> Known:
     r"""Equally likely classes as Gaussian clouds of unit variance around centres that are equally far apart.
 
-    The centre of class c is ``separation`` times the c-th unit vector; the dimensions beyond the classes are noise. The
-    truth, :math:`I = \ln K - \mathbb{E} \ln \sum_c e^{\ln p(x|c) - \ln p(x|y)}`, is the mean over 100,000 draws.
-
-    Args:
-        n: number of samples.
-        classes: K.
-        dimensions: of the samples, K or more.
-        separation: distance of each centre from the origin, in standard deviations of a cloud.
-        seed: of the samples; the truth has a draw of its own.
+    The centre of class c is ``separation`` times the c-th unit vector, in standard deviations of a cloud; dimensions
+    beyond the K classes are noise. The truth is the mean over 100,000 draws of their own,
+    :math:`I = \ln K - \mathbb{E} \ln \sum_c e^{\ln p(x|c) - \ln p(x|y)}`.
     """
     if dimensions < classes:
         raise InputError(f"dimensions must be at least classes={classes}, but is {dimensions}.")

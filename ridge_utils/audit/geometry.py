@@ -16,7 +16,7 @@ their length ([Ethayarajh19]_, [TimkeyS21]_, [MuV18]_). A kernel on states of le
 import torch
 from torch import Tensor
 
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, at_least
 
 #: What is smaller than this beside the longest sample is rounding: far above that of float64, below that of float32.
 _ROUNDING = 1e-9
@@ -28,11 +28,8 @@ SAMPLES_PER_COMPONENT = 5
 def mean_cosine(x: Tensor) -> Tensor:
     r"""Mean cosine between two different samples, :math:`\frac{1}{N(N-1)} \sum_{i \ne j} \cos(x_i, x_j)`.
 
-    A measure of anisotropy: 0 for directions spread evenly, 1 where all samples have one direction. A zero sample
-    counts as orthogonal to all others.
-
-    Returns:
-        Shape (...), between -1/(N-1) and 1.
+    A measure of anisotropy, between -1/(N-1) and 1: 0 for directions spread evenly, 1 where all samples have one
+    direction. A zero sample counts as orthogonal to all others.
     """
     x = unit_length(x)
     n = x.shape[-2]
@@ -43,11 +40,9 @@ def mean_cosine(x: Tensor) -> Tensor:
 def effective_rank(x: Tensor) -> Tensor:
     r"""Effective rank of centred samples, :math:`\exp(-\sum_k p_k \ln p_k)`, with :math:`p_k` the shares of variance.
 
-    The shares are the eigenvalues of the covariance over their sum; [RoyV07]_ take singular values, their roots. It is
-    k where k principal components have the same variance and the others none.
-
-    Returns:
-        Shape (...), between 1 and min(N - 1, d); 0 where all samples are the same.
+    The shares are the eigenvalues of the covariance over their sum; [RoyV07]_ take singular values, their roots. The
+    rank lies between 1 and min(N - 1, d). It is k where k principal components have the same variance and the others
+    none, and 0 where all samples are the same.
     """
     x = centred(x)
     variances = torch.linalg.eigvalsh(x @ x.mT).clamp(min=0)
@@ -95,8 +90,7 @@ def without_largest_components(x: Tensor, k: int) -> Tensor:
 
     Samples with no more components than that become zero.
     """
-    if k < 0:
-        raise InputError(f"k must be at least 0, but is {k}.")
+    at_least(0, k=k)
     centre = centred(x)
     scores = _scores(centre, k)
     return _without_rounding(centre - scores @ (scores.mT @ centre), centre)
@@ -114,12 +108,10 @@ def whitened(x: Tensor, components: int = 10) -> Tensor:
     but they fit these samples: the N squared lengths add up to :math:`k (N - 1)` exactly, so for k near N the points
     are near to equidistant again. That is why the number of components is bounded by that of the samples.
 
-    Returns:
-        Shape (..., N, k) with k the number of components kept; scores on components without variance are zero. The
-        sign of each component is arbitrary.
+    The k components kept give shape (..., N, k); scores on those without variance are zero, and the sign of each is
+    arbitrary.
     """
-    if components < 1:
-        raise InputError(f"components must be at least 1, but is {components}.")
+    at_least(1, components=components)
     centre = centred(x)
     n = centre.shape[-2]
     return _scores(centre, min(components, max(1, n // SAMPLES_PER_COMPONENT))) * (n - 1) ** 0.5

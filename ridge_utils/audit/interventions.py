@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, at_least
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import encode
 from ridge_utils.residual_scaling import Evaluation, evaluate
@@ -71,19 +71,11 @@ def ablate(
     batch_size: int = 16,
     progress: bool | str = True,
 ) -> Outcomes:
-    """Take one block at a time out of the model.
+    """Take one block at a time out of the model; the M blocks are numbered from 1.
 
     Mean ablation averages a block's update over ``examples`` themselves, at three kinds of positions apart: the first
     token, on which models put states of another size, the last one of the prompt, from which the target is predicted,
     and all between them.
-
-    Args:
-        loaded: the model; it is not changed.
-        examples: N examples.
-        blocks: numbers of the M blocks, from 1.
-        how: ``skip`` puts nothing in the place of a block's update, at any position; ``mean`` puts its mean.
-        batch_size: prompts per forward pass.
-        progress: show a progress bar; a text labels it.
     """
     if how not in get_args(Ablation):
         raise InputError(f"Unknown ablation {how!r}; choose one of {', '.join(get_args(Ablation))}.")
@@ -99,11 +91,10 @@ def ablate(
 
 
 def mean_updates(loaded: LoadedModel, examples: Sequence[Example], batch_size: int = 16) -> Tensor:
-    """Mean residual update of every block over the prompts of ``examples``, by kind of position.
+    """Mean residual update of every block over the prompts of ``examples``, by kind of position; shape (blocks, 3, d).
 
-    Returns:
-        Shape (blocks, 3, d), float64, for the first position, all between, and the last one of a prompt; 0 where no
-        prompt has such a position. A prompt of one token has a last position only.
+    The kinds are the first position, all between, and the last one of a prompt; where no prompt has such a position the
+    mean is 0. A prompt of one token has a last position only.
     """
     _check(loaded, examples, [1], batch_size)
     total = torch.zeros(len(loaded.blocks), 3, loaded.width, dtype=torch.float64)
@@ -152,14 +143,8 @@ def patch(
 ) -> Patching:
     """Put what one block at a time gave for the clean prompts into the runs of the corrupted ones.
 
-    Args:
-        loaded: the model; it is not changed.
-        pairs: N pairs of prompts of the same length, as :func:`match` finds them.
-        blocks: numbers of the M blocks, from 1.
-        what: ``state``, the residual stream behind the block at the last position (behind the last block this is the
-            clean run); or ``update``, what the block alone adds, at all positions.
-        batch_size: prompts per forward pass.
-        progress: show a progress bar; a text labels it.
+    The prompts of a pair have the same length, as :func:`match` finds them. What is put is the ``state`` at the last
+    position, which behind the last block gives the clean run, or the ``update`` at all positions.
     """
     if what not in get_args(Patched):
         raise InputError(f"Unknown kind of patch {what!r}; choose one of {', '.join(get_args(Patched))}.")
@@ -280,8 +265,7 @@ def _batches(loaded: LoadedModel, examples: Sequence[Example], size: int) -> lis
 def _check(loaded: LoadedModel, examples: Sequence[Example], blocks: Sequence[int], batch_size: int) -> None:
     if not examples:
         raise InputError("There are no examples to intervene on.")
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, but is {batch_size}.")
+    at_least(1, batch_size=batch_size)
     depth = len(loaded.blocks)
     if not blocks or len(set(blocks)) != len(blocks) or not all(1 <= block <= depth for block in blocks):
         raise InputError(

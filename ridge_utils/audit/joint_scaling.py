@@ -18,9 +18,9 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from ridge_utils import models, training
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, finite_and_positive
 from ridge_utils.models import LoadedModel
-from ridge_utils.representations import encode
+from ridge_utils.representations import encode_whole
 from ridge_utils.residual_scaling import evaluate, scaled
 from ridge_utils.tasks import Example
 
@@ -50,27 +50,14 @@ def fit(
     """Fine-tune a copy of the model with one factor a block trained beside its weights.
 
     Every factor starts at 1 and is set to 0 where a step makes it negative. Its learning rate rises and falls with that
-    of the weights; the clipping of the gradient leaves the factors out.
-
-    Args:
-        loaded: the model to start from; it is not changed.
-        examples: training examples.
-        evaluated: N examples to evaluate the trained model on, with its factors.
-        settings: how to train the weights; their ``checkpoints`` are not used, the last step counts.
-        scale_learning_rate: peak learning rate of the factors; Adam moves a factor by about this much a step.
-        progress: show a progress bar; a text labels it.
+    of the weights, to a peak of ``scale_learning_rate``, and Adam moves a factor by about that much a step; the
+    clipping of the gradient leaves the factors out. The model after the last step, with its factors, is evaluated on
+    ``evaluated``; the settings' ``checkpoints`` are not used.
     """
     if not examples or not settings.steps:
         raise InputError(f"Nothing can be trained with {len(examples)} examples in {settings.steps} steps.")
-    if not 0 < scale_learning_rate < float("inf"):
-        raise InputError(f"scale_learning_rate must be finite and greater than 0, but is {scale_learning_rate}.")
-    encoded = [encode(loaded, example) for example in examples]
-    longest = max(len(prompt) + len(target) for prompt, target in encoded)
-    if loaded.context is not None and longest > loaded.context:
-        raise InputError(
-            f"A prompt and its target have {longest} tokens, but the context of {loaded.name!r} is {loaded.context}: "
-            "shorten or drop it."
-        )
+    finite_and_positive(scale_learning_rate=scale_learning_rate)
+    encoded = encode_whole(loaded, examples)
     trained = models.assemble(loaded.name, copy.deepcopy(loaded.model), loaded.tokenizer)
     scales = nn.Parameter(torch.ones(len(trained.blocks), device=trained.device))
     precision = training.resolve_precision(settings.precision, loaded.device)

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, linear
 from tqdm import tqdm
 
 from ridge_utils.early_exit import likeliest
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, at_least, finite_and_positive
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations
 
@@ -50,11 +50,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, but is {getattr(self, name)}.")
-        if not 0 < self.learning_rate < math.inf:
-            raise InputError(f"learning_rate must be greater than 0 and finite, but is {self.learning_rate}.")
+        at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        finite_and_positive(learning_rate=self.learning_rate)
 
 
 #: How translators are trained where nothing else is said.
@@ -64,21 +61,28 @@ HEAD = Settings(epochs=40, learning_rate=1.0)
 
 
 @dataclass(frozen=True)
-class Translators:
-    """An affine map before the final norm for each of K layers, z -> z + A z + b, and what training it did."""
+class _Trained:
+    """A trained part for each of K layers, and what training it did."""
 
     #: the K layers, 0 for the embedding, shape (K,), int64
     layers: Tensor
-    #: A of each layer, shape (K, d, d)
+    #: matrix and vector of each layer, shape (K, ..., d) and (K, ...)
     weight: Tensor
-    #: b of each layer, shape (K, d)
     bias: Tensor
-    #: divergence from the model's own prediction on the held-out states without a translator, nats, shape (K,), float64
+    #: what was minimised, on the held-out states at the start, nats, shape (K,), float64
     before: Tensor
-    #: the same with it
+    #: the same with the part
     after: Tensor
     #: the epoch that was kept, 0 for none, shape (K,), int64
     epochs: Tensor
+
+
+@dataclass(frozen=True)
+class Translators(_Trained):
+    """An affine map before the final norm for each of K layers, z -> z + A z + b; weights are A, biases b.
+
+    What is minimised is the divergence from the model's own prediction.
+    """
 
     def correct(self, loaded: LoadedModel, representations: Representations) -> Tensor:
         """Whether the first target token is the likeliest after translation, final norm and head; shape (K, N)."""
@@ -91,26 +95,15 @@ class Translators:
 
 
 @dataclass(frozen=True)
-class Heads:
-    """The final norm's state read by a head of its own for each of K layers, and what training it did.
+class Heads(_Trained):
+    """The final norm's state read by a head of its own for each of K layers.
 
-    Only the rows of C tokens are the layer's own; all others are the model's.
+    Only the rows of C tokens are the layer's own, all others are the model's: weights, shape (K, C, d), are added to
+    the model's rows of these tokens, and biases, shape (K, C), to their logits. What is minimised is the cross-entropy.
     """
 
-    #: the K layers, 0 for the embedding, shape (K,), int64
-    layers: Tensor
     #: the C tokens, ascending, shape (C,), int64
     token_ids: Tensor
-    #: what is added to the model's rows of these tokens, shape (K, C, d)
-    weight: Tensor
-    #: what is added to their logits, shape (K, C)
-    bias: Tensor
-    #: cross-entropy on the held-out states with the model's own head, nats, shape (K,), float64
-    before: Tensor
-    #: the same with the layer's
-    after: Tensor
-    #: the epoch that was kept, 0 for none, shape (K,), int64
-    epochs: Tensor
 
     def correct(self, loaded: LoadedModel, representations: Representations) -> Tensor:
         """Whether the first target token is the likeliest after the final norm and the layer's head; shape (K, N)."""
@@ -136,14 +129,8 @@ def fit_translators(
     r"""Fit a translator per layer to the model's own predictions (tuned lens, [Belrose23]_).
 
     Minimised is :math:`\mathrm{KL}(p \Vert q_l)`, in nats, between the model's distribution of the next token and that
-    of the exit after translation, over the whole vocabulary. The targets play no part.
-
-    Args:
-        loaded: the model; its weights stay as they are.
-        training: its states on training prompts, at least 2.
-        layers: the layers to fit one for, 0 for the embedding.
-        settings: how to train.
-        progress: show a progress bar; a text labels it.
+    of the exit after translation, over the whole vocabulary. The targets play no part. ``training`` are the model's
+    states on training prompts, at least 2; layer 0 is the embedding.
     """
     end = _End.of(loaded)
     with torch.no_grad():
@@ -181,8 +168,7 @@ def fit_heads(
 
     It reads the state after the model's final norm and starts as the model's head. Trained are its rows of the tokens
     that are a first target token in training, a bias each, and one bias for all other tokens together, whose rows stay
-    the model's. Minimised is the cross-entropy over the whole vocabulary, in nats. Arguments are those of
-    :func:`fit_translators`.
+    the model's. Minimised is the cross-entropy over the whole vocabulary, in nats.
     """
     end = _End.of(loaded)
     token_ids, classes = training.target_ids.unique(return_inverse=True)
@@ -212,7 +198,8 @@ def fit_heads(
         # Only differences of logits count, so the bias of the other tokens can go to these ones.
         return _Fitted(weight, bias[:-1] - bias[-1] - weight @ mean, *fitted)
 
-    return Heads(torch.tensor(layers), token_ids, **_each(loaded, training, layers, fit, "heads", progress))
+    parts = _each(loaded, training, layers, fit, "heads", progress)
+    return Heads(torch.tensor(layers), **parts, token_ids=token_ids)
 
 
 @dataclass(frozen=True)
@@ -290,10 +277,8 @@ def _descend(
 ) -> tuple[float, float, int]:
     """Train ``weight`` and ``bias``, both zero, in place, and leave them as they were after the best epoch.
 
-    ``loss`` gives that of the training states at some of ``count`` indices, one value each.
-
-    Returns:
-        Loss on the held-out states at the start and after the best epoch, and that epoch.
+    ``loss`` gives that of the training states at some of ``count`` indices, one value each. What comes back is the loss
+    on the held-out states at the start and after the best epoch, and that epoch.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     aside, fitted = torch.randperm(count, generator=generator).tensor_split([held_out(count)])

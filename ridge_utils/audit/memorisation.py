@@ -31,9 +31,6 @@ def randomise(
 
     Returns:
         The N examples in their order, and whether each has a random target, shape (N,), bool.
-
-    Raises:
-        InputError: a share that leaves no random or no intact target, or targets that all begin with one token.
     """
     count = round(share * len(examples)) if 0 < share < 1 else 0
     if not 0 < count < len(examples):
@@ -56,8 +53,7 @@ def randomise(
 def recall_depth(recall: Tensor) -> Tensor:
     """Depth at which the share recalled at layers 0 to L, shape (..., L + 1), first reaches half of its last value.
 
-    Returns:
-        Layers, interpolated linearly, shape (...), float64; NaN where the last value is 0.
+    In layers, interpolated linearly; NaN where the last value is 0.
     """
     recall = recall.double()
     half = recall[..., -1:] / 2
@@ -72,24 +68,17 @@ def recall_depth(recall: Tensor) -> Tensor:
 def depth_effect(correct: Tensor, seed: int = 0) -> Effect | None:
     """Depth of recall, in layers, with an interval and no p-value; None where nothing is recalled at the last block.
 
-    Args:
-        correct: whether each target is recalled at layers 0 to L, shape (L + 1, N), as
-            :func:`ridge_utils.early_exit.correct` gives it.
-        seed: of the bootstrap over examples.
+    ``correct`` says whether each target is recalled at layers 0 to L, shape (L + 1, N), as
+    :func:`ridge_utils.early_exit.correct` gives it. The bootstrap is over examples.
     """
     return _effect(recall_depth(correct.double().mean(1)), _bootstrap(correct, seed), tested=False)
 
 
 def depth_difference(random_targets: Tensor, intact_targets: Tensor, seed: int = 0) -> Effect | None:
-    """How much deeper random targets are recalled than intact ones.
+    """How many layers deeper random targets are recalled than intact ones; arguments as in :func:`depth_effect`.
 
-    Args:
-        random_targets, intact_targets: whether each is recalled at layers 0 to L, shapes (L + 1, N) and (L + 1, M).
-        seed: of the bootstrap over the examples of each kind.
-
-    Returns:
-        The difference in layers, positive where random targets are recalled later. Its p-value is twice the smaller
-        share of resamples on either side of 0. None where nothing of one kind is recalled at the last block.
+    The p-value is twice the smaller share of resamples on either side of 0. None where nothing of one kind is recalled
+    at the last block.
     """
     estimate = recall_depth(random_targets.double().mean(1)) - recall_depth(intact_targets.double().mean(1))
     # Two streams of one seed: the samples are independent.

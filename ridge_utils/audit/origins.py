@@ -14,7 +14,7 @@ from scipy import stats
 
 from ridge_utils import inference, information, results, statistics
 from ridge_utils.audit import geometry
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, at_least
 from ridge_utils.models import random_shape
 from ridge_utils.representations import Representations
 
@@ -35,15 +35,10 @@ _READ = ("predictive_information", *COMPANIONS, "early_exit_accuracy", "majority
 
 
 def check(models: Sequence[str], n_shuffles: int) -> None:
-    """Refuse a list of models or a number of shuffles before anything long begins.
-
-    Raises:
-        InputError: no model or one twice, or fewer than one shuffle.
-    """
+    """Refuse a list of models or a number of shuffles before anything long begins."""
     if not models or len(set(models)) != len(models):
         raise InputError(f"models must be one or more different names of models, but are {list(models)}.")
-    if n_shuffles < 1:
-        raise InputError(f"n_shuffles must be at least 1, but is {n_shuffles}.")
+    at_least(1, n_shuffles=n_shuffles)
 
 
 def depth_profile(
@@ -56,20 +51,13 @@ def depth_profile(
 ) -> pd.DataFrame:
     """Predictive information of every state with its permutation null, the states' entropy, and their geometry.
 
-    Args:
-        pools: representations by split.
-        context: model, task, source, step and train_seed of the rows.
-        n_samples: examples per estimate, drawn without replacement from a pool, once per sampling seed.
-        sampling_seeds: of the draws.
-        n_shuffles: shuffles of the targets, of every draw.
+    Each sampling seed draws ``n_samples`` examples of a pool without replacement; the targets of each draw are shuffled
+    ``n_shuffles`` times.
 
     Returns:
         Table of measurements. ``predictive_information``, ``null_information`` (the mean over shuffles) and
         ``state_entropy`` H(Z_l), in nats, have a row per sampling seed; ``effective_rank`` and ``mean_cosine`` are
         those of the whole pool.
-
-    Raises:
-        InputError: as :func:`ridge_utils.statistics.check_sampling` and the estimator.
     """
     tables = []
     for split, pool in pools.items():
@@ -109,14 +97,10 @@ def majority_accuracy(pools: Mapping[str, Representations], context: Mapping[str
 
 
 def runs(tables: Mapping[str, Sequence[pd.DataFrame]]) -> dict[str, pd.DataFrame]:
-    """Tables of measurements by model and task, pretrained models first, then by architecture and size.
+    """One table per model and task, named ``model, task``, of the quantities that this page reads.
 
-    Args:
-        tables: by any name, tables that belong together; of several that have a quantity at a checkpoint, the first
-            counts. One table may hold several models.
-
-    Returns:
-        One table per model and task, named ``model, task``, of the quantities that this page reads.
+    Pretrained models come first, then others by architecture and size. Tables of one name belong together; of several
+    that have a quantity at a checkpoint, the first counts. One table may hold several models.
     """
     by_name: dict[str, pd.DataFrame] = {}
     for name, parts in tables.items():
@@ -131,11 +115,7 @@ def runs(tables: Mapping[str, Sequence[pd.DataFrame]]) -> dict[str, pd.DataFrame
 
 
 def reference_runs() -> dict[str, pd.DataFrame]:
-    """The reference runs of this page, of the audit of the estimator, and of predictive information, by model and task.
-
-    Raises:
-        StorageError: one of them does not match its provenance.
-    """
+    """The reference runs of the three notebooks that are read here, by model and task."""
     by_profile: dict[str, list[pd.DataFrame]] = {}
     for notebook in _SOURCES:
         for profile, (table, _) in results.references(notebook).items():
@@ -146,9 +126,7 @@ def reference_runs() -> dict[str, pd.DataFrame]:
 def summary(runs: Mapping[str, pd.DataFrame], split: str = "all") -> pd.DataFrame:
     """Each checkpoint's ridge, the null's part in its fall, and whether the task is learned.
 
-    Args:
-        runs: what :func:`runs` gave.
-        split: of the information; accuracy is always of both splits.
+    ``split`` is that of the information; accuracy is always of both splits.
 
     Returns:
         :func:`ridge_utils.statistics.ridge_summary`, a row per run and step, with ``run``, ``model``, ``task``,
@@ -185,10 +163,6 @@ def correlations(runs: Mapping[str, pd.DataFrame], split: str = "all") -> pd.Dat
 
     The layers are Z_0 to Z_L, before the final norm. Layers of one network are no independent sample, so there is no
     p-value.
-
-    Args:
-        runs: what :func:`runs` gave.
-        split: ``id``, ``ood`` or ``all``.
 
     Returns:
         One row per run, step and companion that was measured and is not the same at all layers, with ``run``,

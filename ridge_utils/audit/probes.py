@@ -94,18 +94,12 @@ def vocabulary(labels: Tensor) -> Vocabulary:
 
 
 def classify(states: Tensor, labels: Tensor, family: Family = "linear", seed: int = 0) -> Probe:
-    """Predict a class from standardised states, out of fold.
+    """Predict a class, of labels of shape (N,), from standardised states, shape (N, d), out of fold.
 
     ``linear`` is multinomial logistic regression on the whole state, ``mlp`` a network with one hidden layer on its
     leading principal components. The strength of the penalty is chosen in each training fold, by the log-likelihood
     of a quarter of it. The null predictor is the training fold's label prior, to which both families fall back under a
-    strong penalty.
-
-    Args:
-        states: shape (N, d).
-        labels: shape (N,), int64, each :data:`RAREST` times or more; see :func:`frequent`.
-        family: of predictors.
-        seed: of the folds, and of the network's start.
+    strong penalty. All labels must be :func:`frequent`.
     """
     _require_pairs(states, labels)
     if not bool(frequent(labels).all()) or len(labels.unique()) < 2:
@@ -149,7 +143,6 @@ def embedding(states: Tensor, targets: Tensor, labels: Tensor, seed: int = 0) ->
         states: shape (N, d).
         targets: embeddings of the targets, shape (N, e).
         labels: which target each is, shape (N,), int64.
-        seed: of the folds.
     """
     _require_pairs(states, labels)
     _require_pairs(targets, labels)

@@ -31,7 +31,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, at_least
 
 #: Bytes that Gram matrices may take; one that does not fit is made again for every product.
 MEMORY = 2 * 2**30
@@ -69,6 +69,11 @@ class Settings:
     #: of the random vectors
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+        at_least(2, probes=self.probes, steps=self.steps)
+        at_least(1, rank=self.rank)
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -88,8 +93,7 @@ class Gram:
 
     Args:
         x: samples, shape (N, d).
-        bandwidth: greater than 0, in the units of the (normalised) samples.
-        normalize: scale each sample to length 1 first.
+        bandwidth: in the units of the samples, which are scaled to length 1 first where ``normalize``.
         memory: bytes that this matrix and its products with others may take; one that does not fit is made again
             whenever it is used.
     """
@@ -163,8 +167,8 @@ class _Points:
         for rows in _blocks_of_rows(self.n):
             exponent = torch.addmm(-self._half_squares, self._points[rows], self._points.T)
             exponent.sub_(self._half_squares[rows, None])
-            own = torch.arange(len(exponent), device=self.device)
-            exponent[own, own + rows.start] = 0
+            row = torch.arange(len(exponent), device=self.device)
+            exponent[row, row + rows.start] = 0  # of a sample with itself
             yield exponent.clamp_(max=0).expm1_()
 
 
@@ -227,12 +231,7 @@ def _blocks_of_rows(n: int) -> Iterator[slice]:
 
 
 def entropy(gram: Gram, settings: Settings = Settings()) -> Estimate:
-    r"""Matrix-based entropy of order 1, :math:`-\operatorname{tr} G \ln G`.
-
-    Returns:
-        The estimate and its error, each of shape ().
-    """
-    _check(settings)
+    r"""Matrix-based entropy of order 1, :math:`-\operatorname{tr} G \ln G`, of shape ()."""
     return _estimate([(1, _trace(gram, settings))])
 
 
@@ -247,19 +246,13 @@ def predictive_information(
 ) -> Estimate:
     r"""Predictive information of order 1 of every layer under a Gaussian kernel, in nats.
 
-    The three entropies of a layer share their random vectors, so part of their random errors cancels.
+    The three entropies of a layer share their random vectors, so part of their random errors cancels. Each is given the
+    work of ``settings``; ``bandwidth``, ``normalize`` and ``memory`` are those of :class:`Gram`.
 
     Args:
         hidden: hidden states at the last prompt token, shape (layers, N, d).
         targets: input-embedding rows of the target tokens, shape (N, e).
-        bandwidth, normalize: see :class:`Gram`.
-        settings: how much work each entropy is given.
-        memory: bytes that Gram matrices may take; one that does not fit is made again for every product.
-
-    Returns:
-        Estimates and errors, each of shape (layers,).
     """
-    _check(settings)
     if hidden.ndim != 3 or targets.ndim != 2 or hidden.shape[1] != targets.shape[0]:
         raise InputError(
             "hidden must have shape (layers, N, d) and targets (N, e) with the same N, but they have shapes "
@@ -451,11 +444,3 @@ def _scaled(x: Tensor, normalize: bool) -> Tensor:
             raise InputError(f"Sample {where} is the zero vector, which has no direction: remove it.")
         x = x / norm
     return x
-
-
-def _check(settings: Settings) -> None:
-    if settings.probes < 2 or settings.rank < 1 or settings.steps < 2:
-        raise InputError(
-            "probes and steps must be at least 2 and rank at least 1, but are "
-            f"{settings.probes}, {settings.steps} and {settings.rank}."
-        )

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from ridge_utils import information, results, statistics
 from ridge_utils.audit import quadrature
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, at_least
 from ridge_utils.representations import Representations
 
 #: The variant of what the quadrature gave.
@@ -17,18 +17,13 @@ QUADRATURE = "quadrature"
 
 
 def check(sizes: Sequence[int], pool: int, every: int) -> None:
-    """Refuse sizes of samples before anything long begins.
-
-    Raises:
-        InputError: sizes that do not increase, or are not from 2 to the size of the pool; ``every`` below 1.
-    """
+    """Refuse sizes of samples before anything long begins."""
     if not sizes or list(sizes) != sorted(set(sizes)) or sizes[0] < 2 or sizes[-1] > pool:
         raise InputError(
             f"sizes must increase and lie between 2 and the number of examples of both splits, {pool}, but are "
             f"{list(sizes)}."
         )
-    if every < 1:
-        raise InputError(f"every must be at least 1, but is {every}.")
+    at_least(1, every=every)
 
 
 def measure(
@@ -45,17 +40,10 @@ def measure(
 ) -> pd.DataFrame:
     """Predictive information and its null from samples of several sizes.
 
-    Args:
-        pool: representations of all examples.
-        context: model, task, source, split, step and train_seed of the rows.
-        sizes: numbers of samples.
-        sampling_seeds: one estimate each, from samples without replacement; sizes of half of the pool and more have the
-            first one only, for the others would share most of its examples.
-        every: distance of the layers that are measured; the last block and the state after the final norm are always.
-        exact_up_to: largest size at which the eigenvalues are computed.
-        quadrature_from: smallest size at which the quadrature is computed, with the first seed.
-        settings: of the quadrature.
-        label: of the progress bar; without one there is none.
+    Every sampling seed gives one estimate, from samples without replacement; sizes of half of the pool and more have
+    the first one only, for the others would share most of its examples. Measured are the layers 0, ``every``, 2
+    ``every``, ..., the last block and the state after the final norm. The eigenvalues are computed at sizes up to
+    ``exact_up_to``, the quadrature, with the first seed, from ``quadrature_from`` on.
 
     Returns:
         Table of measurements. In nats there are ``predictive_information`` and ``null_information`` (of one shuffle of

@@ -1,6 +1,5 @@
 """The judge: what the stored tables say of each of the nine claims, by the rules of the book's protocol."""
 
-import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -37,11 +36,7 @@ def pages() -> list[str]:
 
 
 def chosen(claims: Sequence[str]) -> list[str]:
-    """The claims to show: those named, or all of them where none is.
-
-    Raises:
-        InputError: there is no such claim.
-    """
+    """The claims to show: those named, or all of them where none is."""
     if unknown := [claim for claim in claims if claim not in RULES]:
         raise InputError(f"There is no claim {unknown[0]!r}; claims_shown may name {', '.join(RULES)}.")
     return [claim for claim in RULES if claim in claims or not claims]
@@ -56,8 +51,8 @@ def stored(audits: bool = True) -> dict[str, dict[str, Stored]]:
     tables: dict[str, dict[str, Stored]] = {}
     kinds = ("reference", "audit") if audits else ("reference",)
     for page in pages():
-        found = [sorted((results.FOLDER / kind).glob(f"*/{page}.csv")) for kind in kinds]
-        paths = [*itertools.chain(*found), results.FOLDER / f"{page}.csv"]
+        paths = [path for kind in kinds for path in sorted((results.FOLDER / kind).glob(f"*/{page}.csv"))]
+        paths.append(results.FOLDER / f"{page}.csv")
         tables[page] = {p.relative_to(results.FOLDER).as_posix(): results.read(p) for p in paths if p.exists()}
     return tables
 
@@ -71,11 +66,9 @@ def audit_file(table: pd.DataFrame) -> Path:
 def judge(tables: Mapping[str, Mapping[str, Stored]]) -> pd.DataFrame:
     """Judge every claim on every model and task that the tables speak of.
 
-    Holm's correction runs over all tests of a claim before its rule decides.
-
-    Args:
-        tables: as :func:`stored` gives them; those of ``audit`` hold the quantities of several notebooks and stand in
-            where a notebook has no table for a model and task.
+    Holm's correction runs over all tests of a claim before its rule decides. The tables are those of :func:`stored`;
+    those of ``audit`` hold the quantities of several notebooks and stand in where a notebook has no table for a model
+    and task.
 
     Returns:
         A table with a row per claim, model, task and checkpoint (or text). It has ``verdict`` and ``why``; ``effect``,
@@ -112,11 +105,7 @@ def judge(tables: Mapping[str, Mapping[str, Stored]]) -> pd.DataFrame:
 
 
 def overall(verdicts: pd.DataFrame, by: Sequence[str] = ("claim", *CASE)) -> pd.DataFrame:
-    """The checkpoints of each claim, model and task together.
-
-    Args:
-        verdicts: what :func:`judge` gave.
-        by: columns whose rows are taken together.
+    """The checkpoints of each claim, model and task together, or of what else the columns ``by`` tell apart.
 
     Returns:
         A row per group with the number of checkpoints of each of :data:`VERDICTS`, and ``verdict``: the one that all
