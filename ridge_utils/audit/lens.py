@@ -61,7 +61,7 @@ HEAD = Settings(epochs=40, learning_rate=1.0)
 
 
 @dataclass(frozen=True)
-class _Trained:
+class TrainedParts:
     """A trained part for each of K layers, and what training it did."""
 
     #: the K layers, 0 for the embedding, shape (K,), int64
@@ -78,7 +78,7 @@ class _Trained:
 
 
 @dataclass(frozen=True)
-class Translators(_Trained):
+class Translators(TrainedParts):
     """An affine map before the final norm for each of K layers, z -> z + A z + b; weights are A, biases b.
 
     What is minimised is the divergence from the model's own prediction.
@@ -95,7 +95,7 @@ class Translators(_Trained):
 
 
 @dataclass(frozen=True)
-class Heads(_Trained):
+class Heads(TrainedParts):
     """The final norm's state read by a head of its own for each of K layers.
 
     Only the rows of C tokens are the layer's own, all others are the model's: weights, shape (K, C, d), are added to
