@@ -21,7 +21,7 @@ export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book html test lint lab bench reference refresh tolerances constraints linkcheck clean distclean
+.PHONY: help setup book html test lint lab bench campaign reference refresh tolerances constraints linkcheck clean distclean
 
 help: ## list these commands
 	@echo "Commands (each does its own set-up):"
@@ -70,6 +70,9 @@ lab: $(MODEL) ## open the notebooks in JupyterLab
 
 bench: $(MODEL) ## print ratios: the estimator and the forward pass against their references (FULL=--full: all sizes)
 	@$(BIN)/python -m pytest -q -s benchmarks $(FULL)
+
+campaign: $(MODEL) ## kills, bad input, damaged files, full disks, made anew from a seed (20 minutes; ARGS='files --seed 7')
+	@$(BIN)/python -m tests.campaign $(ARGS)
 
 reference: $(MODEL) ## run the reference profiles that results/ lacks (hours; DATA=FOLDER of the real data sets)
 	$(BIN)/ridge reference $(if $(DATA),--data-dir $(DATA))
