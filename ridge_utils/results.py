@@ -1,11 +1,13 @@
 """Tidy tables of measurements, their files with provenance, and the comparison of a new table with a stored one.
 
 Every measurement is a row of the same frame, in memory, in a notebook's check and in ``results/``. A results file is a
-CSV with a JSON beside it that says what made it and holds the CSV's SHA-256.
+CSV with a JSON beside it that says what made it and holds the CSV's SHA-256, and a digest of all else that it holds.
 """
 
 import datetime
+import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ridge_utils import cache
+from ridge_utils import cache, files
 from ridge_utils.errors import InputError, StorageError
 
 #: Columns of every table of measurements. ``train_seed`` is empty for an untouched model, ``sample_seed`` where all
@@ -96,31 +98,68 @@ def provenance(parameters: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     }
 
 
+def claim(path: Path, force: bool = False) -> None:
+    """Refuse a path that a table must not be written to, as :func:`ridge_utils.files.claim` says."""
+    files.claim_table(path, frozenset(COLUMNS) - {"variant"}, force)
+
+
 def write(table: pd.DataFrame, path: Path, origin: Mapping[str, Any]) -> None:
-    """Write a table as CSV to ``path`` and its :func:`provenance` as JSON beside it, each atomically, the CSV first."""
+    """Write a table as CSV to ``path`` and its :func:`provenance` as JSON beside it, each atomically, the CSV first.
+
+    What stands there is replaced if it is a table of ours, else an InputError says so.
+    """
+    claim(path)
     if "variant" in table and not table["variant"].any():
         table = table.drop(columns="variant")
     text = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")
+    content = dict(origin) | {"rows": len(table), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    try:
+        content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: its digest goes by that
+    except ValueError as error:
+        raise InputError(f"The provenance of {path.name} holds a number that is not finite.") from error
+    content[files.OWN_DIGEST] = _own_digest(content)
     cache.write_text(path, text)
-    content = dict(origin) | {"rows": len(table), "sha256": cache.sha256(path)}
     cache.write_text(path.with_suffix(".json"), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a table and its provenance; a StorageError says where one is missing or they do not belong together."""
+    """Read a table and its provenance; a StorageError says where one is missing, damaged, or not the other's."""
     try:
-        origin = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        sha256 = cache.sha256(path)
-    except (OSError, ValueError) as error:
-        raise StorageError(f"The results file {path.name} or its provenance cannot be read: {error}.") from error
-    if sha256 != origin.get("sha256"):
+        # Read once: what is checked is what is parsed. Of a pipe there is no end.
+        data, beside = (file.read_bytes() if file.is_file() else None for file in (path, path.with_suffix(".json")))
+        if data is None or beside is None:
+            raise ValueError("there is no such file")
+        origin = json.loads(beside.decode(), object_pairs_hook=_once, parse_constant=_finite)
+        if not isinstance(origin, dict) or origin.get(files.OWN_DIGEST) != _own_digest(origin):
+            raise ValueError(f"{path.stem}.json is not as it was written")
+        if (sha256 := hashlib.sha256(data).hexdigest()) != origin.get("sha256"):
+            raise ValueError(f"it does not match its provenance: its SHA-256 is {sha256}, not {origin.get('sha256')}")
+        table = pd.read_csv(io.BytesIO(data))
+        if len(table) != origin["rows"]:
+            raise ValueError(f"it has {len(table)} rows, and its provenance says {origin['rows']}")
+        return (_typed(table) if set(COLUMNS) - {"variant"} <= set(table) else table), origin
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise StorageError(
-            f"The results file {path.name} does not match its provenance: its SHA-256 is {sha256}, not "
-            f"{origin.get('sha256')}. Restore it with git, or make it again."
-        )
-    table = pd.read_csv(path)
-    measured = set(COLUMNS) - {"variant"} <= set(table)
-    return (_typed(table) if measured else table), origin
+            f"The results file {path.name} or its provenance cannot be read ({' '.join(str(error).split())[:200]}): "
+            "restore both with git, or make the table again."
+        ) from error
+
+
+def _own_digest(origin: Mapping[str, Any]) -> str:
+    """SHA-256 of a provenance without its own digest, as canonical JSON."""
+    content = {key: value for key, value in origin.items() if key != files.OWN_DIGEST}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def _finite(name: str) -> float:
+    raise ValueError(f"{name} is no number")
 
 
 def references(notebook: str) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:

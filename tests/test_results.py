@@ -1,8 +1,14 @@
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from ridge_utils import results
+from ridge_utils import cache, results
 from ridge_utils.errors import InputError, StorageError
 from tests.tables import CONTEXT, profile
 
@@ -37,15 +43,99 @@ def test_variants_survive_their_file_and_are_left_out_where_there_are_none(tmp_p
         results.compare(plain, both, 0.0)
 
 
-def test_a_table_that_does_not_match_its_provenance_is_refused(tmp_path):
-    path = tmp_path / "a.csv"
-    results.write(profile([0.1, 0.3, 0.2]), path, {})
-    path.write_text(path.read_text().replace("0.3", "0.4"))
-    with pytest.raises(StorageError, match=r"a\.csv does not match its provenance: its SHA-256 is"):
-        results.read(path)
-    path.with_suffix(".json").unlink()
+def test_no_flipped_byte_of_a_table_or_its_provenance_is_accepted(tmp_path):
+    rng, smallest = random.Random(0), sorted(results.FOLDER.rglob("*.csv"), key=lambda path: path.stat().st_size)[:20]
+    for number in range(400):
+        stored = rng.choice(smallest)
+        for file in (stored, stored.with_suffix(".json")):
+            shutil.copy(file, tmp_path / f"a{file.suffix}")
+        damaged = tmp_path / f"a{'.csv' if number % 4 == 0 else '.json'}"
+        content = bytearray(damaged.read_bytes())
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        damaged.write_bytes(content)
+        with pytest.raises(StorageError, match="cannot be read"):
+            results.read(tmp_path / "a.csv")
+
+
+def seal(folder, text, **origin):
+    """A table with a provenance whose digests are right, whatever they are of."""
+    (folder / "a.csv").write_text(text)
+    origin = {"rows": 1, "sha256": cache.sha256(folder / "a.csv"), **origin}
+    digest = results._own_digest(origin)
+    (folder / "a.json").write_text(json.dumps({**origin, "sha256_of_this": digest}))
+
+
+HEADER = ",".join(results.COLUMNS)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(None, Path.mkdir, os.mkfifo, "", "[]", "null", "3", "{}", "[" * 5000, '{"a": NaN}', '{"a": 1e999}'),
+        *('{"rows": 1, "rows": 1}', "\0" * 9, "\udcff", "1" * 5000),
+    ],
+    ids=lambda content: str(content)[:12],
+)
+def test_what_is_no_table_of_ours_is_one_sentence(name, content, tmp_path):
+    results.write(profile([0.1, 0.3, 0.2]), tmp_path / "a.csv", {})
+    (tmp_path / name).unlink()
+    if callable(content):
+        content(tmp_path / name)
+    elif content is not None:
+        (tmp_path / name).write_text(content, errors="surrogateescape")
+    with pytest.raises(StorageError, match=r"^[^\n]{20,600}\.$"):
+        results.read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"{HEADER}\nm,t,own,id,{step},,,9,,0,block,q,,{value}\n" for step, value in (("a", 1), (0, "a"), (1e30, 1))),
+        *("", "a,b\n1,2\n3,4\n", "a\n1,2\n3,4,5,6\n"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_table_of_other_types_or_rows_is_refused_though_its_digests_are_right(text, tmp_path):
+    seal(tmp_path, text)
     with pytest.raises(StorageError, match="cannot be read"):
-        results.read(path)
+        results.read(tmp_path / "a.csv")
+
+
+def test_only_a_table_of_ours_is_written_over_and_never_through_a_link(tmp_path):
+    path, table = tmp_path / "a.csv", profile([0.1, 0.3, 0.2])
+    results.write(table, path, {})
+    results.write(table, path, {})  # over its own
+    path.write_text("damaged")
+    results.write(table, path, {})
+    path.with_suffix(".json").write_text("damaged")
+    results.write(table, path, {})
+    for name in ("a.json", "a.txt", "a", "a.csv.gz"):
+        with pytest.raises(InputError, match=r"must end in \.csv"):
+            results.claim(tmp_path / name, force=True)
+    mine = {"b.csv": "my,own\n1,2\n", "c.json": '{"package": 1}', "d.csv": "sha256\n1\n"}
+    for name, text in mine.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=f"{name} was not written by a run"):
+            results.write(table, (tmp_path / name).with_suffix(".csv"), {})
+        assert (tmp_path / name).read_text() == text
+        results.claim((tmp_path / name).with_suffix(".csv"), force=True)
+        assert not (tmp_path / name).exists()
+        assert (tmp_path / f"{name}~").read_text() == text
+    (tmp_path / "link.csv").symlink_to(path)
+    (tmp_path / "dangling.csv").symlink_to(tmp_path / "new.csv")
+    (tmp_path / "beside.json").symlink_to(path.with_suffix(".json"))
+    (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    for name in ("link", "dangling", "beside", "folder", "pipe"):
+        for force in (False, True):
+            with pytest.raises(InputError, match="no plain file"):
+                results.claim(tmp_path / f"{name}.csv", force)
+    for name in ("x" * 300 + ".csv", "nul\0.csv"):
+        with pytest.raises(InputError, match="cannot be written"):
+            results.claim(tmp_path / name)
+    with pytest.raises(StorageError, match="Cannot write"):
+        results.claim(path / "below.csv")
 
 
 def test_measurements_need_every_column_and_as_many_values_as_sites():
