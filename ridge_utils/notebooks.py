@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pydantic
 import yaml
 
-from ridge_utils import cache, profiles
+from ridge_utils import cache, files, profiles
 from ridge_utils.errors import InputError, StorageError, explain
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ NOTEBOOKS = profiles.FOLDER.parent
 NOT_MEASURED = ("compare", "save_table")
 #: With other values of these, and of no others, a run still finds what the default run found.
 SAME_FINDINGS = {*NOT_MEASURED, "add", "device", "folder"}
+#: The parameters that write elsewhere than beside the executed notebook.
+WRITES = ("save_table", "add")
 #: Tag of the cells that speak of the default run, and of those that speak of the run that was just made.
 DEFAULT_RUN, OWN_RUN = "default-run", "own-run"
 
@@ -169,7 +171,14 @@ def profile_values(notebook: str, profile: profiles.Profile) -> dict[str, Any]:
     if unknown := sorted(set(profile.parameters) - anywhere):
         raise InputError(f"The profile {profile.name!r} sets {unknown[0]!r}, which none of its notebooks declares.")
     shared = {name: value for name, value in profile.parameters.items() if name in parameters(notebook)}
-    return checked(notebook, shared | profile.notebooks[notebook])
+    return from_file(notebook, shared | profile.notebooks[notebook])
+
+
+def from_file(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """:func:`checked`, for a profile or grid: it may come from anywhere, and may not say where anything is written."""
+    if named := [name for name in WRITES if values.get(name)]:
+        raise InputError(f"A profile or grid may not set {named[0]!r}: give it yourself, as -p {named[0]}=VALUE.")
+    return checked(notebook, values)
 
 
 def parse(notebook: str, assignments: Sequence[str]) -> dict[str, Any]:
@@ -197,8 +206,10 @@ def is_default_run(notebook: str, values: Mapping[str, Any]) -> bool:
     return all(value == default.get(name) for name, value in values.items() if name not in SAME_FINDINGS)
 
 
-def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = False) -> float:
+def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = False, *, force: bool = False) -> float:
     """Execute a notebook headless and save it, with its table as CSV beside it.
+
+    What is there already is replaced if a run wrote it; with ``force`` anything else is moved aside, else refused.
 
     Cells that speak of the default run are left out of a run with other parameters. What ran before a failing cell,
     which raises a ``papermill.PapermillExecutionError``, is saved as well. Gives the seconds that it took.
@@ -214,8 +225,14 @@ def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = Fa
         table = given.get("save_table", str(output.with_suffix(".csv")))
         # Absolute, because the notebook runs in its own folder.
         given["save_table"] = str(Path(table).absolute()) if table else ""
+    files.claim_notebook(output, force)
+    if given.get("save_table"):
+        from ridge_utils import results
+
+        results.claim(table := Path(given["save_table"]), force)
+        if table.parent.resolve() == results.FOLDER:
+            raise InputError(f"{table} would overwrite a stored table: write to another folder, such as runs/.")
     with cache.storage_errors(output.parent):
-        output.parent.mkdir(parents=True, exist_ok=True)
         output.touch()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

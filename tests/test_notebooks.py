@@ -8,9 +8,11 @@ import sys
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import yaml
 
 from ridge_utils import notebooks, profiles, results, tolerances
-from ridge_utils.errors import StorageError
+from ridge_utils.errors import InputError, StorageError
+from ridge_utils.run import cli, sweep
 
 NAME = "predictive_information"
 plt.switch_backend("Agg")
@@ -173,6 +175,40 @@ def execute(name, assignments, table, monkeypatch):
                 namespace.update(values)
     plt.close("all")
     return namespace
+
+
+@pytest.mark.parametrize("name", ["mine.ipynb", "mine.csv", "mine.json", "mine.html"])
+def test_a_run_replaces_nothing_that_no_run_wrote(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(notebooks, "execute", lambda _source, output, *_: output.write_text('{"cells": []}'))
+    monkeypatch.setattr("ridge_utils.run.plain.finish", lambda *_: None)
+    monkeypatch.setattr("ridge_utils.run.plain.html", lambda *_: "")
+    (tmp_path / name).write_text('{"cells": [], "metadata": {}}')
+    command = ["run", NAME, "-p", "n_samples=9", "--html", "-o", str(tmp_path / "mine.ipynb")]
+    assert cli.main(command) == 2
+    assert f"{name} was not written by a run" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == '{"cells": [], "metadata": {}}'
+    assert cli.main([*command, "--force"]) == 0
+    assert (tmp_path / f"{name}~").read_text() == '{"cells": [], "metadata": {}}'
+
+
+@pytest.mark.parametrize("target", ["~.txt", "a.json", "link.csv", "../notebooks/a", str(results.FOLDER / "new.csv")])
+def test_a_table_that_could_not_be_written_is_refused_before_it_is_measured(target, tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "execute", None)  # calling it would raise
+    (tmp_path / "link.csv").symlink_to(tmp_path / "target.csv")
+    with pytest.raises(InputError):
+        notebooks.run(NAME, {"save_table": str(tmp_path / target)}, tmp_path / "a.ipynb")
+    assert not (tmp_path / "target.csv").exists()
+
+
+@pytest.mark.parametrize("values", [{"save_table": "a.csv"}, {"add": True}])
+def test_a_file_of_parameters_says_not_where_anything_is_written(values, tmp_path):
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"title": "t", "notebooks": {"audit": values}}))
+    with pytest.raises(InputError, match=f"may not set '{next(iter(values))}'"):
+        notebooks.profile_values("audit", profiles.load(str(tmp_path / "p.yaml")))
+    grid = {"notebooks": {"audit": {}}, "models": ["m"], "overrides": {"m": values}}
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump(grid))
+    with pytest.raises(InputError, match=f"may not set '{next(iter(values))}'"):
+        sweep.load(tmp_path / "g.yaml", tmp_path)
 
 
 @pytest.mark.slow

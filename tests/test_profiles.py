@@ -159,7 +159,7 @@ def runs(monkeypatch):
     """In place of executing a notebook, note what it was given and store a table as it would."""
     seen = []
 
-    def run(notebook, values, output, quiet=False):
+    def run(notebook, values, output, quiet=False, force=False):
         seen.append((notebook, dict(values), output))
         if "save_table" in values:
             measured = {name: v for name, v in values.items() if name not in ("compare", "save_table")}
@@ -232,7 +232,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(write, runs, monkeypa
     write("a", reference=True, notebooks={ATTENTION: {}, INFORMATION: {}})
     whole = notebooks.run
 
-    def run(notebook, values, output, quiet=False):
+    def run(notebook, values, output, quiet=False, force=False):
         if notebook == ATTENTION:
             raise papermill.PapermillExecutionError(3, 4, "1 / 0", "ZeroDivisionError", "division by zero", [])
         return whole(notebook, values, output)

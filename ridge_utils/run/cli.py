@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ridge_utils import cache, notebooks, profiles
+from ridge_utils import cache, files, notebooks, profiles
 from ridge_utils.errors import InputError, StorageError
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a named set of parameters: a YAML file, or the name of one in notebooks/profiles; -p overrides it",
     )
     command.add_argument("--html", action="store_true", help="write it as one HTML page beside the notebook as well")
+    command.add_argument(
+        "--force", action="store_true", help="what stands at the output's names and no run wrote is moved to NAME~"
+    )
     command = add("reference", _reference, "run the reference profiles that are not in results/ yet")
     command.add_argument("names", nargs="*", metavar="PROFILE", help="default: all reference profiles")
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
@@ -115,7 +118,7 @@ def _run(options: argparse.Namespace) -> int:
             values["data_dir"] = _data_dir(profile, os.environ.get("RIDGE_DATA", ""))
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     output = options.output or Path("runs") / f"{options.notebook}-{stamp}.ipynb"
-    return _run_one(options.notebook, values, output, options.html)
+    return _run_one(options.notebook, values, output, options.html, options.force)
 
 
 def _try_the_hub(values: Mapping[str, Any]) -> None:
@@ -131,7 +134,7 @@ def _try_the_hub(values: Mapping[str, Any]) -> None:
             os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool) -> int:
+def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool, force: bool) -> int:
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -139,8 +142,10 @@ def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool)
 
     _try_the_hub(values)
     print(f"{notebook}: running, into {output}", file=sys.stderr)
+    if html:
+        files.claim_page(output.with_suffix(".html"), force)
     try:
-        seconds = notebooks.run(notebook, values, output)
+        seconds = notebooks.run(notebook, values, output, force=force)
     except (DeadKernelError, papermill.PapermillExecutionError) as error:
         bad_input = getattr(error, "ename", "") in ("InputError", "StorageError")
         plain.finish(output, notebooks.is_default_run(notebook, values))

@@ -140,7 +140,7 @@ def load(path: Path, folder: Path) -> Grid:
             values = notebooks.profile_values(notebook, profile)
             for value in point.values():
                 overrides = content.overrides.get(str(value), {})
-                values |= notebooks.checked(notebook, {k: v for k, v in overrides.items() if k in declared})
+                values |= notebooks.from_file(notebook, {k: v for k, v in overrides.items() if k in declared})
             name = _name(notebook, point)
             place = folder.absolute() / name
             if name in runs:
