@@ -17,13 +17,22 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
-import yaml
 
-from ridge_utils import cache, files, profiles
-from ridge_utils.errors import InputError, StorageError, explain
+from ridge_utils import cache, files, profiles, tasks
+from ridge_utils.errors import (
+    InputError,
+    StorageError,
+    at_least,
+    check_checkpoints,
+    check_sampling,
+    check_seeds,
+    explain,
+    shown,
+    user_path,
+)
 
 if TYPE_CHECKING:
     import nbformat
@@ -49,7 +58,8 @@ _PAPERMILL: dict[str, Any] = {
     "cwd": str(NOTEBOOKS),
     "kernel_name": "python3",
     "progress_bar": False,  # the notebooks show their own
-    "extra_arguments": ["--IPKernelApp.log_level=40"],  # the kernel's advice on encryption is not the reader's
+    # Its advice on encryption and its end by an interrupt are not the reader's.
+    "extra_arguments": ["--IPKernelApp.log_level=50"],
 }
 
 #: For the C library of Linux: give freed memory back to the system seldom. A training step frees gigabytes, and asking
@@ -57,23 +67,77 @@ _PAPERMILL: dict[str, Any] = {
 _ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "8589934592", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
 
 
-def _no_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a truth is not a number")
-    return value
-
-
-#: Annotations of parameters, with an example for those that are not plain. Floats take whole numbers, and texts such as
-#: 1e-4, which YAML does not read as a number.
-_TYPES: dict[str, tuple[Any, str]] = {
-    "int": (pydantic.StrictInt, ""),
-    "float": (Annotated[float, pydantic.BeforeValidator(_no_bool)], ""),
-    "str": (pydantic.StrictStr, ""),
-    "bool": (pydantic.StrictBool, "true or false"),
-    "list[int]": (list[pydantic.StrictInt], "[0, 1, 2]"),
-    "list[str]": (list[pydantic.StrictStr], "[a, b]"),
+#: Annotations of parameters, with an example for those that are not plain.
+_TYPES = {
+    "int": (int, ""),
+    "float": (float, ""),
+    "str": (str, ""),
+    "bool": (bool, "true or false"),
+    "list[int]": (int, "[0, 1, 2]"),
+    "list[str]": (str, "[a, b]"),
     "dict": (dict[str, Any], "'{name: value}'"),
 }
+#: From where to where numbers go, by the names of the parameters that hold them; the first pattern that fits counts.
+_RANGES: dict[str, tuple[float, float]] = {
+    r".*seeds?": (0, 2**32 - 1),  # what numpy's generator takes
+    r"n_samples|sizes|probes|n_fit": (2, 20_000),  # a matrix of N x N numbers
+    r"n_halves|halves": (20, 10_000),
+    r"n_known": (8, 20_000),
+    r"exact_up_to|n_halved": (0, 20_000),
+    r"n_shuffles|.*_epochs": (1, 10_000),
+    r"decoding_steps|measured_steps|depths|shown|rank": (1, 10_000),
+    r"(.*_)?batch_size|(.*_)?every|spacing|(last|mapped)_checkpoints|n_intervened|n_memorise": (1, 100_000),
+    r"memorise_share": (0, 1),
+    r".*learning_rate|bandwidth|alpha": (1e-12, 1000),
+    r".*": (0, 1_000_000),
+}
+#: Lists that need an entry, whatever the other parameters.
+_NOT_EMPTY = {"sampling_seeds", "models", "splits", "pairs", "measured_steps", "depths", "sizes", "variants"}
+#: What texts may be, by the names of the parameters that hold them.
+_CHOICES = {
+    "kernel": ("gaussian", "laplacian", "polynomial"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "splits": tasks.SPLITS,
+    "variants": ("skip", "mean", "patch", "patch_across", "patch_update"),
+    "pairs": ("all", "aligned"),
+}
+
+
+def _different(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError("an entry stands twice")
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """A number written as a text, such as 1e-4 in quotes, and nothing else that pydantic would make a number of."""
+    return float(value) if isinstance(value, str) else value
+
+
+def _annotation(parameter: "Parameter") -> tuple[Any, str]:
+    """What a parameter may be, for pydantic and in words, by its type and its name."""
+    kind, example = _TYPES[parameter.type]
+    words = f"of type {parameter.type}"
+    rules: list[Any] = []
+    if kind in (int, float):
+        low, high = next(ends for names, ends in _RANGES.items() if re.fullmatch(names, parameter.name))
+        rules = [pydantic.Field(ge=low, le=high)]
+        words += f" from {low:.12g} to {high:.12g}"
+    elif parameter.name in _CHOICES:
+        kind = Literal[_CHOICES[parameter.name]]
+        words += f", of {', '.join(_CHOICES[parameter.name])}"
+    elif kind is str:
+        # No control characters, which no name and no path has.
+        rules = [pydantic.Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
+    if kind is float:
+        rules.append(pydantic.BeforeValidator(_plain))
+    kind = Annotated[kind, *rules] if rules else kind
+    if parameter.type.startswith("list"):
+        least = int(parameter.name in _NOT_EMPTY)
+        kind = Annotated[list[kind], pydantic.Field(min_length=least, max_length=1000)]
+        kind = Annotated[kind, pydantic.AfterValidator(_different)]
+        words += f", {'one or more' if least else 'all'} different"
+    return kind, words + (f", such as {example}" if example else "") + f" (its default is {parameter.default})"
 
 
 @dataclass(frozen=True)
@@ -130,11 +194,9 @@ def model(notebook: str) -> type[pydantic.BaseModel]:
     """What the parameters of a notebook may be: a pydantic model with a field for each."""
     fields: dict[str, Any] = {}
     for name, parameter in parameters(notebook).items():
-        annotation, example = _TYPES[parameter.type]
-        described = f"of type {parameter.type}{f', such as {example}' if example else ''}"
-        described += f" (its default is {parameter.default})"
-        fields[name] = annotation, pydantic.Field(ast.literal_eval(parameter.default), description=described)
-    config = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
+        annotation, words = _annotation(parameter)
+        fields[name] = annotation, pydantic.Field(ast.literal_eval(parameter.default), description=words)
+    config = pydantic.ConfigDict(extra="forbid", strict=True, protected_namespaces=())
     return pydantic.create_model(f"parameters of {notebook}", __config__=config, **fields)
 
 
@@ -145,6 +207,23 @@ def checked(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
     except pydantic.ValidationError as error:
         raise InputError(explain(error, values, model(notebook), f"notebook {notebook!r}", "parameter")) from None
     return {name: _located(name, getattr(valid, name)) for name in values}
+
+
+def consistent(notebook: str, values: Mapping[str, Any]) -> None:
+    """Refuse checked parameters that do not fit each other or the task, as far as that shows without a model."""
+    of = {**{name: ast.literal_eval(p.default) for name, p in parameters(notebook).items()}, **values}
+    if "task" in of:
+        tasks.check(of["task"], of["data_dir"], of["task_options"])
+    for steps in {"steps", "fit_steps", "memorise_steps", "joint_steps"} & set(of):
+        seeds = f"{steps.removesuffix('steps') or 'training_'}seeds"
+        if of[steps]:
+            check_seeds(**{seeds: of[seeds]})
+    if of.get("steps") and of["checkpoints"]:
+        check_checkpoints(of["steps"], of["checkpoints"])
+    if "n_samples" in of and of.get("n_examples"):
+        check_sampling(of["n_examples"], of["n_samples"], of.get("sampling_seeds", [0]))
+    elif "n_examples" in of and not {"n_samples", "sampling_seeds"} <= set(of):
+        at_least(1, n_examples=of["n_examples"])
 
 
 def declared(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,13 +269,13 @@ def parse(notebook: str, assignments: Sequence[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise InputError(f"A parameter is given as name=value, not {assignment!r}.")
+            raise InputError(f"A parameter is given as name=value, not {shown(assignment)}.")
         known = parameters(notebook).get(name)
         values[name] = text
         if known is None or known.type != "str":
             # What is no YAML stays the text itself, which is then of the wrong type.
-            with contextlib.suppress(yaml.YAMLError):
-                values[name] = yaml.safe_load(text)
+            with contextlib.suppress(InputError):
+                values[name] = profiles.parse_yaml(text, name)
     return checked(notebook, values)
 
 
@@ -215,9 +294,10 @@ def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = Fa
     which raises a ``papermill.PapermillExecutionError``, is saved as well. Gives the seconds that it took.
     """
     source = _path(notebook)
-    output = output.absolute()
+    consistent(notebook, values)
+    output = user_path(output, "The output").absolute()
     if output.suffix != ".ipynb":
-        raise InputError(f"The output must be a notebook's name, ending .ipynb, but is {output.name!r}.")
+        raise InputError(f"The output must be a notebook's name, ending .ipynb, but is {shown(output.name)}.")
     if output.parent.resolve() == NOTEBOOKS:
         raise InputError(f"{output} would overwrite a committed notebook: write to another folder, such as runs/.")
     given = dict(values)
@@ -311,7 +391,7 @@ def stable(notebook: "nbformat.NotebookNode") -> "nbformat.NotebookNode":
 def _path(notebook: str) -> Path:
     name = notebook.removesuffix(".ipynb").removeprefix("notebooks/")
     if name not in names():
-        raise InputError(f"There is no notebook {notebook!r}; choose one of {', '.join(names())}.")
+        raise InputError(f"There is no notebook {shown(notebook)}; choose one of {', '.join(names())}.")
     return NOTEBOOKS / f"{name}.ipynb"
 
 
@@ -325,10 +405,10 @@ def _located(name: str, value: Any) -> Any:
     if not isinstance(value, str) or not value:
         return value
     looks_like_path = os.sep in value or "/" in value or value.startswith((".", "~")) or value.endswith(_PATH_ENDINGS)
-    with contextlib.suppress(OSError, RuntimeError):  # too long for a path, or the home of an unknown user
-        path = Path(value).expanduser()
+    with contextlib.suppress(InputError):
+        path = user_path(value, name)
         if looks_like_path or name in _FOLDERS:
             return str(path.resolve()) if path.exists() else value
-        if (path / "config.json").is_file():
+        if user_path(path / "config.json", name).is_file():
             logger.warning(f"{value} is taken for a model of the Hub; ./{value} names the folder of that name here.")
     return value

@@ -12,18 +12,22 @@ For example::
     expected: {hardware: two CPU cores, memory: 8 GB, time: 1 hour}  # for the reader
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic
 import yaml
 from pydantic import Field
 
-from ridge_utils.errors import InputError, explain
+from ridge_utils.errors import InputError, explain, named, read_text, shown, user_path
 
 #: The folder of the profiles, in a checkout of the project.
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks" / "profiles"
+
+#: Characters of YAML that are read, in a file or behind ``-p name=``.
+_LONGEST = 100_000
 
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
@@ -69,33 +73,84 @@ class Profile:
     folder: Path = field(default=FOLDER, compare=False)
 
 
+class _Plain(yaml.SafeLoader):
+    """YAML as far as JSON goes: texts, numbers, truths, null, lists and mappings of texts, each key once.
+
+    Left out is what stands for something else than is written: aliases, of which a few lines make gigabytes, tags,
+    dates, sexagesimal and octal numbers, and ``no`` for false.
+    """
+
+    yaml_implicit_resolvers: ClassVar = {}
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        tag = getattr(event, "tag", None)
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) or (tag and tag != "!"):
+            raise yaml.MarkedYAMLError(problem="anchors, aliases and tags are not read", problem_mark=event.start_mark)
+        self._depth += 1
+        if self._depth > 20:
+            raise yaml.MarkedYAMLError(problem="it is nested too deep", problem_mark=event.start_mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:str" or key.value in seen:
+                what = shown(key.value) if isinstance(key.value, str) else f"a {key.id}"
+                raise yaml.MarkedYAMLError(
+                    problem=f"a key must be a text that stands there once, but is {what}", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+for _kind, _pattern, _starts in (
+    ("null", r"~|null|", "~n"),
+    ("bool", r"true|false|True|False", "tfTF"),
+    ("int", r"[-+]?\d{1,18}", "-+0123456789"),
+    ("float", r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+):
+    _Plain.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"(?:{_pattern})$"), list(_starts))
+_Plain.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("$"), [""])
+_Plain.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What a text says as YAML, see :class:`_Plain`; ``where`` it stands."""
+    if len(text) > _LONGEST:
+        raise InputError(f"{where} has {len(text):,} characters, more than the {_LONGEST:,} that are read: shorten it.")
+    try:
+        return yaml.load(text, _Plain)  # a safe loader, and less
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1})" if mark else ""
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
+        raise InputError(f"{where} cannot be read{place}: {named(str(reason))}.") from None
+
+
 def load(name: str) -> Profile:
     """Read a profile, given a file's path, or the name of one in ``notebooks/profiles``."""
-    try:
-        own_file = Path(name).expanduser()
-        path = own_file if own_file.is_file() else FOLDER / f"{name.removesuffix('.yaml')}.yaml"
-        exists = path.exists()
-    except (OSError, RuntimeError, ValueError):  # a name too long for a path, or the home of an unknown user
-        exists = False
-    if not exists:
+    own = user_path(name, "A profile")
+    stored = user_path(FOLDER / f"{name.removesuffix('.yaml')}.yaml", "A profile")
+    path = stored if stored.exists() and not own.is_file() else own
+    if not path.exists():
         known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
-        raise InputError(f"There is no profile {name!r}; give a file, or one of {known}.")
+        raise InputError(f"There is no profile {shown(name)}; give a file, or one of {known}.")
     content = read(path, "profile", _File)
     return Profile(path.stem, **content.model_dump(), folder=path.resolve().parent)
 
 
 def read(path: Path, what: str, model: type[Model]) -> Model:
     """Read a YAML file as a model; ``what`` says in errors what it is to be, as in "profile"."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"The {what} {path} cannot be read: {' '.join(str(error).split())}.") from error
-    if isinstance(content, dict):
-        content = {str(key): value for key, value in content.items()}
+    where = f"{what} {named(str(path))}"
+    content = parse_yaml(read_text(path, f"The {what}", 4 * _LONGEST), f"The {where}")
     try:
         return model.model_validate(content)
     except pydantic.ValidationError as error:
-        raise InputError(explain(error, content, model, f"the {what} {path}")) from None
+        raise InputError(explain(error, content, model, f"the {where}")) from None
 
 
 def references() -> list[Profile]:

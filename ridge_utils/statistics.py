@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ridge_utils.errors import InputError
+from ridge_utils.errors import check_sampling
 
 #: Names of the thirds of the blocks, see :func:`third_of`.
 THIRDS = ("first", "middle", "last")
@@ -15,20 +15,8 @@ THIRDS = ("first", "middle", "last")
 
 def subsample(pool: int, n: int, seed: int) -> Tensor:
     """Indices of ``n`` of ``pool`` examples, without replacement: a repeated row lowers a Gram matrix's entropy."""
-    _check_size(pool, n)
+    check_sampling(pool, n, [seed])
     return torch.randperm(pool, generator=torch.Generator().manual_seed(seed))[:n]
-
-
-def _check_size(pool: int, n: int) -> None:
-    if n < 2 or n > pool:
-        raise InputError(f"n_samples must be between 2 and the number of examples, {pool}, but is {n}.")
-
-
-def check_sampling(pool: int, n: int, seeds: Sequence[int]) -> None:
-    """Refuse a size or a list of sampling seeds from which no estimate can be made."""
-    _check_size(pool, n)
-    if not seeds or len(set(seeds)) != len(seeds):
-        raise InputError(f"sampling_seeds must be one or more different integers, but are {list(seeds)}.")
 
 
 def band(table: pd.DataFrame, by: Sequence[str], sigmas: float = 2.0) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ridge_utils import attention, models, profiles, results, statistics, tasks, training
 from ridge_utils.attention import AttentionShares
-from ridge_utils.errors import InputError, TooFewExamplesError
+from ridge_utils.errors import TooFewExamplesError, check_seeds
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations
 from ridge_utils.store import read, remember
@@ -166,8 +166,8 @@ def prepare(
         pool = pool_size(parameters)
         statistics.check_sampling(pool, parameters["n_samples"], parameters["sampling_seeds"])
     seeds = parameters.get("training_seeds", [])
-    if steps and (not seeds or len(set(seeds)) != len(seeds)):
-        raise InputError(f"training_seeds must be one or more different integers, but are {list(seeds)}.")
+    if steps:
+        check_seeds(training_seeds=seeds)
     name, options = parameters["task"], parameters["task_options"]
     data_dir = parameters.get("data_dir") or None
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from ridge_utils import cache
-from ridge_utils.errors import InputError, at_least
+from ridge_utils.errors import InputError, at_least, check_checkpoints, finite_and_positive
 from ridge_utils.models import LoadedModel, quiet
 from ridge_utils.representations import encode_whole, pad
 from ridge_utils.tasks import Example
@@ -54,13 +54,8 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
         at_least(0, steps=self.steps)
-        if not self.checkpoints or any(not 0 <= step <= self.steps for step in self.checkpoints):
-            raise InputError(
-                f"checkpoints must be steps between 0 and steps={self.steps}, but are {list(self.checkpoints)}; name "
-                "others, or none ([]) for 0, a quarter, a half and all of steps."
-            )
-        if not self.learning_rate > 0:
-            raise InputError(f"learning_rate must be greater than 0, but is {self.learning_rate}.")
+        check_checkpoints(self.steps, self.checkpoints)
+        finite_and_positive(learning_rate=self.learning_rate)
         check_step(self.batch_size, self.precision)
 
 

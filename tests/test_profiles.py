@@ -59,35 +59,6 @@ def test_a_profile_is_read_by_name_or_by_path(write, folder):
         profiles.load("mine")
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("[1, 2]", "must be a mapping"),
-        ("", "must be a mapping"),
-        ("title: x", "'notebooks'"),
-        ("{title: x, notebooks: {attention: {}}, note: y}", "'note'"),
-        ("{title: x, notebooks: {attention: {}}, 1: 2}", "'1'"),
-        ("{title: 3, notebooks: {attention: {}}}", "'title'"),
-        ("{title: x, notebooks: {}}", "'notebooks'"),
-        ("{title: x, notebooks: {attention: 3}}", "'notebooks'"),
-        ("{title: x, notebooks: {attention: {}}, reference: 1}", "'reference'"),
-        ("{title: x", "cannot be read"),
-        (b"\xff\xfe", "cannot be read"),
-    ],
-)
-def test_a_bad_profile_is_refused_by_name(folder, text, words):
-    (folder / "profiles" / "bad.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(InputError, match=words) as caught:
-        profiles.load("bad")
-    assert "bad" in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["m" * 300, "~nobody-of-that-name/x", "a\0b", "profiles", "nothing"])
-def test_names_that_are_no_file_are_refused(folder, name):
-    with pytest.raises(InputError, match=r"There is no profile|cannot be read"):
-        profiles.load(name)
-
-
 # Their parameters for a notebook.
 
 

@@ -4,40 +4,84 @@ import argparse
 import datetime
 import logging
 import os
+import re
 import socket
 import sys
+import traceback
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ridge_utils import cache, files, notebooks, profiles
-from ridge_utils.errors import InputError, StorageError
+from ridge_utils.errors import InputError, StorageError, named, shown, user_path
 
 if TYPE_CHECKING:
     from ridge_utils.run import sweep
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse, whose errors are the command's own."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{named(message)} (`{self.prog} --help` says what there is).")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, 1 if a notebook failed, or 2 for bad input."""
-    options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ridge_utils").setLevel(logging.INFO)
     try:
-        return options.call(options)
-    except (InputError, StorageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        options = _parser().parse_args(arguments)
+        status = options.call(options)
+        if sys.stdout:
+            sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint that was reached", file=sys.stderr)
         return 130
+    except (InputError, StorageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        about = f"{named(error.filename)}: " if isinstance(error.filename, str) else ""
+        print(f"error: the system refuses: {about}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if os.environ.get("RIDGE_DEBUG"):
+            raise
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(frame.filename).name}, line {frame.lineno}"
+        said = f"{type(error).__name__}: {named(str(error))}"
+        print(
+            f"error: this is a defect of ridge, please report it: {said} ({place}; RIDGE_DEBUG=1 shows all)",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    """What reads an option that is a whole number from ``least`` to 1024."""
+
+    def number(text: str) -> int:
+        if not re.fullmatch(r"\d{1,4}", text) or not least <= int(text) <= 1024:
+            raise argparse.ArgumentTypeError(f"it must be a whole number from {least} to 1024, but is {shown(text)}")
+        return int(text)
+
+    return number
+
+
+def _path(text: str) -> Path:
+    """What reads an option that is a path."""
+    return user_path(text, "An option")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ridge", description="Run the notebooks of the book with your own parameters."
-    )
+    parser = _Parser(prog="ridge", description="Run the notebooks of the book with your own parameters.")
     parser.set_defaults(call=lambda _: parser.print_help() or 0)
     commands = parser.add_subparsers(metavar="COMMAND")
 
@@ -55,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "-o",
         dest="output",
         metavar="FILE",
-        type=Path,
+        type=_path,
         help="the executed notebook (default: runs/NAME-DATE-TIME.ipynb)",
     )
     command.add_argument(
@@ -75,9 +119,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_workers(command, 0)
     command = add("sweep", _sweep, "run every combination of a grid's notebooks, models, tasks and seeds")
-    command.add_argument("grid", metavar="GRID", type=Path, help="a YAML file")
+    command.add_argument("grid", metavar="GRID", type=_path, help="a YAML file")
     command.add_argument(
-        "-o", dest="folder", metavar="FOLDER", type=Path, help="folder of the results (default: runs/NAME of the grid)"
+        "-o", dest="folder", metavar="FOLDER", type=_path, help="folder of the results (default: runs/NAME of the grid)"
     )
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
     _add_workers(command, 1)
@@ -85,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     check = add("check", _check, "compare the committed notebooks with what they give when executed")
     for command in (build, check):
         command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="take these, whether they need it or not")
-        command.add_argument("--jobs", metavar="N", type=int, default=2, help="notebooks at a time (default: 2)")
+        command.add_argument("--jobs", metavar="N", type=_whole(1), default=2, help="notebooks at a time (default: 2)")
     add("list", _list, "name the notebooks")
     command = add("params", _params, "show a notebook's parameters with type, default and help")
     command.add_argument("notebook")
@@ -100,7 +144,7 @@ def _add_workers(command: argparse.ArgumentParser, default: int) -> None:
     command.add_argument(
         "--workers",
         metavar="N",
-        type=int,
+        type=_whole(0),
         default=default,
         help=f"Dask workers on this machine, each with a run; 0: none, one run after the other (default: {default})",
     )
@@ -166,7 +210,7 @@ def _data_dir(profile: profiles.Profile, folder: str) -> str:
             f"The profile {profile.name!r} reads the real data: give their folder with --data-dir (ridge reference), "
             "-p data_dir=FOLDER (ridge run) or RIDGE_DATA, laid out as the page on re-running says."
         )
-    return str(Path(folder).expanduser().resolve())
+    return str(user_path(folder, "The folder of the real data").resolve())
 
 
 def _reference(options: argparse.Namespace) -> int:

@@ -4,19 +4,22 @@ A new task is a module here with ``NAME`` and ``load(split, n, seed, *, options)
 row of the book's table of tasks. A test names what is missing.
 """
 
+import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from ridge_utils.errors import InputError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from ridge_utils.errors import InputError, explain, shown, user_path
 from ridge_utils.tasks import clutrr, cnn_dailymail, ecqa, jsonl, synthetic_arithmetic
 from ridge_utils.tasks.base import SPLITS, Example, Source, Split
 
-__all__ = ["SPLITS", "TASKS", "Example", "Source", "Split", "digest", "load", "names", "title"]
+__all__ = ["SPLITS", "TASKS", "Example", "Source", "Split", "check", "digest", "load", "names", "title"]
 
 #: The tasks that come with this package.
 TASKS = {task.NAME: task for task in (synthetic_arithmetic, clutrr, ecqa, cnn_dailymail)}
@@ -55,26 +58,39 @@ def load(
         data_dir: folder of the real data, laid out as the task's module says.
         options: of the task, for example ``holdout=0.2`` of ``synthetic_arithmetic``.
     """
-    if name.endswith(".jsonl"):
-        loader, arguments, valid = jsonl.load, [Path(name).expanduser()], set()
-    elif name in TASKS:
-        loader, arguments = TASKS[name].load, []
-        valid = {p.name for p in inspect.signature(loader).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    else:
-        raise InputError(
-            f"Unknown task {name!r}; choose one of {', '.join(names())}, or give the path of a .jsonl file of your own."
-        )
+    check(name, data_dir, options)
     if split not in SPLITS:
-        raise InputError(f"Task {title(name)!r} has no split {split!r}; choose one of {', '.join(SPLITS)}.")
+        raise InputError(f"Task {title(name)!r} has no split {shown(split)}; choose one of {', '.join(SPLITS)}.")
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-        raise InputError(f"The number of examples must be an integer of at least 1, but is {n!r}.")
+        raise InputError(f"The number of examples must be an integer of at least 1, but is {shown(n)}.")
+    if name.endswith(".jsonl"):
+        return jsonl.load(user_path(name, "A task"), split, n, seed)
     if data_dir:
-        if "data_dir" not in valid:
-            raise InputError(f"Task {title(name)!r} reads no data folder, but data_dir={str(data_dir)!r} was given.")
-        options["data_dir"] = Path(data_dir).expanduser()
-    if unknown := sorted(set(options) - valid):
+        options["data_dir"] = user_path(data_dir, "data_dir")
+    return TASKS[name].load(split, n, seed, **options)
+
+
+def check(name: str, data_dir: str | Path | None, options: Mapping[str, Any]) -> None:
+    """Refuse a task or options of it that there are not; whether there are data shows when they are read."""
+    if not name.endswith(".jsonl") and name not in TASKS:
         raise InputError(
-            f"Task {title(name)!r} has no option {unknown[0]!r}; "
-            + (f"its options are {', '.join(sorted(valid))}." if valid else "it takes none.")
+            f"Unknown task {shown(name)}; choose one of {', '.join(names())}, or give the path of a .jsonl file of "
+            "your own."
         )
-    return loader(*arguments, split, n, seed, **options)
+    model, of = _options(name if name in TASKS else ""), f"task {title(name)!r}"
+    if data_dir and "data_dir" not in model.model_fields:
+        raise InputError(f"T{of[1:]} reads no data folder, but data_dir={shown(str(data_dir))} was given.")
+    try:
+        model.model_validate({**({"data_dir": data_dir} if data_dir else {}), **options})
+    except ValidationError as error:
+        raise InputError(explain(error, options, model, of, "option")) from None
+
+
+@functools.cache
+def _options(task: str) -> type[BaseModel]:
+    """What the options of a task may be, as the keywords of its loader say; a file has none."""
+    fields: dict[str, Any] = {}
+    if task:
+        keywords = inspect.signature(TASKS[task].load, eval_str=True).parameters.values()
+        fields = {p.name: (p.annotation, p.default) for p in keywords if p.kind is p.KEYWORD_ONLY}
+    return create_model(f"options of {task}", __config__=ConfigDict(extra="forbid", strict=True), **fields)

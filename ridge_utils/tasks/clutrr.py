@@ -37,9 +37,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationInfo, field_validator
 
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, TooFewExamplesError, shown
 from ridge_utils.tasks import kinship, sources
-from ridge_utils.tasks.base import Example, Source, Split
+from ridge_utils.tasks.base import MOST, Example, Source, Split
 
 NAME = "clutrr"
 HUB_REPO = "CLUTRR/v1"
@@ -77,7 +77,7 @@ def load(
     *,
     data_dir: str | Path | None = None,
     source: sources.Origin = "auto",
-    hops: Sequence[int] | None = None,
+    hops: Annotated[list[int] | tuple[int, ...] | None, Field(description="a list of integers such as [2, 3]")] = None,
 ) -> list[Example]:
     """``n`` different stories with their question, whose ``signal_spans`` cover the words that name a relation.
 
@@ -91,6 +91,8 @@ def load(
             raise InputError(
                 f"Task {NAME!r} is generated offline and has no end: say how many examples it should give."
             )
+        if n > MOST:
+            raise TooFewExamplesError(f"{shown(n)} examples were asked for, but {NAME} makes {MOST} at most.")
         return _generate(split, n, seed, chosen)
     rows = _local(Path(data_dir).expanduser(), split, chosen) if data_dir else _hub(split, chosen)
     return sources.draw(f"the {split} split of {NAME}", list(rows), n, f"{NAME}/{split}/{seed}")
@@ -110,13 +112,11 @@ def _choose(split: Split, hops: Sequence[int] | None) -> tuple[int, ...]:
     have = SPLIT_HOPS[split]
     if hops is None:
         return have
-    if not isinstance(hops, list | tuple) or any(isinstance(hop, bool) or not isinstance(hop, int) for hop in hops):
-        raise InputError(f"hops must be a list of integers such as [2, 3], but is {hops!r}.")
     chosen = tuple(hop for hop in have if hop in hops)
     if not chosen:
         raise InputError(
-            f"The {split} split of {NAME} has stories of {have[0]} to {have[-1]} hops, but hops={list(hops)!r} was "
-            "given: choose among those, or another split."
+            f"The {split} split of {NAME} has stories of {have[0]} to {have[-1]} hops, but hops={shown(list(hops))} "
+            "was given: choose among those, or another split."
         )
     return chosen
 

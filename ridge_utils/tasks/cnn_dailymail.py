@@ -20,9 +20,9 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from ridge_utils.errors import InputError
 from ridge_utils.tasks import sources
@@ -73,7 +73,7 @@ def load(
     *,
     data_dir: str | Path | None = None,
     source: sources.Origin = "auto",
-    max_words: int | None = 200,
+    max_words: Annotated[int | None, Field(ge=1, description="null, or an integer of at least 1")] = 200,
 ) -> list[Example]:
     """``n`` different articles; their ``signal_spans`` are what a summary repeats, see :func:`signal_spans`.
 
@@ -83,8 +83,6 @@ def load(
 
     The folder ``data_dir`` holds ``cnn_dailymail/*.csv``.
     """
-    if max_words is not None and (isinstance(max_words, bool) or not isinstance(max_words, int) or max_words < 1):
-        raise InputError(f"max_words must be None or an integer of at least 1, but is {max_words!r}.")
     origin = sources.resolve(NAME, source, data_dir)
     if data_dir:
         stories = _local(Path(data_dir).expanduser() / NAME)

@@ -35,7 +35,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
@@ -93,7 +93,7 @@ def load(
     *,
     data_dir: str | Path | None = None,
     source: sources.Origin = "auto",
-    rotations: int = 5,
+    rotations: Annotated[int, Field(ge=1, le=5, description="an integer from 1 to 5")] = 5,
 ) -> list[Example]:
     """``n`` different questions, whose ``signal_spans`` cover the concept wherever it is named, and the right choice.
 
@@ -101,8 +101,6 @@ def load(
     a question are in the same split.
     """
     origin = sources.resolve(NAME, source, data_dir)
-    if isinstance(rotations, bool) or not isinstance(rotations, int) or not 1 <= rotations <= len(LETTERS):
-        raise InputError(f"rotations must be an integer from 1 to {len(LETTERS)}, but is {rotations!r}.")
     if origin != "offline":
         if rotations != 5:
             raise InputError(f"rotations={rotations} is for the offline set; leave it out with source {origin!r}.")

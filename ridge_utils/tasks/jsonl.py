@@ -11,10 +11,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, StrictInt, ValidationInfo, field_validator
 
+from ridge_utils.errors import named
 from ridge_utils.tasks import sources
 from ridge_utils.tasks.base import Example, Split
 
-_NotEmpty = Annotated[str, Field(min_length=1, description="a text that is not empty")]
+_NotEmpty = Annotated[str, Field(min_length=1, max_length=10**6, description="a text of 1 to 1,000,000 characters")]
 
 
 class _Row(BaseModel, extra="forbid"):
@@ -41,4 +42,4 @@ def load(path: Path, split: Split, n: int | None, seed: int = 0) -> list[Example
         for row in rows
         if row.split == split
     ]
-    return sources.draw(f"the {split} split of {path}", examples, n, f"{split}/{seed}")
+    return sources.draw(f"the {split} split of {named(str(path))}", examples, n, f"{split}/{seed}")

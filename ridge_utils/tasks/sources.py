@@ -10,36 +10,36 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from ridge_utils.errors import InputError, TooFewExamplesError, explain
+from ridge_utils.errors import InputError, TooFewExamplesError, explain, named, read_text, shown
 from ridge_utils.tasks.base import Example
 
 if TYPE_CHECKING:
     import datasets
 
-Origin = Literal["auto", "offline", "local", "hub"]
+Origin = Annotated[Literal["auto", "offline", "local", "hub"], Field(description="one of auto, offline, local and hub")]
 
 #: A field of a row that holds more than white space.
-Text = Annotated[str, Field(pattern=r"\S", description="a text that is not empty")]
+Text = Annotated[
+    str, Field(pattern=r"\S", max_length=10**6, description="a text that is not empty, of 1,000,000 characters at most")
+]
 
 Row = TypeVar("Row", bound=BaseModel)
 
 
 def resolve(task: str, source: str, data_dir: str | Path | None) -> Literal["offline", "local", "hub"]:
     """Which source ``auto`` means: a local folder where one is given, else the set that this project made itself."""
-    if source not in get_args(Origin):
-        raise InputError(f"Unknown source {source!r} of task {task!r}; choose one of {', '.join(get_args(Origin))}.")
     if source == "auto":
         return "local" if data_dir else "offline"
     if source == "local" and not data_dir:
         raise InputError(f"Task {task!r} from source 'local' needs the folder of the data: give data_dir=FOLDER.")
     if source != "local" and data_dir:
         raise InputError(
-            f"Task {task!r} was given data_dir={str(data_dir)!r} and source={source!r}, which reads no folder: leave "
-            "one out."
+            f"Task {task!r} was given data_dir={shown(str(data_dir))} and source={source!r}, which reads no folder: "
+            "leave one out."
         )
     return source  # type: ignore[return-value]  # "auto" has returned above
 
@@ -55,29 +55,39 @@ def parse(kind: type[Row], row: Any, where: str) -> Row:
 def read_csv(path: Path, columns: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """The rows of a CSV file with a header, each with its place: the line on which it ends, and the file."""
     reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-    header = reader.fieldnames or ()
-    if missing := [column for column in columns if column not in header]:
-        raise InputError(
-            f"Line 1 of {path}, the header, lacks the column {missing[0]!r}; it has {', '.join(header) or 'nothing'}."
-        )
-    empty = True
+    file, empty = named(str(path)), True
     try:
+        header = reader.fieldnames or ()
+        if wrong := [column for column in columns if header.count(column) != 1]:
+            raise InputError(
+                f"Line 1 of {file}, the header, must have the column {wrong[0]!r} once, but has {shown(list(header))}."
+            )
         for row in reader:
-            yield f"line {reader.line_num} of {path}", row
+            if None in row:
+                raise InputError(f"Line {reader.line_num} of {file} has more values than the header has columns.")
+            yield f"line {reader.line_num} of {file}", row
             empty = False
     except csv.Error as error:
-        raise InputError(f"There is no CSV in line {reader.line_num} of {path} ({error}).") from error
+        raise InputError(f"There is no CSV in line {reader.line_num} of {file} ({error}).") from error
     if empty:
-        raise InputError(f"{path} has a header and no rows.")
+        raise InputError(f"{file} has a header and no rows.")
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """What the lines of a JSON Lines file hold, each with its place, line and file."""
     for where, line in read_lines(path):
         try:
-            yield where, json.loads(line)
-        except ValueError as error:
-            raise InputError(f"There is no JSON in {where} ({error}).") from error
+            row = json.loads(line, object_pairs_hook=_once, parse_constant=_once)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"There is no JSON in {where} ({named(str(error))}).") from None
+        yield where, row
+
+
+def _once(pairs: Any) -> dict[str, Any]:
+    """A mapping whose keys stand there once each; what is none, NaN or Infinity, is no JSON."""
+    if isinstance(pairs, str) or len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a key stands twice" if not isinstance(pairs, str) else f"{pairs} is no number")
+    return found
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -85,7 +95,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     # Not splitlines(): it also splits at characters that JSON allows inside a string.
     for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
-            yield f"line {number} of {path}", line.strip()
+            yield f"line {number} of {named(str(path))}", line.strip()
 
 
 def from_hub(
@@ -124,14 +134,7 @@ def draw(whole: str, rows: Sequence[Example], n: int | None, seed: str) -> list[
 
 
 def _text(path: Path) -> str:
-    try:
-        # newline="" keeps the line breaks inside a CSV's quoted fields as they are.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            text = file.read()
-    except OSError as error:
-        raise InputError(f"The data file {path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"The data file {path} is not UTF-8 text (byte {error.start}).") from error
+    text = read_text(path, "The data file")
     if not text.strip():
-        raise InputError(f"The data file {path} is empty.")
+        raise InputError(f"The data file {named(str(path))} is empty.")
     return text

@@ -12,9 +12,12 @@ Training and in-distribution (ID) sequences have K = 13, out-of-distribution (OO
 import hashlib
 import itertools
 import random
+from typing import Annotated
 
-from ridge_utils.errors import InputError, TooFewExamplesError
-from ridge_utils.tasks.base import Example, Split
+from pydantic import Field
+
+from ridge_utils.errors import InputError, TooFewExamplesError, shown
+from ridge_utils.tasks.base import MOST, Example, Split
 
 NAME = "synthetic_arithmetic"
 LENGTH = 10
@@ -29,7 +32,14 @@ _TRAIN_TENTHS = 8
 _COUNTED = 50_000
 
 
-def load(split: Split, n: int | None, seed: int = 0, *, noise_max: int = 9, holdout: float = 0.0) -> list[Example]:
+def load(
+    split: Split,
+    n: int | None,
+    seed: int = 0,
+    *,
+    noise_max: Annotated[int, Field(ge=0, le=10**6, description="an integer from 0 to 1000000")] = 9,
+    holdout: Annotated[float, Field(ge=0, lt=1, description="a number of at least 0 and less than 1")] = 0.0,
+) -> list[Example]:
     """``n`` different sequences, whose ``signal_spans`` cover ``S{signal}`` of the nine elements in the prompt.
 
     Training and evaluation are disjoint whatever n and the seeds: every sequence of noise values belongs to one of the
@@ -39,17 +49,13 @@ def load(split: Split, n: int | None, seed: int = 0, *, noise_max: int = 9, hold
     """
     if n is None:
         raise InputError(f"Task {NAME!r} is generated and has no end: say how many examples it should give.")
-    if isinstance(noise_max, bool) or not isinstance(noise_max, int) or noise_max < 0:
-        raise InputError(f"noise_max must be an integer of at least 0, but is {noise_max!r}.")
-    if isinstance(holdout, bool) or not isinstance(holdout, (int, float)) or not 0 <= holdout < 1:
-        raise InputError(f"holdout must be a number of at least 0 and less than 1, but is {holdout!r}.")
     held_out = held_out_pairs(holdout)
     pairs = [pair for pair in _PAIRS if not held_out or (pair in held_out) == (split == "id")]
     available = _count(split, noise_max, len(pairs))
-    if available is not None and n > available:
+    if n > available:
         raise TooFewExamplesError(
-            f"{n} examples were asked for, but the {split} split of {NAME} has {available} with noise_max={noise_max} "
-            f"and holdout={holdout}: ask for fewer, or raise noise_max."
+            f"{shown(n)} examples were asked for, but the {split} split of {NAME} has {available} with "
+            f"noise_max={noise_max} and holdout={holdout}: ask for fewer, or raise noise_max."
         )
     # A string seeds Python's generator through SHA-512, the same on every machine and version since 3.2.
     rng = random.Random(f"{NAME}/{split}/{seed}")
@@ -99,18 +105,18 @@ def _is_training_noise(noise: tuple[int, ...]) -> bool:
     return hashlib.sha256(repr(noise).encode()).digest()[0] * 10 < _TRAIN_TENTHS * 256
 
 
-def _count(split: Split, noise_max: int, pairs: int) -> int | None:
-    """Number of different sequences in a split, or None where it is too large to matter."""
+def _count(split: Split, noise_max: int, pairs: int) -> int:
+    """Number of different sequences in a split, or the most that are made of it."""
     if (noise_max + 1) ** (LENGTH - 1) > _COUNTED:
-        return None
+        return MOST
     all_noise = itertools.product(range(noise_max + 1), repeat=LENGTH - 1)
     noises = sum(_is_training_noise(noise) == (split == "train") for noise in all_noise)
     if split != "ood":
         return noises * pairs
-    shown = {
+    prompts = {
         tuple((start + t * step) % modulus for t in range(LENGTH - 1))
         for modulus in OOD_MODULI
         for start in range(modulus)
         for step in range(1, modulus)
     }
-    return noises * len(shown)
+    return noises * len(prompts)
