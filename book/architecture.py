@@ -49,7 +49,7 @@ ROOMS = (
         ("results", "statistics", "inference", "measures", "study", "tolerances"),
         (0.2, 2.7, 4.1, 0.9),
     ),
-    Room("Page", "", ("formatting", "figures", "paper", "page", "notebooks"), (0.2, 1.45, 4.1, 0.7)),
+    Room("Page", "", ("formatting", "figures", "paper", "page", "outputs", "notebooks"), (0.2, 1.45, 4.1, 0.7)),
     Room("Audit wing", "", (), (4.75, 1.45, 1.75, 7.35), "audit"),
     Room("Run", "", (), (-0.1, 0.65, 6.6, 0.45), "run"),
 )

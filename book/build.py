@@ -88,6 +88,9 @@ def stage(executed: Path | None) -> None:
     """Copy what the book is made of into its source folder; leave files alone that have not changed."""
     import yaml
 
+    from ridge_utils import outputs
+    from ridge_utils.errors import StorageError
+
     wanted: dict[Path, bytes] = {}
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     config["parse"]["myst_substitutions"] = substitutions()
@@ -97,6 +100,10 @@ def stage(executed: Path | None) -> None:
         if path.is_file() and path.suffix in {".md", ".bib", ".css", ".png", ".svg"}:
             wanted[path.relative_to(ROOT)] = path.read_bytes()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        try:
+            outputs.check_seal(path)
+        except StorageError as error:
+            sys.exit(str(error))
         wanted[path.relative_to(ROOT)] = page(path, executed / path.name if executed else path)
     for path in (ROOT / "results").rglob("*"):  # the captions link to them
         if path.suffix in {".csv", ".json"}:

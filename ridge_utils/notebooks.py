@@ -10,7 +10,6 @@ import functools
 import json
 import logging
 import os
-import re
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 
-from ridge_utils import cache, files, profiles, tasks
+from ridge_utils import cache, files, outputs, profiles, tasks
 from ridge_utils.errors import (
     InputError,
     StorageError,
@@ -357,8 +356,8 @@ def refresh(notebook: str, measure: bool = True) -> None:
     """Measure a notebook's stored numbers anew and execute the committed notebook with them.
 
     First the table goes to ``results/``, where the notebook has one, then the notebook is executed with its defaults
-    and written back without what differs from run to run: times, progress bars and papermill's own notes. Without
-    ``measure`` only the page is made again, and compared with the stored table.
+    and written back, sealed and without what differs from run to run: times, progress bars, papermill's own notes.
+    Without ``measure`` only the page is made again, and compared with the stored table.
     """
     import nbformat
 
@@ -369,7 +368,9 @@ def refresh(notebook: str, measure: bool = True) -> None:
             table = NOTEBOOKS.parent / "results" / f"{notebook}.csv"
             execute(source, executed, {"compare": False, "save_table": str(table)}, sys.stderr)
         execute(source, executed, {}, sys.stderr)
-        text = nbformat.writes(stable(nbformat.read(executed, as_version=4)))
+        page = stable(nbformat.read(executed, as_version=4))
+        outputs.seal(page)
+        text = nbformat.writes(page)
     cache.write_text(source, text.rstrip("\n") + "\n")
 
 
@@ -381,10 +382,7 @@ def stable(notebook: "nbformat.NotebookNode") -> "nbformat.NotebookNode":
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if cell.cell_type == "code":
-            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
-            for out in cell.outputs:
-                if "text/plain" in out.get("data", {}):
-                    out["data"]["text/plain"] = re.sub(r" at 0x[0-9a-f]+", "", out["data"]["text/plain"])
+            cell.outputs = outputs.stable(cell.outputs)
     return notebook
 
 

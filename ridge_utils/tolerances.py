@@ -4,6 +4,7 @@ Training amplifies rounding: two machines that differ in the seventeenth bit of 
 visibly. How visibly is not guessed: :mod:`ridge_utils.run.repeat` repeats a run under other conditions.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -205,7 +206,7 @@ def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any], trained
         table, stored = (rows[rows["step"] == 0] for rows in (table, stored))
         if stored.empty:
             return f"results/{name}.csv holds nothing of the untouched model, so nothing is compared."
-    comparison = results.compare(table, stored, tolerance(stored, differences_of(name) if trained else None))
+    comparison = _compared(table, stored, name)
     comparison.require()
     lines = [f"compared with results/{name}.csv:"]
     after = comparison.rows["step"] > 0
@@ -213,3 +214,20 @@ def check(table: pd.DataFrame, name: str, parameters: Mapping[str, Any], trained
         for quantity, group in rows.groupby("quantity"):
             lines.append(f"{label}: {len(group)} values of {quantity} agree")
     return "\n".join(lines)
+
+
+def settled(table: pd.DataFrame, name: str, parameters: Mapping[str, Any]) -> pd.DataFrame:
+    """The stored table, where a notebook's own repeats it within every tolerance; else its own.
+
+    The tables that a page shows of its own run are made of it, and so are the same to the last digit on every machine.
+    """
+    path = results.FOLDER / f"{name}.csv"
+    stored, origin = results.read(path) if path.exists() else (table, {})
+    with contextlib.suppress(InputError):  # other measurements
+        if results.same_parameters(parameters, origin) and not len(_compared(table, stored, name).outside):
+            return stored
+    return table
+
+
+def _compared(table: pd.DataFrame, stored: pd.DataFrame, name: str) -> results.Comparison:
+    return results.compare(table, stored, tolerance(stored, differences_of(name)))

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ridge_utils import cache, notebooks
+from ridge_utils import cache, notebooks, outputs
 from ridge_utils.run import book
 
 #: What passed, a digest by the notebook's name; and pytest's own report.
@@ -29,9 +29,12 @@ def main(names: Sequence[str] = (), jobs: int = 2) -> int:
     print(f"{len(digests) - len(left)} of {len(digests)} notebooks have passed as they are.", flush=True)
     if not left:
         return 0
+    for name in left:
+        outputs.check_seal(notebooks.NOTEBOOKS / f"{name}.ipynb")
     # The one that makes the shared fine-tuning first, then those that do not wait for it, the longest first.
     left.sort(key=lambda name: (name != book.TRAINS, book.shares_training(name), -book.expected(name)))
     command = [sys.executable, "-m", "pytest", "-v", "-n", str(jobs), "--dist", "loadfile", "-p", "no:cacheprovider"]
+    command += ["-p", "ridge_utils.run.compared"]
     command += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=5400", f"--junitxml={REPORT}"]
     command += [str(notebooks.NOTEBOOKS / f"{name}.ipynb") for name in left]
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}

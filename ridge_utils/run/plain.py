@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ridge_utils import cache, notebooks
+from ridge_utils.outputs import GLUED
 
 if TYPE_CHECKING:
     import nbformat
 
 ROOT = notebooks.NOTEBOOKS.parent
-#: Where myst_nb's glue puts a value among the outputs.
-_GLUED = "application/papermill.record/text/plain"
 _ROLE = re.compile(r"(?<!\w)\{([\w:+-]+)\}`([^`]*(?:``[^`]*)*)`")
 _OPENED = re.compile(r"^\s*(:{3,}|`{3,})\{([\w:-]+)\}\s*(.*)$")
 _FENCE = re.compile(r"^\s*(:{3,}|`{3,})\s*$")
@@ -101,7 +100,7 @@ def finish(path: Path, default: bool) -> None:
         cell.outputs = [
             output
             for output in cell.get("outputs", [])
-            if _GLUED not in output.get("data", {}) and output.get("text", "something") != ""
+            if GLUED not in output.get("data", {}) and output.get("text", "something") != ""
         ]
         if number := figures.get(shown.get("figure", {}).get("name", "")):
             caption = markdown(captions[shown["figure"]["name"]], glued, figures)
@@ -220,8 +219,8 @@ def _glued(notebook: "nbformat.NotebookNode") -> dict[str, Any]:
     values = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            if _GLUED in output.get("data", {}):
-                values[output.metadata["scrapbook"]["name"]] = ast.literal_eval(output["data"][_GLUED])
+            if GLUED in output.get("data", {}):
+                values[output.metadata["scrapbook"]["name"]] = ast.literal_eval(output["data"][GLUED])
     return values
 
 
