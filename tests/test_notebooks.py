@@ -225,23 +225,25 @@ def test_every_notebook_runs_on_another_model_and_task(name, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_nbval_passes_an_unchanged_page_and_fails_one_whose_stored_fact_no_longer_holds(tmp_path):
-    name = "reproducibility.ipynb"
-    text = (notebooks.NOTEBOOKS / name).read_text(encoding="utf-8")
-    (tmp_path / "unchanged.ipynb").write_text(text, encoding="utf-8")
-    notebook = nbformat.reads(text, as_version=4)
-    output = tagged(notebook, "nbval-check-output")[-1].outputs[-1]
-    lines = output.text.splitlines()
-    lines[-1] = f"{lines[-1].partition(':')[0]}: something else"
-    output.text = "\n".join(lines) + "\n"
-    nbformat.write(notebook, tmp_path / "changed.ipynb")
-    options = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider"]
-    command = [sys.executable, "-m", "pytest", "-q", *options, "."]
+def test_nbval_passes_an_unchanged_page_and_fails_one_whose_fact_table_or_glued_number_no_longer_holds(tmp_path):
+    text = (notebooks.NOTEBOOKS / "reproducibility.ipynb").read_text(encoding="utf-8")
+    glued = re.search(r'plain": "(0\.\d+)"', text).group(1)
+    changes = {
+        "unchanged": ("", ""),
+        "fact": ("moves by at most one: yes", "moves by at most one: no"),
+        "table": (">0.70</td>", ">0.75</td>"),
+        "glued": (glued, "0.5"),
+    }
+    for name, (old, new) in changes.items():
+        assert old in text
+        (tmp_path / f"{name}.ipynb").write_text(text.replace(old, new), encoding="utf-8")
+    options = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "-p", "ridge_utils.run.compared", "-n2"]
+    command = [sys.executable, "-m", "pytest", "-q", "--dist", "loadfile", *options, "."]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "1 failed" in done.stdout, done.stdout
-    assert re.search(r"FAILED changed.ipynb", done.stdout)
-    assert f"{lines[-1].partition(':')[0]}:" in done.stdout, "the fact is named"
+    assert set(re.findall(r"FAILED (\w+)\.ipynb", done.stdout)) == {"fact", "table", "glued"}, done.stdout
+    for line in ("- the ridge layer moves by at most one: yes", "- 0.70", "+ 0.75", f"- {glued}", "+ 0.5"):
+        assert line in done.stdout, "both values are named"
 
 
 @pytest.mark.slow
