@@ -323,6 +323,12 @@ def test_a_users_audit_is_found_and_can_be_left_out(tmp_path, monkeypatch):
     row = verdicts.judge(verdicts.stored()).query("claim == 'C1'").iloc[0]
     assert (row["model"], row["verdict"]) == ("some/model: v2", "reproduced")
     assert not any(verdicts.stored(audits=False).values())
+    (file.parent / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="there are some-model-v2-made-up"):
+        verdicts.forget("../audit")
+    verdicts.forget(file.parent.name)
+    assert not any(verdicts.stored().values())
+    assert [path.name for path in file.parent.iterdir()] == ["notes.txt"], "what is not ours stays"
 
 
 def test_claims_are_those_of_the_paper():

@@ -1,5 +1,6 @@
 """The judge: what the stored tables say of each of the nine claims, by the rules of the book's protocol."""
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -8,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from ridge_utils import inference, results
+from ridge_utils import cache, inference, results
 from ridge_utils.audit.rules import NOT_JUDGED, RULES, Verdict
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, shown
 from ridge_utils.inference import LEVEL, Effect
 
 #: The verdicts on what was measured, the best for the paper first.
@@ -61,6 +62,23 @@ def audit_file(table: pd.DataFrame) -> Path:
     """Where a user's audit of one model on one task goes, so that :func:`stored` finds it."""
     name = "-".join(str(table[column].iloc[0]) for column in ("model", "task"))
     return results.FOLDER / "audit" / re.sub(r"[^A-Za-z0-9._-]+", "-", name) / "audit.csv"
+
+
+def forget(name: str) -> None:
+    """Remove an audit's tables from its folder under ``results/audit/``, and the folder if it holds nothing else."""
+    paths = (results.FOLDER / "audit").glob("*")
+    folders = {path.name: path for path in paths if path.is_dir() and not path.is_symlink()}
+    if name not in folders:
+        kept = f"there are {', '.join(sorted(folders))}" if folders else "there is none"
+        raise InputError(f"No audit {shown(name)} is in results/audit: {kept}.")
+    with cache.storage_errors(folders[name]):
+        for table in sorted(folders[name].glob("*.csv")):
+            with contextlib.suppress(InputError):  # not ours
+                results.claim(table)
+                table.unlink()
+                table.with_suffix(".json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folders[name].rmdir()
 
 
 def judge(tables: Mapping[str, Mapping[str, Stored]]) -> pd.DataFrame:

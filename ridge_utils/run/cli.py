@@ -131,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="take these, whether they need it or not")
         command.add_argument("--jobs", metavar="N", type=_whole(1), default=2, help="notebooks at a time (default: 2)")
     add("list", _list, "name the notebooks")
+    command = add("forget", _forget, "take an audit that was added with add=true out of results/audit/ again")
+    command.add_argument("name", metavar="NAME", help="its folder there, as the audit's run says it")
     command = add("params", _params, "show a notebook's parameters with type, default and help")
     command.add_argument("notebook")
     command = add("refresh", _refresh, "maintainers: measure the stored numbers anew, notebook by notebook")
@@ -303,6 +305,13 @@ def _check(options: argparse.Namespace) -> int:
 def _list(_options: argparse.Namespace) -> int:
     for name in notebooks.names():
         print(f"{name:28} {notebooks.title(name)}")
+    return 0
+
+
+def _forget(options: argparse.Namespace) -> int:
+    from ridge_utils.audit import verdicts
+
+    verdicts.forget(options.name)
     return 0
 
 
