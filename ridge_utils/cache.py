@@ -23,7 +23,7 @@ import numpy as np
 import platformdirs
 from safetensors import SafetensorError
 
-from ridge_utils.errors import StorageError
+from ridge_utils.errors import StorageError, user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,8 @@ ENVIRONMENT_VARIABLE = "RIDGE_CACHE"
 def directory() -> Path:
     """Folder of the cache: ``$RIDGE_CACHE`` if set, else the platform's cache folder for ``ridge-utils``."""
     override = os.environ.get(ENVIRONMENT_VARIABLE)
-    return Path(override).expanduser().absolute() if override else Path(platformdirs.user_cache_dir("ridge-utils"))
+    own = user_path(override or platformdirs.user_cache_dir("ridge-utils"), ENVIRONMENT_VARIABLE)
+    return own.absolute() if override else own
 
 
 def digest(content: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 from ridge_utils import inference
 from ridge_utils.formatting import listed, sentence
 from ridge_utils.inference import Effect
-from ridge_utils.statistics import third_of
+from ridge_utils.statistics import THIRDS, third_of
 
 Verdict = Literal["reproduced", "partly", "not reproduced", "artefact of the estimator", "not judged"]
 #: Tables of one model on one task, by the notebook that measured them.
@@ -172,12 +172,17 @@ def _gather_gain(tables: Tables) -> list[Evidence]:
     evidence = []
     for step in steps:
         profiles = rows[rows["step"] == step]
+        if profiles["layer"].max() < len(THIRDS):
+            evidence.append(Evidence(_checkpoint(step, steps), {}))
+            continue
         effects = {f"middle less {third} third": _subsampled(profiles, _lead(third)) for third in ("last", "first")}
         evidence.append(Evidence(_checkpoint(step, steps), effects))
     return evidence
 
 
 def _decide_gain(evidence: Evidence, holds: set[str], against: set[str]) -> tuple[Verdict, str]:
+    if not evidence.effects:
+        return NOT_JUDGED, "The model has too few blocks for three thirds."
     if against:
         more = " and ".join(f"the {name.split()[-2]} third" for name in evidence.effects if name in against)
         return "not reproduced", sentence(f"{more} gains more than the middle one")

@@ -39,7 +39,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, field_validator
 
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, shown
 from ridge_utils.tasks import sources
 from ridge_utils.tasks.base import Example, Source, Split
 
@@ -128,7 +128,7 @@ def _local(folder: Path, split: Split) -> list[_Row]:
         for where, content in sources.read_json_lines(folder / name):
             row = sources.parse(_Row, content, where)
             if row.id in by_id:
-                raise InputError(f"In {where}, the id {row.id!r} was used before; every question needs its own.")
+                raise InputError(f"In {where}, the id {shown(row.id)} was used before; every question needs its own.")
             by_id[row.id] = row
     # The published lists name some questions twice, even in two parts: the first place counts.
     part_of: dict[str, str] = {}
@@ -136,8 +136,8 @@ def _local(folder: Path, split: Split) -> list[_Row]:
         for where, identifier in sources.read_lines(folder / name):
             if identifier not in by_id:
                 raise InputError(
-                    f"In {where}: no question of {folder / 'commonsense_qa'} has the id {identifier!r}; both files of "
-                    "CommonsenseQA 1.11 must be there in full."
+                    f"In {where}: no question of {folder / 'commonsense_qa'} has the id {shown(identifier)}; both files "
+                    "of CommonsenseQA 1.11 must be there in full."
                 )
             part_of.setdefault(identifier, part)
     chosen = {part: [by_id[key] for key, place in part_of.items() if place == part] for part in _ID_FILES}
