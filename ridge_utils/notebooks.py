@@ -296,8 +296,6 @@ def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = Fa
     source = _path(notebook)
     consistent(notebook, values)
     output = user_path(output, "The output").absolute()
-    if output.suffix != ".ipynb":
-        raise InputError(f"The output must be a notebook's name, ending .ipynb, but is {shown(output.name)}.")
     if output.parent.resolve() == NOTEBOOKS:
         raise InputError(f"{output} would overwrite a committed notebook: write to another folder, such as runs/.")
     given = dict(values)
@@ -305,12 +303,10 @@ def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = Fa
         table = given.get("save_table", str(output.with_suffix(".csv")))
         # Absolute, because the notebook runs in its own folder.
         given["save_table"] = str(Path(table).absolute()) if table else ""
-    files.claim_notebook(output, force)
+    files.claim(output, ".ipynb", force)
     if given.get("save_table"):
-        from ridge_utils import results
-
-        results.claim(table := Path(given["save_table"]), force)
-        if table.parent.resolve() == results.FOLDER:
+        files.claim(table := Path(given["save_table"]), ".csv", force)
+        if table.parent.resolve() == NOTEBOOKS.parent / "results":
             raise InputError(f"{table} would overwrite a stored table: write to another folder, such as runs/.")
     with cache.storage_errors(output.parent):
         output.touch()

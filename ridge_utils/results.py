@@ -98,17 +98,12 @@ def provenance(parameters: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     }
 
 
-def claim(path: Path, force: bool = False) -> None:
-    """Refuse a path that a table must not be written to, as :func:`ridge_utils.files.claim` says."""
-    files.claim_table(path, frozenset(COLUMNS) - {"variant"}, force)
-
-
 def write(table: pd.DataFrame, path: Path, origin: Mapping[str, Any]) -> None:
     """Write a table as CSV to ``path`` and its :func:`provenance` as JSON beside it, each atomically, the CSV first.
 
     What stands there is replaced if it is a table of ours, else an InputError says so.
     """
-    claim(path)
+    files.claim(path, ".csv")
     if "variant" in table and not table["variant"].any():
         table = table.drop(columns="variant")
     text = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")

@@ -102,7 +102,7 @@ def test_a_run_is_the_default_run_unless_what_is_found_may_change():
     ("output", "words"),
     [
         (notebooks.NOTEBOOKS / "mine.ipynb", "would overwrite a committed notebook"),
-        ("mine.html", r"ending \.ipynb"),
+        ("mine.html", r"must end in \.ipynb"),
         ("/dev/null/x/mine.ipynb", "Cannot write to /dev/null/x: Not a directory"),
     ],
 )

@@ -237,7 +237,7 @@ def test_nbval_passes_an_unchanged_page_and_fails_one_whose_fact_table_or_glued_
     for name, (old, new) in changes.items():
         assert old in text
         (tmp_path / f"{name}.ipynb").write_text(text.replace(old, new), encoding="utf-8")
-    options = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "-p", "ridge_utils.run.compared", "-n2"]
+    options = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "-p", "ridge_utils.run.check", "-n2"]
     command = [sys.executable, "-m", "pytest", "-q", "--dist", "loadfile", *options, "."]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ridge_utils import cache, results
+from ridge_utils import cache, files, results
 from ridge_utils.errors import InputError, StorageError
 from tests.tables import CONTEXT, profile
 
@@ -112,14 +112,14 @@ def test_only_a_table_of_ours_is_written_over_and_never_through_a_link(tmp_path)
     results.write(table, path, {})
     for name in ("a.json", "a.txt", "a", "a.csv.gz"):
         with pytest.raises(InputError, match=r"must end in \.csv"):
-            results.claim(tmp_path / name, force=True)
+            files.claim(tmp_path / name, ".csv", force=True)
     mine = {"b.csv": "my,own\n1,2\n", "c.json": '{"package": 1}', "d.csv": "sha256\n1\n"}
     for name, text in mine.items():
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError, match=f"{name} was not written by a run"):
             results.write(table, (tmp_path / name).with_suffix(".csv"), {})
         assert (tmp_path / name).read_text() == text
-        results.claim((tmp_path / name).with_suffix(".csv"), force=True)
+        files.claim((tmp_path / name).with_suffix(".csv"), ".csv", force=True)
         assert not (tmp_path / name).exists()
         assert (tmp_path / f"{name}~").read_text() == text
     (tmp_path / "link.csv").symlink_to(path)
@@ -129,13 +129,13 @@ def test_only_a_table_of_ours_is_written_over_and_never_through_a_link(tmp_path)
     os.mkfifo(tmp_path / "pipe.csv")
     for name in ("link", "dangling", "beside", "folder", "pipe"):
         for force in (False, True):
-            with pytest.raises(InputError, match="no plain file"):
-                results.claim(tmp_path / f"{name}.csv", force)
+            with pytest.raises(InputError, match="a link, a folder or a device"):
+                files.claim(tmp_path / f"{name}.csv", ".csv", force)
     for name in ("x" * 300 + ".csv", "nul\0.csv"):
         with pytest.raises(InputError, match="cannot be written"):
-            results.claim(tmp_path / name)
+            files.claim(tmp_path / name, ".csv")
     with pytest.raises(StorageError, match="Cannot write"):
-        results.claim(path / "below.csv")
+        files.claim(path / "below.csv", ".csv")
 
 
 def test_measurements_need_every_column_and_as_many_values_as_sites():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ridge_utils import cache, inference, results
+from ridge_utils import cache, files, inference, results
 from ridge_utils.audit.rules import NOT_JUDGED, RULES, Verdict
 from ridge_utils.errors import InputError, shown
 from ridge_utils.inference import LEVEL, Effect
@@ -74,7 +74,7 @@ def forget(name: str) -> None:
     with cache.storage_errors(folders[name]):
         for table in sorted(folders[name].glob("*.csv")):
             with contextlib.suppress(InputError):  # not ours
-                results.claim(table)
+                files.claim(table, ".csv")
                 table.unlink()
                 table.with_suffix(".json").unlink(missing_ok=True)
         with contextlib.suppress(OSError):

@@ -89,7 +89,7 @@ def key(notebook: str) -> str:
     # The stored tables that the page or a module of its names; all of them where none is named.
     texts = _texts(code).union(*(_texts(path.read_text(encoding="utf-8")) for path in modules.values()))
     tables = sorted((ROOT / "results").rglob("*.csv"))
-    data = [path for path in tables if path.stem in texts] or tables
+    data = [path for path in tables if texts & {path.stem, path.name}] or tables
     if "ridge_utils.tasks" in modules:
         data += sorted(path for path in (ROOT / "ridge_utils" / "tasks").iterdir() if path.suffix in {".jsonl", ".csv"})
     data += [ROOT / "requirements.txt", ROOT / "constraints.txt"]

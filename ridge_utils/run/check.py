@@ -1,23 +1,28 @@
 """``ridge check``: nbval on the committed notebooks, each executed and compared with its stored outputs.
 
 A notebook that passed is not executed again on this machine while it, the package, the stored tables and the pinned
-packages are as they were; a fresh checkout executes all of them.
+packages are as they were; a fresh checkout executes all of them. This module is also the plugin of pytest that has
+nbval compare all that a page shows, not only the cells that carry its tag.
 """
 
+import functools
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree
+from typing import Any
+
+import pytest
+from nbval.plugin import IPyNbCell
 
 from ridge_utils import cache, notebooks, outputs
 from ridge_utils.run import book
 
-#: What passed, a digest by the notebook's name; and pytest's own report.
-PASSED, REPORT = book.ROOT / "_build" / "passed.json", book.ROOT / "_build" / "nbval.xml"
+#: What passed, a digest by the notebook's name.
+PASSED = book.ROOT / "_build" / "passed.json"
+#: Whether all cells of a notebook passed, by its name.
+_whole: dict[str, bool] = {}
 
 
 def main(names: Sequence[str] = (), jobs: int = 2) -> int:
@@ -33,28 +38,33 @@ def main(names: Sequence[str] = (), jobs: int = 2) -> int:
         outputs.check_seal(notebooks.NOTEBOOKS / f"{name}.ipynb")
     # The one that makes the shared fine-tuning first, then those that do not wait for it, the longest first.
     left.sort(key=lambda name: (name != book.TRAINS, book.shares_training(name), -book.expected(name)))
-    command = [sys.executable, "-m", "pytest", "-v", "-n", str(jobs), "--dist", "loadfile", "-p", "no:cacheprovider"]
-    command += ["-p", "ridge_utils.run.compared"]
-    command += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=5400", f"--junitxml={REPORT}"]
-    command += [str(notebooks.NOTEBOOKS / f"{name}.ipynb") for name in left]
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
-    REPORT.parent.mkdir(parents=True, exist_ok=True)
-    REPORT.unlink(missing_ok=True)
-    status = subprocess.run(command, cwd=book.ROOT, env=environment, check=False).returncode
-    good = {name: digests[name] for name in _passed(left)}
-    cache.write_text(PASSED, json.dumps(passed | good, indent=1))
-    return status
+    options = ["-v", "--assert=plain", "-n", str(jobs), "--dist", "loadfile", "-p", "no:cacheprovider", "-p", __name__]
+    options += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=5400"]
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))  # of pytest's workers
+    status = pytest.main([*options, *(str(notebooks.NOTEBOOKS / f"{name}.ipynb") for name in left)])
+    if status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):  # not one that was interrupted
+        good = {name: digests[name] for name in left if _whole.get(name)}
+        cache.write_text(PASSED, json.dumps(passed | good, indent=1))
+    return int(status)
 
 
-def _passed(names: Sequence[str]) -> list[str]:
-    """The notebooks of which pytest's report has cells, and none that failed."""
-    if not REPORT.is_file():
-        return []
-    whole: dict[str, bool] = {}
-    for case in ElementTree.parse(REPORT).getroot().iter("testcase"):
-        name = case.get("classname", "").removesuffix(".ipynb").rpartition(".")[2]
-        whole[name] = whole.get(name, True) and case.find("failure") is None and case.find("error") is None
-    return [name for name in names if whole.get(name)]
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note a notebook in which a cell failed."""
+    name = Path(report.nodeid.partition("::")[0]).stem
+    _whole[name] = _whole.get(name, True) and not report.failed
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Have the outputs of a notebook's cell compared, unless the book leaves them out."""
+    if isinstance(item, IPyNbCell) and not notebooks.has_tag(item.cell, notebooks.OWN_RUN):
+        item.options["check"] = True
+        item.compare_outputs = functools.partial(_compare, item)
+
+
+def _compare(item: IPyNbCell, fresh: list[Any], stored: list[Any]) -> bool:
+    wrong = outputs.difference(stored, fresh, item.cell.metadata.get("ridge", {}).get("tolerance", 0.0))
+    item.comparison_traceback = [wrong]
+    return not wrong
 
 
 def _sources() -> list[Path]:

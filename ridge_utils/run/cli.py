@@ -189,7 +189,7 @@ def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool,
     _try_the_hub(values)
     print(f"{notebook}: running, into {output}", file=sys.stderr)
     if html:
-        files.claim_page(output.with_suffix(".html"), force)
+        files.claim(output.with_suffix(".html"), ".html", force)
     try:
         seconds = notebooks.run(notebook, values, output, force=force)
     except (DeadKernelError, papermill.PapermillExecutionError) as error:
