@@ -5,6 +5,7 @@ packages are as they were; a fresh checkout executes all of them. This module is
 nbval compare all that a page shows, not only the cells that carry its tag.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -29,7 +30,9 @@ def main(names: Sequence[str] = (), jobs: int = 2) -> int:
     """Run nbval on the named notebooks, or on those that have not passed yet, ``jobs`` at a time; pytest's status."""
     shared = _digest([book.ROOT / "requirements.txt", book.ROOT / "constraints.txt", *_sources()])
     digests = {name: f"{shared}-{_digest([notebooks.NOTEBOOKS / f'{name}.ipynb'])}" for name in names or book.in_book()}
-    passed = json.loads(PASSED.read_text(encoding="utf-8")) if PASSED.is_file() else {}
+    passed: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError, TypeError):  # not there, or damaged
+        passed = dict(json.loads(PASSED.read_bytes()))
     left = [name for name in digests if names or passed.get(name) != digests[name]]
     print(f"{len(digests) - len(left)} of {len(digests)} notebooks have passed as they are.", flush=True)
     if not left:

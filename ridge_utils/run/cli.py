@@ -248,6 +248,8 @@ def _sweep(options: argparse.Namespace) -> int:
 
     folder = options.folder or Path("runs") / options.grid.stem
     grid = sweep.load(options.grid, folder)
+    if not options.only_list:
+        files.claim(folder / "table.csv", ".csv")  # before the first of many hours
     status = _work(grid.runs, "runs", options, grid.resources)
     table = sweep.combine(grid.runs, folder / "table.csv", grid=grid.title)
     if len(table):
