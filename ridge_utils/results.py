@@ -108,10 +108,7 @@ def write(table: pd.DataFrame, path: Path, origin: Mapping[str, Any]) -> None:
         table = table.drop(columns="variant")
     text = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")
     content = dict(origin) | {"rows": len(table), "sha256": hashlib.sha256(text.encode()).hexdigest()}
-    try:
-        content = json.loads(json.dumps(content, allow_nan=False))  # as it will be read: its digest goes by that
-    except ValueError as error:
-        raise InputError(f"The provenance of {path.name} holds a number that is not finite.") from error
+    content = json.loads(json.dumps(content))  # as it will be read: its digest goes by that
     content[files.OWN_DIGEST] = _own_digest(content)
     cache.write_text(path, text)
     cache.write_text(path.with_suffix(".json"), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
@@ -124,7 +121,7 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         data, beside = (file.read_bytes() if file.is_file() else None for file in (path, path.with_suffix(".json")))
         if data is None or beside is None:
             raise ValueError("there is no such file")
-        origin = json.loads(beside.decode(), object_pairs_hook=_once, parse_constant=_finite)
+        origin = json.loads(beside.decode(), object_pairs_hook=_once)
         if not isinstance(origin, dict) or origin.get(files.OWN_DIGEST) != _own_digest(origin):
             raise ValueError(f"{path.stem}.json is not as it was written")
         if (sha256 := hashlib.sha256(data).hexdigest()) != origin.get("sha256"):
@@ -141,20 +138,14 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 
 def _own_digest(origin: Mapping[str, Any]) -> str:
-    """SHA-256 of a provenance without its own digest, as canonical JSON."""
-    content = {key: value for key, value in origin.items() if key != files.OWN_DIGEST}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """The digest of a provenance without its own digest."""
+    return cache.digest({key: value for key, value in origin.items() if key != files.OWN_DIGEST})
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
         raise ValueError("a key stands twice")
     return dict(pairs)
-
-
-def _finite(name: str) -> float:
-    raise ValueError(f"{name} is no number")
 
 
 def references(notebook: str) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
