@@ -32,7 +32,7 @@ class Room:
 
 
 ROOMS = (
-    Room("Cellar", "", ("errors", "cache", "files", "batches", "profiles"), (0.2, -0.1, 6.3, 0.5)),
+    Room("Cellar", "", ("errors", "tensors", "cache", "files", "batches", "profiles"), (0.2, -0.1, 6.3, 0.5)),
     Room("Prompts", "prompt and target", ("tasks",), (0.2, 8.1, 4.1, 0.7)),
     Room("Model", "weights of a checkpoint", ("models", "random_models", "selective_scan"), (0.2, 6.85, 4.1, 0.7)),
     Room(
@@ -41,7 +41,7 @@ ROOMS = (
         ("training", "representations", "generation", "store"),
         (0.2, 5.6, 4.1, 0.7),
     ),
-    Room("Information", "", ("information", "sequences"), (0.2, 4.15, 1.75, 0.9)),
+    Room("Information", "", ("kernels", "information", "unbiased", "sequences"), (0.2, 4.15, 1.75, 0.9)),
     Room("Probes", "numbers per layer", ("early_exit", "attention", "residual_scaling"), (2.05, 4.15, 2.25, 0.9)),
     Room(
         "Table",

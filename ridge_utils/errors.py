@@ -4,6 +4,7 @@ import math
 import reprlib
 import stat
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,18 +24,40 @@ class StorageError(RuntimeError):
     """The cache or a results folder could not be read or written; the message names the folder and the remedy."""
 
 
-def at_least(least: int, **counts: int) -> None:
-    """Refuse a number below ``least``; each is given by its name."""
+def at_least(least: int, most: int = 10**9, **counts: int) -> None:
+    """Refuse what is no whole number from ``least`` to ``most``; each is given by its name."""
     for name, count in counts.items():
-        if count < least:
-            raise InputError(f"{name} must be at least {least}, but is {count}.")
+        if not isinstance(count, Integral) or isinstance(count, bool) or not least <= count <= most:
+            raise InputError(
+                f"{name} must be a whole number, at least {least} and at most {most}, but is {shown(count)}."
+            )
+
+
+def valid_seed(**seeds: int) -> None:
+    """Refuse a seed that one of the generators in use (torch's, numpy's, scikit-learn's) does not take."""
+    at_least(0, 2**32 - 1, **seeds)
+
+
+def within(low: float, high: float, **numbers: float) -> None:
+    """Refuse what is no number from ``low`` to ``high``; each is given by its name."""
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or isinstance(number, bool) or not low <= number <= high:
+            raise InputError(f"{name} must lie between {low} and {high}, but is {shown(number)}.")
 
 
 def finite_and_positive(**numbers: float) -> None:
-    """Refuse a number that is not finite or not greater than 0; each is given by its name."""
+    """Refuse what is no finite number greater than 0; each is given by its name."""
     for name, number in numbers.items():
-        if not 0 < number < math.inf:
-            raise InputError(f"{name} must be finite and greater than 0, but is {number}.")
+        is_number = isinstance(number, Real) and not isinstance(number, bool)
+        if not is_number or not 0 < number < math.inf or (isinstance(number, Integral) and number > 2**53):
+            raise InputError(f"{name} must be finite and greater than 0, but is {shown(number)}.")
+
+
+def of_type(kind: type, **values: Any) -> None:
+    """Refuse what is of another type; each is given by its name."""
+    for name, value in values.items():
+        if not isinstance(value, kind):
+            raise InputError(f"{name} must be of type {kind.__name__}, but is {shown(value)}.")
 
 
 def check_sampling(pool: int, n: int, seeds: Sequence[int]) -> None:
@@ -71,6 +94,8 @@ def shown(value: Any) -> str:
         text = _REPR.repr(value)
     except ValueError:  # Python writes no number of more than 4300 digits
         return "a number of too many digits"
+    if " at 0x" in text:  # where an object lies in the memory tells nobody anything
+        return f"of type {type(value).__name__}"
     return text if len(text) <= 160 else f"{text[:120]} … {text[-30:]}"
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ridge_utils import results
-from ridge_utils.errors import InputError
+from ridge_utils import results, tensors
+from ridge_utils.errors import InputError, valid_seed, within
 
 #: Coverage of every interval.
 CONFIDENCE = 0.95
@@ -53,6 +53,7 @@ def paired_effect(first: Sequence[float], second: Sequence[float], seed: int = 0
     and the size NaN unless they are 0.
     """
     change, mean, spread = _changes(first, second)
+    valid_seed(seed=seed)
     rng = np.random.default_rng(seed)
     p = _sign_flips(change, rng) if mean else 1.0
     if not spread:
@@ -77,7 +78,8 @@ def unpaired_effect(first: Sequence[float], second: Sequence[float], seed: int =
     Permutation test of the labels, percentile bootstrap within each sample, and Cohen's :math:`d`, the difference over
     the pooled standard deviation; NaN where neither sample has a spread, unless both hold the same value.
     """
-    first, second = _finite(first), _finite(second)
+    first, second = _finite(first, "first"), _finite(second, "second")
+    valid_seed(seed=seed)
     (before, spread), (after, other) = _moments(first), _moments(second)
     mean = 0.0 if math.isclose(before, after, rel_tol=1e-12) else after - before
     pooled = math.hypot(spread * math.sqrt(len(first) - 1), other * math.sqrt(len(second) - 1))
@@ -107,7 +109,7 @@ def half_sample_effect(halves: Sequence[float]) -> Effect:
     .. [ShaoW89] J. Shao, C. F. J. Wu. *A General Theory for Jackknife Variance Estimation.* Annals of Statistics 17(3),
        1989.
     """
-    halves = _finite(halves)
+    halves = _finite(halves, "halves")
     if len(halves) < 20:
         raise InputError(f"At least 20 halves are needed for a standard error, but there are {len(halves)}.")
     return _from_error(*_moments(halves), math.inf)
@@ -120,19 +122,20 @@ def subsample_effect(values: Sequence[float], fraction: float) -> Effect:
     deviation is that of fresh samples times :math:`\sqrt{1-f}`; divided by it, it is the standard error of one
     subsample's estimate, and somewhat too wide for their mean. Interval and p-value are Student's.
     """
-    values = _finite(values)
-    if not 0 < fraction < 1:
-        raise InputError(f"fraction must lie between 0 and 1, but is {fraction:g}.")
+    values = _finite(values, "values")
+    within(1e-9, 1 - 1e-9, fraction=fraction)
     mean, spread = _moments(values)
     return _from_error(mean, spread / math.sqrt(1 - fraction), len(values) - 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values of one family of tests; a NaN is no test and stays one."""
-    p = np.asarray(p_values, dtype=np.float64)
+    if isinstance(p_values, Sequence) and not p_values:
+        return []
+    p = tensors.shaped(p_values, "p_values", "(N,)", 1).double().numpy()
     tested = np.flatnonzero(~np.isnan(p))
     if bool(((p[tested] < 0) | (p[tested] > 1)).any()):
-        raise InputError("p-values must lie between 0 and 1.")
+        raise InputError("p_values must lie between 0 and 1.")
     order = tested[np.argsort(p[tested], kind="stable")]
     adjusted = np.full(len(p), math.nan)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
@@ -179,6 +182,8 @@ def together(every: Sequence[Effect]) -> Effect:
 
     The mean estimate and size, the interval that spans all, and the largest p-value, 1 where the signs differ.
     """
+    if not every:
+        raise InputError("every must hold an effect or more, but is empty.")
     signs = {math.copysign(1, effect.estimate) for effect in every}
     sizes = [effect.size for effect in every if not math.isnan(effect.size)]
     return Effect(
@@ -211,9 +216,9 @@ def _from_error(mean: float, error: float, freedom: float) -> Effect:
 
 def _changes(first: Sequence[float], second: Sequence[float]) -> tuple[np.ndarray, float, float]:
     """Differences of pairs, their mean and their standard deviation."""
-    before, after = _finite(first), _finite(second)
+    before, after = _finite(first, "first"), _finite(second, "second")
     if len(before) != len(after):
-        raise InputError(f"Paired values must be as many, but there are {len(before)} and {len(after)}.")
+        raise InputError(f"first and second must hold as many values, but hold {len(before)} and {len(after)}.")
     return after - before, *_moments(after - before, float(np.abs([before, after]).max()))
 
 
@@ -228,12 +233,11 @@ def _moments(values: np.ndarray, scale: float = 0.0) -> tuple[float, float]:
     return (0.0 if abs(values[0]) <= rounding else float(values[0])), 0.0
 
 
-def _finite(values: Sequence[float]) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or len(array) < 2:
-        raise InputError(f"At least 2 values in one dimension are needed, but these have shape {array.shape}.")
-    if not bool(np.isfinite(array).all()):
-        raise InputError(f"Value {int(np.flatnonzero(~np.isfinite(array))[0])} of {len(array)} is not finite.")
+def _finite(values: Sequence[float], name: str) -> np.ndarray:
+    array = tensors.shaped(values, name, "(N,)").double().numpy()
+    if not bool((np.abs(array) < tensors.LARGEST).all()):
+        worst = int(np.flatnonzero(~(np.abs(array) < tensors.LARGEST))[0])
+        raise InputError(f"{name} must hold finite numbers, but number {worst} of {len(array)} is {array[worst]}.")
     return array
 
 

@@ -33,7 +33,7 @@ def sequence_gram_matrices(x: Tensor, steps: Sequence[int], bandwidth: float = 1
     positive semi-definite, ``all`` as the inner product of mean embeddings, but the diagonal of ``all`` is not
     constant. The estimator's inequalities, such as :math:`I \ge 0`, need a constant one, hence the square roots in
     place of the trace (the normalisation of Sanchez Giraldo, Rao, Principe 2014). For ``aligned``, and for t = 1, the
-    two are the same; and at t = 1 the matrix is that of :func:`ridge_utils.information.gram_matrix`.
+    two are the same; and at t = 1 the matrix is that of :func:`ridge_utils.kernels.gram_matrix`.
 
     Under ``all`` the order of the steps is lost, and the mean embeddings of long sequences come close to each other, so
     that their entropy falls as t grows. Under ``aligned`` more steps tell more sequences apart, and it can grow.

@@ -330,7 +330,7 @@ def test_the_number_of_threads_changes_no_number_and_is_given_back():
             torch.set_num_threads(threads)
             found.append(information.permutation_null(hidden, targets, 4))
             found.append(information.predictive_information(hidden, targets).unsqueeze(0))
-            with pytest.raises(InputError, match="Layer 2"):
+            with pytest.raises(InputError, match=r"hidden\[2\]"):
                 information.predictive_information(torch.stack([hidden[0], hidden[1], 0 * hidden[2]]), targets)
             assert torch.get_num_threads() == threads
     finally:
@@ -342,34 +342,15 @@ def test_the_number_of_threads_changes_no_number_and_is_given_back():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: Estimator("cosine"), "'cosine'"),
-        (lambda: Estimator(bandwidth=0), "bandwidth"),
-        (lambda: Estimator(bandwidth=math.nan), "bandwidth"),
-        (lambda: Estimator(bandwidth=1e-200), "bandwidth"),
-        (lambda: Estimator(bandwidth="mean"), "'mean'"),
-        (lambda: Estimator(alpha=0), "alpha"),
-        (lambda: Estimator("polynomial", degree=0), "degree"),
-        (lambda: information.gram_matrix(X[:1]), r"\(1, 3\)"),
-        (lambda: information.gram_matrix(X[0]), r"\(3,\)"),
         (lambda: information.gram_matrix(torch.zeros(4, 3)), "index 0 .* zero vector"),
-        (lambda: information.gram_matrix(X * math.nan), "nan"),
-        (lambda: information.gram_matrix(X * math.inf), "inf"),
-        (lambda: information.entropy(torch.eye(3) / 3, alpha=-1), "alpha"),
-        (lambda: information.entropy(torch.eye(3) / 3, alpha=math.inf), "alpha"),
         (lambda: information.entropy(torch.eye(3)), "trace 3"),
-        (lambda: information.entropy(torch.ones(2, 3)), r"\(2, 3\)"),
-        (lambda: information.joint_entropy(torch.eye(3) / 3, torch.eye(4) / 4), r"\(3, 3\) and \(4, 4\)"),
-        (lambda: information.mutual_information(X, X[:4]), r"\(5, 3\) and \(4, 3\)"),
-        (lambda: information.predictive_information(X.expand(2, 5, 3), X[:4]), r"\(2, 5, 3\) and \(4, 3\)"),
-        (lambda: information.predictive_information(torch.stack([X, 0 * X]), X), "Layer 1: .* zero vector"),
-        (lambda: information.ridge_layer(torch.tensor([0.0, math.nan])), "NaN"),
-        (lambda: information.ridge_layer(torch.tensor([])), r"\(0,\)"),
+        (lambda: information.entropy(torch.tensor([[0.5, 0.9], [0.9, 0.5]])), "negative eigenvalue"),
+        (lambda: information.entropy(torch.tensor([[0.5, 0.1], [0.2, 0.5]])), "symmetric"),
+        (lambda: information.predictive_information(torch.stack([X, 0 * X]), X), r"hidden\[1\].* zero vector"),
         (lambda: information.gram_matrix(0 * X, Estimator("linear", normalize=False)), "All 5 samples are zero"),
         (lambda: information.predictive_information(X[None], X, samples=[torch.tensor([0, 5])]), "0 to 4"),
-        (lambda: information.predictive_information(X[None], X, samples=[torch.tensor([0])]), "2 or more"),
+        (lambda: information.predictive_information(X[None], X, samples=[torch.tensor([0])]), r"samples\[0\]"),
         (lambda: information.excess_information(X[None], X, 1, samples=[torch.arange(3)] * 2), "2 samples and 1 seeds"),
-        (lambda: information.permutation_null(X[None], X, 0), "n_shuffles"),
-        (lambda: information.permutation_null(X, X), r"\(5, 3\) and \(5, 3\)"),
     ],
 )
 def test_bad_input_is_refused(call, words):

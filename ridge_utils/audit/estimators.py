@@ -16,7 +16,8 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from ridge_utils.errors import InputError
+from ridge_utils import tensors
+from ridge_utils.errors import InputError, at_least, valid_seed, within
 
 #: Held-out parts of every cross-fitted estimate.
 FOLDS = 5
@@ -58,13 +59,15 @@ def info_nce(x: Tensor, y: Tensor, seed: int = 0, groups: Tensor | None = None, 
     .. [OordLV18] A. van den Oord, Y. Li, O. Vinyals. *Representation Learning with Contrastive Predictive Coding.*
        2018. arXiv:1807.03748.
     """
-    _require_pairs(x, y)
-    flat = x.reshape(-1, *x.shape[-2:]).float()
+    x, y = tensors.paired(x, y, shapes=("(..., N, d)", "(N, e)"))
+    at_least(1, 10**6, steps=steps)
+    groups = None if groups is None else tensors.whole(groups, "groups")
+    flat = tensors.single(x.reshape(-1, *x.shape[-2:]), "x")
     terms = torch.zeros(len(flat), x.shape[-2], dtype=torch.float64)
     for fitting, test in splits(x.shape[-2], seed, groups):
         inner = splits(len(fitting), seed, None if groups is None else groups[fitting])[0]
         train, validation = (fitting[index] for index in inner)
-        terms[:, test] = _held_out(flat, y.float(), (train, validation, test), seed, steps)
+        terms[:, test] = _held_out(flat, tensors.single(y, "y"), (train, validation, test), seed, steps)
     return terms.reshape(x.shape[:-1])
 
 
@@ -83,7 +86,8 @@ def ksg(x: Tensor, y: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
     .. [KraskovSG04] A. Kraskov, H. Stögbauer, P. Grassberger. *Estimating Mutual Information.* Physical Review E 69,
        066138, 2004. arXiv:cond-mat/0305641.
     """
-    _require_pairs(x, y)
+    x, y = tensors.paired(x, y, shapes=("(N, d)", "(N, e)"))
+    at_least(1, neighbours=neighbours)
     if len(x) <= neighbours:
         raise InputError(f"More than {neighbours} examples are needed for {neighbours} neighbours; here are {len(x)}.")
     in_x, in_y = _distances(x), _distances(y)
@@ -108,7 +112,9 @@ def ksg_discrete(x: Tensor, labels: Tensor, neighbours: int = NEIGHBOURS) -> Ten
 
     .. [Ross14] B. C. Ross. *Mutual Information between Discrete and Continuous Data Sets.* PLoS ONE 9(2), e87357, 2014.
     """
-    _require_pairs(x, labels.unsqueeze(-1))
+    x, labels = tensors.samples(x, "x", "(N, d)"), tensors.whole(labels, "labels")
+    tensors.same_number(x, labels, ("x", "labels"), (-2, -1))
+    at_least(1, neighbours=neighbours)
     distance, labels = _distances(x), labels.numpy()
     alone = [int(label) for label, count in zip(*np.unique(labels, return_counts=True), strict=True) if count < 2]
     if alone:
@@ -146,11 +152,8 @@ def bias_corrected_correlation(a: Tensor, b: Tensor) -> Tensor:
     .. [SongSGBB12] L. Song, A. Smola, A. Gretton, J. Bedo, K. Borgwardt. *Feature Selection via Dependence
        Maximization.* JMLR 13, 2012.
     """
-    if a.shape[-2:] != b.shape[-2:] or a.shape[-1] != a.shape[-2] or a.shape[-1] < 4:
-        raise InputError(
-            "Both matrices must be square and over the same 4 samples or more, but they have shapes "
-            f"{tuple(a.shape)} and {tuple(b.shape)}."
-        )
+    a, b = (tensors.symmetric(one, name, least=4) for one, name in ((a, "a"), (b, "b")))
+    tensors.same_number(a, b, ("a", "b"))
     a, b = _u_centred(a), _u_centred(b)
     product, scale = (a * b).sum((-2, -1)), ((a * a).sum((-2, -1)) * (b * b).sum((-2, -1))).sqrt()
     return torch.where(scale > 0, product / scale.clamp(min=torch.finfo(scale.dtype).tiny), 0.0)
@@ -166,7 +169,9 @@ def principal_components(x: Tensor, n: int) -> Tensor:
     Returns:
         Shape (N, min(n, d, N)) for samples of shape (N, d), float64; zeros where all samples are equal.
     """
-    standardised = StandardScaler().fit_transform(x.double().numpy())
+    x = tensors.samples(x, "x", "(N, d)")
+    at_least(1, n=n)
+    standardised = StandardScaler().fit_transform(x.numpy())
     n = min(n, *standardised.shape)
     if np.abs(standardised).max() < _CONSTANT:
         return torch.zeros(len(x), n, dtype=torch.float64)
@@ -179,7 +184,12 @@ def splits(n: int, seed: int, groups: Tensor | None = None, folds: int = FOLDS) 
 
     Examples of the same group are held out together, with ``groups`` of shape (n,); without, each for itself.
     """
-    group_of = (torch.arange(n) if groups is None else groups).numpy()
+    at_least(2, n=n)
+    at_least(2, folds=folds)
+    valid_seed(seed=seed)
+    group_of = (torch.arange(n) if groups is None else tensors.whole(groups, "groups")).numpy()
+    if len(group_of) != n:
+        raise InputError(f"groups must name the group of each of {n} examples, but has shape {group_of.shape}.")
     if (different := len(np.unique(group_of))) < folds:
         raise InputError(
             f"{folds} folds need at least as many groups of examples, but there are {different}: take more examples."
@@ -210,6 +220,10 @@ def gaussian(n: int, dimensions: int, information: float, seed: int = 0) -> Know
     With the correlation :math:`\rho` in each of d dimensions, :math:`I = -\frac{d}{2} \ln(1 - \rho^2)` nats, which is
     given and sets the correlation.
     """
+    at_least(2, 10**8, n=n)
+    at_least(1, 10**6, dimensions=dimensions)
+    within(0, 100, information=information)
+    valid_seed(seed=seed)
     correlation = math.sqrt(-math.expm1(-2 * information / dimensions))
     x, noise = _normal(2, n, dimensions, seed=seed)
     y = correlation * x + math.sqrt(1 - correlation**2) * noise
@@ -222,6 +236,9 @@ def channel(n: int, symbols: int, error: float, seed: int = 0) -> Known:
 
     :math:`I = \ln K + (1 - e) \ln (1 - e) + e \ln \frac{e}{K - 1}`. Both sides are given as one-hot vectors.
     """
+    at_least(2, 10**8, n=n, symbols=symbols)
+    valid_seed(seed=seed)
+    within(0, 1, error=error)
     rng = np.random.default_rng(seed)
     sent = rng.integers(symbols, size=n)
     arrived = np.where(rng.random(n) < error, (sent + rng.integers(1, symbols, size=n)) % symbols, sent)
@@ -240,6 +257,10 @@ def clusters(n: int, classes: int, dimensions: int, separation: float, seed: int
     beyond the K classes are noise. The truth is the mean over 100,000 draws of their own,
     :math:`I = \ln K - \mathbb{E} \ln \sum_c e^{\ln p(x|c) - \ln p(x|y)}`.
     """
+    at_least(2, 10**8, n=n, classes=classes)
+    at_least(1, 10**6, dimensions=dimensions)
+    within(0, 1e6, separation=separation)
+    valid_seed(seed=seed)
     if dimensions < classes:
         raise InputError(f"dimensions must be at least classes={classes}, but is {dimensions}.")
     rng = np.random.default_rng(seed)
@@ -314,7 +335,7 @@ def _u_centred(matrix: Tensor) -> Tensor:
 
 
 def _distances(x: Tensor) -> np.ndarray:
-    return cdist(x.double().numpy(), x.double().numpy())
+    return cdist(x.numpy(), x.numpy())
 
 
 def _within(distance: np.ndarray, reach: np.ndarray) -> np.ndarray:
@@ -325,11 +346,3 @@ def _within(distance: np.ndarray, reach: np.ndarray) -> np.ndarray:
 
 def _normal(*shape: int, seed: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng([seed, 1]).standard_normal(shape))
-
-
-def _require_pairs(x: Tensor, y: Tensor) -> None:
-    if x.ndim < 2 or y.ndim != 2 or x.shape[-2] != y.shape[0]:
-        raise InputError(
-            "x and y must have one row per example, the same number of them, but they have shapes "
-            f"{tuple(x.shape)} and {tuple(y.shape)}."
-        )

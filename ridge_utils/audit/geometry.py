@@ -16,6 +16,7 @@ their length ([Ethayarajh19]_, [TimkeyS21]_, [MuV18]_). A kernel on states of le
 import torch
 from torch import Tensor
 
+from ridge_utils import tensors
 from ridge_utils.errors import InputError, at_least
 
 #: What is smaller than this beside the longest sample is rounding: far above that of float64, below that of float32.
@@ -53,12 +54,12 @@ def effective_rank(x: Tensor) -> Tensor:
 
 def mean_norm(x: Tensor) -> Tensor:
     """Mean Euclidean length of the samples, in their units, shape (...)."""
-    return torch.linalg.vector_norm(_samples(x), dim=-1).mean(-1)
+    return torch.linalg.vector_norm(tensors.samples(x, "x"), dim=-1).mean(-1)
 
 
 def unit_length(x: Tensor) -> Tensor:
     """Samples scaled to Euclidean length 1; a zero sample, which has no direction, stays zero."""
-    x = _samples(x)
+    x = tensors.samples(x, "x")
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x / norm.where(norm > 0, 1.0)
 
@@ -69,7 +70,7 @@ def centred(x: Tensor) -> Tensor:
     A sample that is the mean but for rounding becomes exactly zero: scaled to length 1, rounding would look like a
     state. So the embedding output of prompts that all end in the same token becomes zero altogether.
     """
-    x = _samples(x)
+    x = tensors.samples(x, "x")
     return _without_rounding(x - x.mean(-2, keepdim=True), x)
 
 
@@ -78,8 +79,9 @@ def without_largest_dimensions(x: Tensor, k: int) -> Tensor:
 
     The samples are not centred; k lies between 0 and d - 1.
     """
-    x = _samples(x)
-    if not 0 <= k < x.shape[-1]:
+    x = tensors.samples(x, "x")
+    at_least(0, k=k)
+    if k >= x.shape[-1]:
         raise InputError(f"k must be between 0 and {x.shape[-1] - 1}, one below the number of dimensions, but is {k}.")
     largest = x.square().mean(-2, keepdim=True).topk(k, dim=-1).indices
     return x.scatter(-1, largest.expand(*x.shape[:-1], k), 0.0)
@@ -131,11 +133,3 @@ def _without_rounding(x: Tensor, before: Tensor) -> Tensor:
     """``x`` with samples set to zero that are rounding beside the longest sample ``before`` a subtraction."""
     longest = torch.linalg.vector_norm(before, dim=-1).amax(-1)[..., None, None]
     return x.where(torch.linalg.vector_norm(x, dim=-1, keepdim=True) > _ROUNDING * longest, 0.0)
-
-
-def _samples(x: Tensor) -> Tensor:
-    if x.ndim < 2 or x.shape[-2] < 2:
-        raise InputError(f"Samples must have shape (..., N, d) with N of 2 or more, but have shape {tuple(x.shape)}.")
-    if not bool(x.isfinite().all()):
-        raise InputError(f"A tensor of samples of shape {tuple(x.shape)} holds a NaN or an infinite entry.")
-    return (x.cpu() if x.device.type == "mps" else x).to(torch.float64)

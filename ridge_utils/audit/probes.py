@@ -15,7 +15,7 @@ rise with depth, since later blocks may bring information into the form that the
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -29,8 +29,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from ridge_utils import tensors
 from ridge_utils.audit.estimators import FOLDS, splits
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, shown, valid_seed
 
 Family = Literal["linear", "mlp"]
 Vocabulary = Literal["closed", "open", "poor"]
@@ -75,7 +76,7 @@ class Probe:
 
 def frequent(labels: Tensor) -> Tensor:
     """Which of N examples have a target that is frequent enough to be a class, :data:`RAREST` times or more."""
-    _, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
+    _, inverse, counts = tensors.whole(labels, "labels").unique(return_inverse=True, return_counts=True)
     return counts[inverse] >= RAREST
 
 
@@ -87,6 +88,7 @@ def vocabulary(labels: Tensor) -> Vocabulary:
     classifier would have nothing to learn from, and :func:`embedding` takes its place. ``poor``: neither, for there are
     fewer than :data:`LEAST_TARGETS` different targets.
     """
+    labels = tensors.whole(labels, "labels")
     kept = frequent(labels)
     if bool(kept.double().mean() >= LEAST_SHARE) and len(labels[kept].unique()) > 1:
         return "closed"
@@ -101,13 +103,16 @@ def classify(states: Tensor, labels: Tensor, family: Family = "linear", seed: in
     of a quarter of it. The null predictor is the training fold's label prior, to which both families fall back under a
     strong penalty. All labels must be :func:`frequent`.
     """
-    _require_pairs(states, labels)
+    states, labels = _paired(states, labels, "states")
+    if family not in get_args(Family):
+        raise InputError(f"family must be one of {', '.join(get_args(Family))}, but is {shown(family)}.")
+    valid_seed(seed=seed)
     if not bool(frequent(labels).all()) or len(labels.unique()) < 2:
         raise InputError(
             f"A probe needs 2 or more classes of {RAREST} or more examples each: leave out the rarer ones, or use the "
             "probe of embeddings."
         )
-    x, y = states.float().numpy(), labels.numpy()
+    x, y = tensors.single(states, "states").numpy(), labels.numpy()
     if bool((x == x[0]).all()):
         family = "linear"  # equal states have no components to reduce to; this one then gives the label prior
     correct, gain, surprise = np.empty(len(y), dtype=bool), np.empty(len(y)), np.empty(len(y))
@@ -144,10 +149,10 @@ def embedding(states: Tensor, targets: Tensor, labels: Tensor, seed: int = 0) ->
         targets: embeddings of the targets, shape (N, e).
         labels: which target each is, shape (N,), int64.
     """
-    _require_pairs(states, labels)
-    _require_pairs(targets, labels)
-    x, ids = states.double().numpy(), labels.numpy()
-    y = targets.double().numpy()
+    states, labels = _paired(states, labels, "states")
+    targets, _ = _paired(targets, labels, "targets")
+    x, ids = states.numpy(), labels.numpy()
+    y = targets.numpy()
     y = y - y.mean(0)
     y = y / np.maximum(np.linalg.norm(y, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     correct, gain, surprise = np.empty(len(x), dtype=bool), np.empty(len(x)), np.empty(len(x))
@@ -200,8 +205,7 @@ def _ranked(predicted: np.ndarray, y: np.ndarray, ids: np.ndarray, sharpness: fl
     return scores - logsumexp(scores, axis=1, keepdims=True), right
 
 
-def _require_pairs(x: Tensor, labels: Tensor) -> None:
-    if x.ndim != 2 or labels.ndim != 1 or len(x) != len(labels):
-        raise InputError(
-            f"States of shape (N, d) need N labels, but they have shapes {tuple(x.shape)} and {tuple(labels.shape)}."
-        )
+def _paired(x: Tensor, labels: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    x, labels = tensors.samples(x, name, "(N, d)"), tensors.whole(labels, "labels")
+    tensors.same_number(x, labels, (name, "labels"), (-2, -1))
+    return x, labels

@@ -31,7 +31,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ridge_utils.errors import InputError, at_least
+from ridge_utils import tensors
+from ridge_utils.errors import InputError, at_least, of_type, valid_seed
+from ridge_utils.kernels import Estimator, unit_rows
 
 #: Bytes that Gram matrices may take; one that does not fit is made again for every product.
 MEMORY = 2 * 2**30
@@ -71,8 +73,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
-        at_least(2, probes=self.probes, steps=self.steps)
-        at_least(1, rank=self.rank)
+        at_least(2, 10**6, probes=self.probes, steps=self.steps)
+        at_least(1, 10**6, rank=self.rank)
+        valid_seed(seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,10 @@ class Gram:
 
     def __init__(self, x: Tensor, bandwidth: float = 1.0, normalize: bool = True, memory: int = MEMORY) -> None:
         """Scale the samples, and make the matrix where it is to be kept."""
-        if not bandwidth > 0:
-            raise InputError(f"bandwidth must be greater than 0, but is {bandwidth}.")
-        if x.ndim != 2 or len(x) < 2:
-            raise InputError(f"Samples must have shape (N, d) with N of 2 or more, but have shape {tuple(x.shape)}.")
-        points = _scaled(x, normalize) / bandwidth
+        Estimator(bandwidth=bandwidth, normalize=normalize)
+        at_least(0, 2**63, memory=memory)
+        x = tensors.samples(x, "x", "(N, d)")
+        points = (unit_rows(x, "x") if normalize else x) / bandwidth
         different, labels = points.unique(dim=0, return_inverse=True)
         repeated = _is_repeated(len(different), len(x))
         self._hold(_Labelled.of(different, labels) if repeated else _Points(points), memory)
@@ -158,7 +160,7 @@ class _Points:
 
     def __init__(self, points: Tensor) -> None:
         # Distances do not change with the origin, and around the mean float32 loses least of them.
-        self._points = (points - points.mean(0)).float()
+        self._points = tensors.single(points - points.mean(0), "x over its bandwidth")
         self._half_squares = self._points.square().sum(1) / 2
         self.n = len(points)
         self.device = points.device
@@ -232,6 +234,7 @@ def _blocks_of_rows(n: int) -> Iterator[slice]:
 
 def entropy(gram: Gram, settings: Settings = Settings()) -> Estimate:
     r"""Matrix-based entropy of order 1, :math:`-\operatorname{tr} G \ln G`, of shape ()."""
+    of_type(Settings, settings=settings)
     return _estimate([(1, _trace(gram, settings))])
 
 
@@ -253,16 +256,14 @@ def predictive_information(
         hidden: hidden states at the last prompt token, shape (layers, N, d).
         targets: input-embedding rows of the target tokens, shape (N, e).
     """
-    if hidden.ndim != 3 or targets.ndim != 2 or hidden.shape[1] != targets.shape[0]:
-        raise InputError(
-            "hidden must have shape (layers, N, d) and targets (N, e) with the same N, but they have shapes "
-            f"{tuple(hidden.shape)} and {tuple(targets.shape)}."
-        )
+    of_type(Settings, settings=settings)
+    hidden, targets = tensors.shaped(hidden, "hidden", "(layers, N, d)"), tensors.samples(targets, "targets", "(N, e)")
+    tensors.same_number(hidden, targets, ("hidden", "targets"))
     gram_y = Gram(targets, bandwidth, normalize, memory)
     of_targets = _trace(gram_y, settings)
     estimates = []
-    for states in hidden:
-        gram_z = Gram(states, bandwidth, normalize, memory)
+    for layer, states in enumerate(hidden):
+        gram_z = Gram(tensors.samples(states, f"hidden[{layer}]"), bandwidth, normalize, memory)
         parts = [(1, _trace(gram_z, settings)), (1, of_targets), (-1, _trace(gram_z * gram_y, settings))]
         estimates.append(_estimate(parts))
     return Estimate(torch.stack([e.value for e in estimates]), torch.stack([e.error for e in estimates]))
@@ -431,16 +432,3 @@ def _forms(diagonal: Tensor, beside: Tensor, square: Tensor) -> _Forms:
 
 def _f(x: Tensor) -> Tensor:
     return -torch.xlogy(x.clamp(min=0), x.clamp(min=0))
-
-
-def _scaled(x: Tensor, normalize: bool) -> Tensor:
-    if not bool(x.isfinite().all()):
-        raise InputError(f"A tensor of samples of shape {tuple(x.shape)} holds a NaN or an infinite entry.")
-    x = x.double()
-    if normalize:
-        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-        if bool((norm == 0).any()):
-            where = int((norm[:, 0] == 0).nonzero()[0])
-            raise InputError(f"Sample {where} is the zero vector, which has no direction: remove it.")
-        x = x / norm
-    return x
