@@ -18,32 +18,12 @@ from torch import Tensor
 
 from ridge_utils import tensors
 from ridge_utils.errors import InputError, at_least, of_type
-from ridge_utils.kernels import (
-    PAPER,
-    Estimator,
-    Kernel,
-    check_order,
-    gram_matrix,
-    inner_products,
-    kernel_matrix,
-    median_bandwidth,
-    traces,
-)
-
-__all__ = [
-    "PAPER",
-    "Estimator",
-    "Kernel",
-    "entropy",
-    "excess_information",
-    "gram_matrix",
-    "joint_entropy",
-    "median_bandwidth",
-    "mutual_information",
-    "permutation_null",
-    "predictive_information",
-    "ridge_layer",
-]
+from ridge_utils.kernels import PAPER, Estimator, check_order, inner_products, kernel_matrix, traces
+from ridge_utils.kernels import Kernel as Kernel
+from ridge_utils.kernels import gram_matrix as gram_matrix
+from ridge_utils.kernels import median_bandwidth as median_bandwidth
+from ridge_utils.unbiased import ridge_fall as ridge_fall
+from ridge_utils.unbiased import unbiased_information as unbiased_information
 
 #: Nearer to order 1 than this, the entropy of order alpha is taken as its limit: the general formula would divide
 #: rounding errors by ``1 - alpha``, and the limit is off by less than they are.
