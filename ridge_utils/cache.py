@@ -236,6 +236,7 @@ def storage_errors(folder: Path) -> Iterator[None]:
 
 
 _STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_STORAGE_ERRNOS += (errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EIO)
 
 
 def _storage_message(folder: Path, reason: str) -> str:

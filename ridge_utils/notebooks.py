@@ -95,7 +95,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 _NOT_EMPTY = {"sampling_seeds", "models", "splits", "pairs", "measured_steps", "depths", "sizes", "variants"}
 #: What texts may be, by the names of the parameters that hold them.
 _CHOICES = {
-    "kernel": ("gaussian", "laplacian", "polynomial"),
+    "kernel": ("gaussian", "laplacian", "polynomial", "linear"),
     "precision": ("auto", "float32", "bfloat16"),
     "splits": tasks.SPLITS,
     "variants": ("skip", "mean", "patch", "patch_across", "patch_update"),
@@ -128,7 +128,9 @@ def _annotation(parameter: "Parameter") -> tuple[Any, str]:
         words += f", of {', '.join(_CHOICES[parameter.name])}"
     elif kind is str:
         # No control characters, which no name and no path has.
-        rules = [pydantic.Field(max_length=4096, pattern=r"^[^\x00-\x1f\x7f]*$")]
+        ending = r"\.csv|^" if parameter.name == "save_table" else ""
+        rules = [pydantic.Field(max_length=4096, pattern=rf"^[^\x00-\x1f\x7f]*({ending})$")]
+        words += ", ending .csv or empty" if ending else ""
     if kind is float:
         rules.append(pydantic.BeforeValidator(_plain))
     kind = Annotated[kind, *rules] if rules else kind

@@ -1,5 +1,6 @@
 """The committed notebooks: executed, compared, honest about their parameters, and running on other models and tasks."""
 
+import functools
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from ridge_utils import notebooks, profiles, results, tolerances
+from ridge_utils.audit import decodability
 from ridge_utils.errors import InputError, StorageError
 from ridge_utils.run import cli, sweep
 
@@ -222,6 +224,21 @@ def test_every_notebook_runs_on_another_model_and_task(name, tmp_path, monkeypat
     assert "random:" in origin["model"]["name"]
     if name in MEASURING:
         assert "nothing to compare with" in tolerances.check(table, name, namespace["parameters"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_every_notebook_runs_on_one_to_four_blocks(name, tmp_path, monkeypatch):
+    """A third of the blocks can be empty, the ridge can be in the last block, and nothing may lie between the ends."""
+    # The same for every model, and slow.
+    monkeypatch.setattr(decodability, "validation", functools.cache(decodability.validation))
+    for blocks in range(1, 5):
+        model = f"random:gpt2-{blocks}x16"
+        few = {"truncation": [f"depths=[{blocks}]"], "origins": [f"models=[{model}]"]}.get(name, [])
+        given = [text for text in SMALL[name] if not text.startswith("model")] + few
+        given += [f"model={model}"] if name != "origins" else []
+        execute(name, given, tmp_path / f"{blocks}.csv", monkeypatch)
+        assert results.read(tmp_path / f"{blocks}.csv")[0]["value"].notna().all()
 
 
 @pytest.mark.slow

@@ -136,8 +136,8 @@ def _local(folder: Path, split: Split) -> list[_Row]:
         for where, identifier in sources.read_lines(folder / name):
             if identifier not in by_id:
                 raise InputError(
-                    f"In {where}: no question of {folder / 'commonsense_qa'} has the id {shown(identifier)}; both files "
-                    "of CommonsenseQA 1.11 must be there in full."
+                    f"In {where}: no question of {folder / 'commonsense_qa'} has the id {shown(identifier)}; both "
+                    "files of CommonsenseQA 1.11 must be there in full."
                 )
             part_of.setdefault(identifier, part)
     chosen = {part: [by_id[key] for key, place in part_of.items() if place == part] for part in _ID_FILES}
