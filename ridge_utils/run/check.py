@@ -51,20 +51,20 @@ def main(names: Sequence[str] = (), jobs: int = 2) -> int:
     return int(status)
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+def pytest_runtest_logreport(report: Any) -> None:
     """Note a notebook in which a cell failed."""
     name = Path(report.nodeid.partition("::")[0]).stem
     _whole[name] = _whole.get(name, True) and not report.failed
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
+def pytest_itemcollected(item: Any) -> None:
     """Have the outputs of a notebook's cell compared, unless the book leaves them out."""
     if isinstance(item, IPyNbCell) and not notebooks.has_tag(item.cell, notebooks.OWN_RUN):
         item.options["check"] = True
         item.compare_outputs = functools.partial(_compare, item)
 
 
-def _compare(item: IPyNbCell, fresh: list[Any], stored: list[Any]) -> bool:
+def _compare(item: Any, fresh: list[Any], stored: list[Any]) -> bool:
     wrong = outputs.difference(stored, fresh, item.cell.metadata.get("ridge", {}).get("tolerance", 0.0))
     item.comparison_traceback = [wrong]
     return not wrong
