@@ -121,7 +121,7 @@ class UnbiasedInformation:
 
     @cached_property
     def correlation(self) -> Tensor:
-        r"""Correlation of A and B over pairs, Mantel's r: free of the scale of both, shape (L,)."""
+        r"""Mantel's r, the correlation of A and B over pairs, free of the scale of both; shape (L,)."""
         a, b, c = self.means
         s_a, s_b = self._squares
         return self.n * (self.n - 1) * (c - a * b) / (s_a * s_b).sqrt()

@@ -8,7 +8,7 @@ Source = Literal["synthetic", "hub", "local", "own"]
 
 SPLITS: tuple[str, ...] = get_args(Split)
 
-#: Most examples that a task without an end makes: they all lie in the memory.
+#: Most examples that a task without an end makes; they all lie in the memory.
 MOST = 200_000
 
 
