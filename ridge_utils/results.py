@@ -108,6 +108,8 @@ def write(table: pd.DataFrame, path: Path, origin: Mapping[str, Any]) -> None:
         table = table.drop(columns="variant")
     text = table.to_csv(index=False, lineterminator="\n", float_format="%.10g")
     content = dict(origin) | {"rows": len(table), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    if place := _place(path):
+        content["file"] = place
     content = json.loads(json.dumps(content))  # as it will be read: its digest goes by that
     content[files.OWN_DIGEST] = _own_digest(content)
     cache.write_text(path, text)
@@ -126,6 +128,8 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             raise ValueError(f"{path.stem}.json is not as it was written")
         if (sha256 := hashlib.sha256(data).hexdigest()) != origin.get("sha256"):
             raise ValueError(f"it does not match its provenance: its SHA-256 is {sha256}, not {origin.get('sha256')}")
+        if (place := _place(path)) and place != origin.get("file"):
+            raise ValueError(f"it is another's, {origin.get('file')}")
         table = pd.read_csv(io.BytesIO(data))
         if len(table) != origin["rows"]:
             raise ValueError(f"it has {len(table)} rows, and its provenance says {origin['rows']}")
@@ -135,6 +139,12 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             f"The results file {path.name} or its provenance cannot be read ({' '.join(str(error).split())[:200]}): "
             "restore both with git, or make the table again."
         ) from error
+
+
+def _place(path: Path) -> str:
+    """Where in :data:`FOLDER` a table lies, which its provenance says lest two be swapped; empty where it does not."""
+    path = path.resolve()
+    return path.relative_to(FOLDER).as_posix() if path.is_relative_to(FOLDER) else ""
 
 
 def _own_digest(origin: Mapping[str, Any]) -> str:

@@ -38,7 +38,9 @@ TRAINS = "predictive_information"
 #: The parameters that make two notebooks share a fine-tuning.
 TRAINING = ("model", "task", "n_train", "steps", "checkpoints", "learning_rate", "batch_size", "training_seeds")
 #: Modules that draw, write or execute and measure nothing; a change in them executes no notebook by itself.
-DISPLAY = {"ridge_utils." + name for name in ("figures", "formatting", "page", "tables", "notebooks", "profiles")}
+DISPLAY = {
+    "ridge_utils." + name for name in ("figures", "files", "formatting", "notebooks", "outputs", "page", "profiles")
+}
 #: Seconds a notebook takes on one quiet core; it gives only the order, and the time left before one was executed here.
 SECONDS = {"truncation": 160, "overfitting": 160, "residual_scaling": 160, "multi_token": 80, "attention": 70}
 USUAL_SECONDS = 40
