@@ -13,7 +13,7 @@ import yaml
 
 from ridge_utils import notebooks, profiles, results, tolerances
 from ridge_utils.audit import decodability
-from ridge_utils.errors import InputError, StorageError
+from ridge_utils.errors import InputError
 from ridge_utils.run import cli, sweep
 
 NAME = "predictive_information"
@@ -276,7 +276,4 @@ def test_a_stored_number_moved_past_its_tolerance_fails_the_check(tmp_path, monk
     moved.loc[3, "value"] += 0.0011
     results.write(moved, tmp_path / f"{NAME}.csv", origin)
     with pytest.raises(AssertionError, match="1 of "):
-        tolerances.check(table, NAME, origin["parameters"])
-    (tmp_path / f"{NAME}.csv").write_text("edited")
-    with pytest.raises(StorageError, match="does not match its provenance"):
         tolerances.check(table, NAME, origin["parameters"])
