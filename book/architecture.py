@@ -34,7 +34,12 @@ class Room:
 ROOMS = (
     Room("Cellar", "", ("errors", "tensors", "cache", "files", "batches", "profiles"), (0.2, -0.1, 6.3, 0.5)),
     Room("Prompts", "prompt and target", ("tasks",), (0.2, 8.1, 4.1, 0.7)),
-    Room("Model", "weights of a checkpoint", ("models", "random_models", "selective_scan"), (0.2, 6.85, 4.1, 0.7)),
+    Room(
+        "Model",
+        "weights of a checkpoint",
+        ("names", "models", "random_models", "weights", "selective_scan"),
+        (0.2, 6.85, 4.1, 0.7),
+    ),
     Room(
         "Hidden states",
         "states: (layers, N, d)",

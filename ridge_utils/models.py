@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import json
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,21 +16,19 @@ from typing import Any
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import align_module_device, get_balanced_memory
-from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub import errors as hub_errors
+from huggingface_hub import snapshot_download
 from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from ridge_utils import cache
-from ridge_utils.errors import InputError
-from ridge_utils.random_models import PREFIX, build, byte_tokenizer, random_shape  # noqa: F401
+from ridge_utils import cache, names, weights
+from ridge_utils.errors import InputError, named, shown
+from ridge_utils.names import EMBEDDED, EMBEDDED_NAME, PREFIX, display_name, title  # noqa: F401
+from ridge_utils.random_models import build, byte_tokenizer, random_shape  # noqa: F401
 
 log = logging.getLogger(__name__)
-
-EMBEDDED = "smollm2-135m"
-EMBEDDED_NAME = "SmolLM2-135M-Instruct"
 
 #: Ways to spread a model over several devices, of accelerate.
 DEVICE_MAPS = ("balanced", "balanced_low_0", "sequential")
@@ -43,8 +40,6 @@ _EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 #: Part of the cache's key: raise it when the conversion below changes.
 _CONVERSION = 1
-
-_TRUNCATED = re.compile(r"\[:(\d+)\]$")
 
 
 @dataclass(frozen=True)
@@ -114,9 +109,7 @@ class LoadedModel:
     def with_weights(self, folder: Path) -> "LoadedModel":
         """The same model with the weights saved in ``folder`` (a checkpoint)."""
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=self.model.dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
-            )
+            model = weights.read(str(folder), self.model.dtype, local_files_only=True)
         return assemble(self.name, model.to(self.device), self.tokenizer)
 
 
@@ -144,12 +137,14 @@ def load(
         max_memory: with a device map, the most that each device may hold, as ``{0: "20GiB", "cpu": "60GiB"}``.
     """
     dtype, spread = _dtype(dtype), device in DEVICE_MAPS
-    target = torch.device("cpu") if spread else _device(device)
+    target = _device("cpu" if spread else device, dtype)
     if max_memory is not None and not spread:
-        raise InputError(f"max_memory goes with a device map ({', '.join(DEVICE_MAPS)}), but device is {device!r}.")
-    if cut := _TRUNCATED.search(name):
-        whole = load(name[: cut.start()], dtype=dtype, device="cpu" if spread else device)
-        loaded = truncate(whole, int(cut.group(1)))
+        raise InputError(
+            f"max_memory goes with a device map ({', '.join(DEVICE_MAPS)}), but device is {shown(device)}."
+        )
+    whole, blocks = names.split(name)
+    if blocks is not None:
+        loaded = truncate(load(whole, dtype=dtype, device="cpu" if spread else device), blocks)
         return replace(loaded, model=_dispatch(loaded.model, device, max_memory)) if spread else loaded
     placement = {"device_map": device, "max_memory": max_memory} if spread else {}
     if name == EMBEDDED:
@@ -181,17 +176,19 @@ def assemble(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     """
     kind = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
-        raise InputError(f"Model {name!r} ({kind}) has an encoder; only decoder-only models are supported.")
+        raise InputError(f"Model {shown(name)} ({kind}) has an encoder; only decoder-only models are supported.")
     depth = model.config.get_text_config().num_hidden_layers
     lists = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     outermost = min((path.count(".") for path, _ in lists), default=0)
     lists = [(path, module) for path, module in lists if path.count(".") == outermost]
     if len(lists) != 1:
-        raise InputError(f"Cannot find the blocks of model {name!r} ({kind}): {len(lists)} lists of {depth} modules.")
+        raise InputError(
+            f"Cannot find the blocks of model {shown(name)} ({kind}): {len(lists)} lists of {depth} modules."
+        )
     path, blocks = lists[0]
     embedding = model.get_input_embeddings()
     if not isinstance(embedding, nn.Embedding):
-        raise InputError(f"Cannot find the input embedding of model {name!r} ({kind}).")
+        raise InputError(f"Cannot find the input embedding of model {shown(name)} ({kind}).")
     parent = model.get_submodule(path.rpartition(".")[0])
     norms = [module for module in parent.children() if "norm" in type(module).__name__.lower()]
     order = list(parent.children())
@@ -199,10 +196,10 @@ def assemble(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         norms = [module for module in norms if order.index(module) > order.index(blocks)]
     if len(norms) != 1:
         raise InputError(
-            f"Cannot find the final norm of model {name!r} ({kind}): {len(norms)} norms beside its blocks."
+            f"Cannot find the final norm of model {shown(name)} ({kind}): {len(norms)} norms beside its blocks."
         )
     if model.get_output_embeddings() is None:
-        raise InputError(f"Model {name!r} ({kind}) has no language-modelling head.")
+        raise InputError(f"Model {shown(name)} ({kind}) has no language-modelling head.")
     return LoadedModel(name, model.eval(), tokenizer, blocks, embedding, norms[0])
 
 
@@ -213,7 +210,7 @@ def truncate(loaded: LoadedModel, blocks: int) -> LoadedModel:
     """
     if not 1 <= blocks <= len(loaded.blocks):
         raise InputError(
-            f"blocks must be between 1 and {len(loaded.blocks)}, the depth of {loaded.name!r}, but is {blocks}."
+            f"blocks must be between 1 and {len(loaded.blocks)}, the depth of {shown(loaded.name)}, but is {blocks}."
         )
     path = next(path for path, module in loaded.model.named_modules() if module is loaded.blocks)
     model = copy.deepcopy(loaded.model)
@@ -240,59 +237,32 @@ def fingerprint(model: nn.Module) -> str:
     return state.hexdigest()
 
 
-def title(name: str) -> str:
-    """How tables call a model: its name, or a folder's name without the folders before it."""
-    cut = _TRUNCATED.search(name)
-    whole = name[: cut.start()] if cut else name
-    short = Path(whole).expanduser().resolve().name if _is_folder(whole) else whole
-    return short + (cut.group() if cut else "")
-
-
-def display_name(name: str) -> str:
-    """A model's name as its makers write it, for prose and figures: ``"Qwen2.5-0.5B"`` for ``"Qwen/Qwen2.5-0.5B"``.
-
-    Tables keep :func:`title`, which tells two makers' models of one name apart.
-    """
-    cut = _TRUNCATED.search(name)
-    whole = name[: cut.start()] if cut else name
-    short = EMBEDDED_NAME if whole == EMBEDDED else title(whole).rpartition("/")[2]
-    return f"{short} (first {cut.group(1)} of its blocks)" if cut else short
-
-
-def _is_folder(name: str) -> bool:
-    """Whether a name is that of a folder; without a separator it is the Hub's, whatever lies here under that name."""
-    return _lies_here(name) and (Path(name).name != name or name == "~")
-
-
-def _lies_here(name: str) -> bool:
-    try:
-        return Path(name).expanduser().is_dir()
-    except (OSError, RuntimeError):  # a name too long for a path, or the home of an unknown user
-        return False
-
-
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     if dtype is None:
         return torch.float32
     known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(known, torch.dtype) or not known.is_floating_point:
-        raise InputError(f"Unknown dtype {dtype!r}; choose float32, bfloat16, float16 or float64.")
+    if known not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        raise InputError(f"dtype must be float32, bfloat16, float16 or float64, but is {shown(dtype)}.")
     return known
 
 
-def _device(device: str) -> torch.device:
+def _device(device: str, dtype: torch.dtype) -> torch.device:
+    """The device of a name, if it computes what a model needs in this dtype: torch knows more than it can use."""
     if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        # Only placing something there tells whether the device exists.
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(
-            f"Device {device!r} cannot be used here; choose auto, cpu, one that torch finds (cuda, mps), or a device "
-            f"map ({', '.join(DEVICE_MAPS)})."
-        ) from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            x = torch.ones(2, 2, device=device, dtype=dtype)
+            computed = torch.nn.functional.layer_norm(x @ x, (2,)).softmax(-1).sum().item()
+        if abs(computed - 2) < 0.1 and not (x.device.type == "cpu" and torch.device(device).index):
+            return x.device
+    except Exception as error:  # each backend has errors of its own
+        log.debug("%s with %s: %s", device, dtype, error)
+    raise InputError(
+        f"Device {shown(device)} cannot compute here with dtype {str(dtype).removeprefix('torch.')}: choose auto, cpu, "
+        f"one that torch finds (cuda, mps), or a device map ({', '.join(DEVICE_MAPS)})."
+    )
 
 
 def _embedded_folder() -> Path:
@@ -322,7 +292,8 @@ def _convert_embedded(folder: Path) -> None:
     log.info("Converting the embedded model to safetensors in %s (once, about 20 seconds).", folder)
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, "trust_remote_code": False}
     with cache.writing(folder) as temporary, quiet():
-        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        model, report = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, output_loading_info=True)
+        weights.check_report(str(gguf), report)
         # The weights are plain floats now; transformers refuses to save a model that still calls itself quantised.
         del model.config.quantization_config
         model.hf_quantizer = None
@@ -334,46 +305,29 @@ def _from_folder(
     source: str, dtype: torch.dtype, placement: Mapping[str, Any], local_files_only: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with quiet():
-        where = {"local_files_only": local_files_only, "trust_remote_code": False}
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **where, **placement)
-        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        model = weights.read(source, dtype, local_files_only=local_files_only, **placement)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only, trust_remote_code=False)
+        weights.check_tokenizer(source, model, tokenizer)
     return model, tokenizer
 
 
 def _pretrained(
     name: str, dtype: torch.dtype, placement: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    is_folder = _is_folder(name)
+    is_folder = names.is_folder(name)
     source = str(Path(name).expanduser()) if is_folder else name
-    if not is_folder and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise InputError(f"There is no model folder {name!r}; give the folder that holds its config.json.")
+    if is_folder:
+        weights.check_folder(Path(source))
+    local = {"local_files_only": is_folder or not names.hub_answers(name)}
     try:
-        local = {"local_files_only": is_folder or not _hub_answers(name)}
-        if not is_folder and _lies_here(name):  # which transformers would read
+        if not is_folder and names.lies_here(name):  # which transformers would read
             log.warning("The model %s is the Hub's; the folder of that name here would be ./%s.", name, name)
             source = snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model"], **local)
-        with quiet():
-            # The configuration first: it is small, and tells soonest whether the model can be reached.
-            AutoConfig.from_pretrained(source, trust_remote_code=False, **local)
         return _from_folder(source, dtype, placement, **local)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(_why_not_loaded(name, is_folder, error)) from error
-
-
-def _hub_answers(name: str) -> bool:
-    """Whether the Hub can be asked about a model; without a network transformers would try for a minute."""
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        HfApi().model_info(name, timeout=10)
-    except (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError):
-        raise
-    except hub_errors.HfHubHTTPError:
-        return True
-    except Exception as error:  # which error says that there is no network depends on the client's HTTP library
-        log.info("The Hub cannot be reached (%s): %s is looked for in its cache here.", error, name)
-        return False
-    return True
 
 
 def _why_not_loaded(name: str, is_folder: bool, error: Exception) -> str:
@@ -383,36 +337,28 @@ def _why_not_loaded(name: str, is_folder: bool, error: Exception) -> str:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     text = " ".join(str(e) for e in chain)
-    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = named(" ".join(str(error).split()) or type(error).__name__)
     if "trust_remote_code" in text:
         return (
-            f"Model {name!r} needs code from its repository, which is never run here: choose a model that transformers "
-            "itself supports."
+            f"Model {shown(name)} needs code from its repository, which is never run here: choose a model that "
+            "transformers itself supports."
         )
     if is_folder:
-        return f"The folder {name!r} holds no model that transformers can load: {first_line}"
+        return f"The folder {shown(name)} holds no model that transformers can load: {reason}"
     if any(isinstance(e, hub_errors.GatedRepoError) for e in chain) or "gated repo" in text:
         return (
-            f"Model {name!r} is gated: accept its licence on https://huggingface.co/{name} and log in with "
+            f"Model {shown(name)} is gated: accept its licence on https://huggingface.co/{name} and log in with "
             "`hf auth login`."
-        )
-    if any(isinstance(e, (hub_errors.RepositoryNotFoundError, hub_errors.HFValidationError)) for e in chain):
-        return (
-            f"There is no model {name!r} on the Hub, or it is private: check the spelling, log in with "
-            f"`hf auth login`, or use {EMBEDDED!r}, a local folder or {PREFIX}gpt2."
         )
     unreachable = (hub_errors.LocalEntryNotFoundError, hub_errors.OfflineModeIsEnabled, ConnectionError, TimeoutError)
     if any(isinstance(e, unreachable) for e in chain) or "connect" in text.lower() or "offline" in text.lower():
-        return (
-            f"Model {name!r} is not in the local Hub cache and the Hub cannot be reached: check its spelling and the "
-            f"network, or use {EMBEDDED!r}, which needs none."
-        )
+        return names.unreachable(name)
     if "safetensors" in text:
         return (
-            f"Model {name!r} has no safetensors weights, and pickled ones are not read: convert it, or choose another "
-            "revision of it."
+            f"Model {shown(name)} has no safetensors weights, and pickled ones are not read: convert it, or choose "
+            "another revision of it."
         )
-    return f"Model {name!r} cannot be loaded: {first_line}"
+    return f"Model {shown(name)} cannot be loaded: {reason}"
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate.utils import get_max_memory
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -18,9 +19,9 @@ from transformers import (
 )
 
 from ridge_utils import selective_scan
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, shown
+from ridge_utils.names import PREFIX, split
 
-PREFIX = "random:"
 _ENDS: dict[str, Any] = {"bos_token_id": 256, "eos_token_id": 256}
 _CONTEXT = 1024
 _HEAD = 16  # width of an attention head up to a width of 128; above it, heads are 64 wide where that divides it
@@ -68,7 +69,7 @@ _DEFAULT = (6, 64)
 
 def random_shape(name: str) -> tuple[str, int, int] | None:
     """Architecture, blocks and width that the name of a random model asks for, or None for any other name."""
-    match = re.fullmatch(PREFIX + r"([a-z0-9]+)(?:-(\d+)x(\d+))?", re.sub(r"\[:\d+\]$", "", name))
+    match = re.fullmatch(PREFIX + r"([a-z0-9]+)(?:-([0-9]{1,18})x([0-9]{1,18}))?", split(name)[0])
     if not match:
         return None
     blocks, width = (int(match[2]), int(match[3])) if match[2] else _DEFAULT
@@ -81,13 +82,19 @@ def build(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTok
     if shape is None or shape[0] not in _CONFIGS:
         known = ", ".join(PREFIX + k for k in _CONFIGS)
         raise InputError(
-            f"Unknown random model {name!r}; choose one of {known}, with blocks and width behind a hyphen if you like, "
-            "as in random:gpt2-12x256."
+            f"Unknown random model {shown(name)}; choose one of {known}, with blocks and width behind a hyphen "
+            "if you like, as in random:gpt2-12x256."
         )
     kind, blocks, width = shape
-    if blocks < 1 or width < _HEAD or width % _HEAD:
+    needed = 4 * (12 * blocks * width**2 + 260 * width)
+    if needed > (free := get_max_memory()["cpu"]):
         raise InputError(
-            f"A random model needs at least 1 block and a width that is a multiple of {_HEAD}, but {name!r} "
+            f"The random model {shown(name)} needs about {needed / 1e9:,.1f} GB, but {free / 1e9:,.1f} GB of memory "
+            "are free: ask for fewer blocks or a smaller width."
+        )
+    if not 1 <= blocks <= 1000 or width < _HEAD or width % _HEAD:
+        raise InputError(
+            f"A random model needs 1 to 1000 blocks and a width that is a multiple of {_HEAD}, but {shown(name)} "
             f"asks for {blocks} and {width}."
         )
     with torch.random.fork_rng(devices=[]):

@@ -5,10 +5,8 @@ import datetime
 import logging
 import os
 import re
-import socket
 import sys
 import traceback
-import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,26 +165,16 @@ def _run(options: argparse.Namespace) -> int:
     return _run_one(options.notebook, values, output, options.html, options.force)
 
 
-def _try_the_hub(values: Mapping[str, Any]) -> None:
-    """Where a model may be on the Hub and the Hub does not answer, do without it: its client would try for a minute."""
-    chosen = [values.get("model", ""), *values.get("models", [])]
-    elsewhere = [name for name in chosen if name and not name.startswith(("random:", "smollm2-", "/"))]
-    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
-    if elsewhere and not proxy:
-        host = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-        try:
-            socket.create_connection((host.hostname, host.port or 443), timeout=3).close()
-        except OSError:
-            os.environ["HF_HUB_OFFLINE"] = "1"
-
-
 def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool, force: bool) -> int:
+    from ridge_utils import names
+
+    # Before what takes longer to start than the Hub has to answer.
+    names.check([*filter(None, [values.get("model")]), *values.get("models", [])])
     import papermill
     from nbclient.exceptions import DeadKernelError
 
     from ridge_utils.run import plain
 
-    _try_the_hub(values)
     print(f"{notebook}: running, into {output}", file=sys.stderr)
     if html:
         files.claim(output.with_suffix(".html"), ".html", force)
