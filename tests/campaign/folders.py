@@ -73,6 +73,8 @@ def _bases() -> Path:
             with models.quiet():
                 whole.model.save_pretrained(folder, max_shard_size="15KB" if shards else "1GB")
                 whole.tokenizer.save_pretrained(folder)
+            # Once here, so that nothing is left to import where it may not be read.
+            models.load(str(folder), device="cpu")
             (place / f"{folder.name}.json").write_text(json.dumps(apart(_measured, str(folder))), encoding="utf-8")
     return place
 
