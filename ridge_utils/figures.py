@@ -69,7 +69,6 @@ def profiles(
     sigmas: float = 2.0,
     label: str = "",
     title: str = "",
-    log: bool = False,
 ) -> Figure:
     """A quantity over layers: a panel per value of one column, a curve with its band per value of another.
 
@@ -82,7 +81,6 @@ def profiles(
         null: another quantity of the table, drawn dotted in the colours of the curves that it belongs to.
         sigmas: half-width of the bands in standard deviations over all seeds.
         label: of the vertical axis; by default what :data:`LABELS` has.
-        log: logarithmic vertical axis.
     """
     rows = table[table["quantity"].isin([quantity, null])]
     figure, axes = panel_grid(_order(rows[panels], panels), panels)
@@ -99,8 +97,6 @@ def profiles(
             if (~measured).any():
                 curve(ax, of_key[~measured], shade, f"{_heading(curves, key)}, null", sigmas, line=":")
         layer_axis(ax, here)
-        if log:
-            ax.set_yscale("log")
     _left_labels(axes.values(), label or LABELS.get(quantity, quantity.replace("_", " ")))
     legend(figure, axes.values())
     figure.suptitle(title, fontsize=11)
@@ -125,22 +121,19 @@ def curve(ax: Axes, rows: pd.DataFrame, colour: Any, label: str, sigmas: float =
         )  # fmt: skip
 
 
-def effects(
-    table: pd.DataFrame, rows: str, *, groups: str = "", panels: str = "", label: str = "", reference: float = 0.0
-) -> Figure:
-    """Estimates with their intervals, a line each, around a value that says that there is nothing.
+def effects(table: pd.DataFrame, rows: str, *, groups: str = "", panels: str = "", label: str = "") -> Figure:
+    """Estimates with their intervals, a line each, around 0.
 
     Args:
         table: ``estimate``, ``low`` and ``high`` (NaN: no interval), and the columns named here.
         rows: column with the name of each line, in the table's order, the first on top.
         groups, panels: columns that are told by colour, side by side within a line, and by panel.
         label: of the horizontal axis.
-        reference: where the vertical line stands.
     """
     figure, axes, names, colours = _named_lines(table, rows, groups, panels, label)
     offsets = np.linspace(-0.25, 0.25, len(colours)) if len(colours) > 1 else [0.0]
     for ax, here in axes:
-        ax.axvline(reference, color="#999999", lw=0.8)
+        ax.axvline(0, color="#999999", lw=0.8)
         for (key, hue), offset in zip(colours.items(), offsets, strict=True):
             of_key = here if key is None else here[here[groups] == key]
             places = [names.index(name) + offset for name in of_key[rows]]
@@ -157,7 +150,6 @@ def heat_map(
     y: str,
     value: str = "value",
     *,
-    panels: str = "",
     label: str = "",
     limits: tuple[float, float] | None = None,
     diverging: bool = False,
@@ -167,34 +159,23 @@ def heat_map(
     Args:
         x, y: columns of the two axes; numbers are drawn where they are, with integer ticks, texts in the table's order.
         label: of the colour bar.
-        limits: of the colours; by default the smallest and the largest value of all panels.
+        limits: of the colours; by default the smallest and the largest value.
         diverging: two hues around zero instead of one.
     """
-    table = table.assign(_="") if not panels else table
-    grids = {
-        key: table[table[panels or "_"] == key]
-        .pivot_table(index=y, columns=x, values=value, sort=False)
-        .reindex(index=_order(table[y], y), columns=_order(table[x], x))
-        for key in _order(table[panels or "_"], panels)
-    }
-    lowest = min(grid.min().min() for grid in grids.values())
-    highest = max(grid.max().max() for grid in grids.values())
+    grid = table.pivot_table(index=y, columns=x, values=value, sort=False)
+    grid = grid.reindex(index=_order(table[y], y), columns=_order(table[x], x)).astype(float)
+    lowest, highest = limits or (grid.min().min(), grid.max().max())
     if diverging and limits is None:
-        limits = (-max(abs(lowest), abs(highest)), max(abs(lowest), abs(highest)))
-    figure, axes = panel_grid(list(grids), panels or "_", max(2.2, 0.6 + 0.16 * len(next(iter(grids.values())))))
-    for key, ax in axes.items():
-        grid = grids[key].astype(float)
-        image = ax.imshow(
-            grid, aspect="auto", interpolation="nearest", cmap="RdBu_r" if diverging else "viridis",
-            vmin=(limits or (lowest, highest))[0], vmax=(limits or (lowest, highest))[1],
-        )  # fmt: skip
-        for axis, names in ((ax.xaxis, list(grid.columns)), (ax.yaxis, list(grid.index))):
-            step = max(1, -(-len(names) // 12)) if all(isinstance(name, int | np.integer) for name in names) else 1
-            axis.set_ticks(range(0, len(names), step), [str(name) for name in names[::step]])
-    for ax in _bottom(axes.values()):
-        ax.set_xlabel(x.replace("_", " "))
-    _left_labels(axes.values(), y.replace("_", " "))
-    figure.colorbar(image, ax=list(axes.values()), label=label, shrink=0.9)
+        highest = max(abs(lowest), abs(highest))
+        lowest = -highest
+    figure, axes = panel_grid([""], height=max(2.2, 0.6 + 0.16 * len(grid)))
+    ax, colours = axes[""], "RdBu_r" if diverging else "viridis"
+    image = ax.imshow(grid, aspect="auto", interpolation="nearest", cmap=colours, vmin=lowest, vmax=highest)
+    for axis, names in ((ax.xaxis, list(grid.columns)), (ax.yaxis, list(grid.index))):
+        step = max(1, -(-len(names) // 12)) if all(isinstance(name, int | np.integer) for name in names) else 1
+        axis.set_ticks(range(0, len(names), step), [str(name) for name in names[::step]])
+    ax.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
+    figure.colorbar(image, ax=[ax], label=label, shrink=0.9)
     return figure
 
 
@@ -206,11 +187,10 @@ def bars(
     groups: str = "",
     panels: str = "",
     label: str = "",
-    reference: float | None = None,
 ) -> Figure:
     """Horizontal bars, a line per name, with error bars where the table has ``low`` and ``high``.
 
-    The columns are as for :func:`effects`; a vertical line stands at ``reference``, such as chance.
+    The columns are as for :func:`effects`.
     """
     figure, axes, names, colours = _named_lines(table, rows, groups, panels, label)
     thick = 0.8 / len(colours)
@@ -221,8 +201,6 @@ def bars(
             ax.barh(places, of_key[value], thick, color=hue, label=_heading(groups, key) if groups else None)
             if {"low", "high"} <= set(table):
                 ax.hlines(places, of_key["low"], of_key["high"], color="black", lw=1)
-        if reference is not None:
-            ax.axvline(reference, color="#999999", ls="--", lw=1)
     if groups:
         legend(figure, [ax for ax, _ in axes])
     return figure

@@ -68,9 +68,7 @@ def ridge_table(summary: pd.DataFrame, columns: Sequence[str]) -> Styler:
     return styled(pd.DataFrame(shown), "In nats; ± is 2σ over all seeds, and a ridge has a fall beyond it")
 
 
-def effect_table(
-    effects: pd.DataFrame, columns: Mapping[str, str] | Sequence[str], caption: str, digits: int = 3
-) -> Styler:
+def effect_table(effects: pd.DataFrame, columns: Mapping[str, str] | Sequence[str], caption: str) -> Styler:
     """Effects as a table for people, their p-values after Holm's correction over its rows.
 
     Args:
@@ -82,14 +80,13 @@ def effect_table(
     """
     headings = dict(columns) if isinstance(columns, Mapping) else {name: name.replace("_", " ") for name in columns}
     shown = {heading: [_label(value, column) for value in effects[column]] for column, heading in headings.items()}
-    shown["estimate"] = [number(value, digits, "+") for value in effects["estimate"]]
+    shown["estimate"] = [number(value, 3, "+") for value in effects["estimate"]]
     shown["interval"] = [
-        f"{number(low, digits)} to {number(high, digits)}"
-        for low, high in zip(effects["low"], effects["high"], strict=True)
+        f"{number(low, 3)} to {number(high, 3)}" for low, high in zip(effects["low"], effects["high"], strict=True)
     ]
     shown["p"] = [p_text(p) for p in inference.holm(effects["p"].tolist())]
     if effects["effect_size"].notna().any():
-        shown["effect size"] = ["–" if pd.isna(value) else number(value, 2, "+") for value in effects["effect_size"]]
+        shown["effect size"] = [number(value, 2, "+") for value in effects["effect_size"]]
     rows = "row" if len(effects) == 1 else f"{len(effects)} rows"
     covers = f"{inference.CONFIDENCE:.0%}".replace("%", " %")
     says = f"{caption}; intervals cover {covers}, p is after Holm's correction over the {rows}"

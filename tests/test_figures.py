@@ -79,7 +79,7 @@ def test_a_heat_map_shows_means_and_leaves_what_is_missing_empty():
 
 def test_bars_are_as_long_as_their_values_within_each_group():
     table = pd.DataFrame({"name": ["x", "y"] * 2, "split": ["id", "id", "ood", "ood"], "value": [1.0, 2.0, 3.0, 4.0]})
-    ax = figures.bars(table, "name", groups="split", reference=0.5).axes[0]
+    ax = figures.bars(table, "name", groups="split").axes[0]
     assert [bar.get_width() for bar in ax.patches] == [1, 2, 3, 4]
 
 

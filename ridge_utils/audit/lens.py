@@ -73,8 +73,6 @@ class TrainedParts:
     before: Tensor
     #: the same with the part
     after: Tensor
-    #: the epoch that was kept, 0 for none, shape (K,), int64
-    epochs: Tensor
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def fit_translators(
         fitted = _descend(weight, bias, divergence, len(training), settings)
         # What was fitted to standardised states, for the states as they are.
         weight = spread * weight * inverse
-        return _Fitted(weight, spread * bias - weight @ mean, *fitted)
+        return weight, spread * bias - weight @ mean, *fitted
 
     return Translators(torch.tensor(layers), **_each(loaded, training, layers, fit, "translators", progress))
 
@@ -196,19 +194,14 @@ def fit_heads(
         fitted = _descend(weight, bias, surprise, len(training), settings)
         weight = weight * inverse
         # Only differences of logits count, so the bias of the other tokens can go to these ones.
-        return _Fitted(weight, bias[:-1] - bias[-1] - weight @ mean, *fitted)
+        return weight, bias[:-1] - bias[-1] - weight @ mean, *fitted
 
     parts = _each(loaded, training, layers, fit, "heads", progress)
     return Heads(torch.tensor(layers), **parts, token_ids=token_ids)
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    weight: Tensor
-    bias: Tensor
-    before: float
-    after: float
-    epochs: int
+#: Weight and bias of one layer, and what was minimised before and after, nats.
+_Fitted = tuple[Tensor, Tensor, float, float]
 
 
 @dataclass(frozen=True)
@@ -256,13 +249,9 @@ def _each(
         raise InputError(f"Layers must be between 0 and {len(loaded.blocks)}, but one is {wrong[0]}.")
     label = f"{what}, {progress}" if isinstance(progress, str) else what
     every = [fit(layer) for layer in tqdm(layers, desc=label, unit="layer", disable=not progress)]
-    return {
-        "weight": torch.stack([one.weight for one in every]).cpu(),
-        "bias": torch.stack([one.bias for one in every]).cpu(),
-        "before": torch.tensor([one.before for one in every], dtype=torch.float64),
-        "after": torch.tensor([one.after for one in every], dtype=torch.float64),
-        "epochs": torch.tensor([one.epochs for one in every]),
-    }
+    weight, bias, *losses = zip(*every, strict=True)
+    before, after = torch.tensor(losses, dtype=torch.float64)
+    return {"weight": torch.stack(weight).cpu(), "bias": torch.stack(bias).cpu(), "before": before, "after": after}
 
 
 def _standard(states: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,11 +263,11 @@ def _standard(states: Tensor) -> tuple[Tensor, Tensor]:
 
 def _descend(
     weight: Tensor, bias: Tensor, loss: Callable[[Tensor], Tensor], count: int, settings: Settings
-) -> tuple[float, float, int]:
+) -> tuple[float, float]:
     """Train ``weight`` and ``bias``, both zero, in place, and leave them as they were after the best epoch.
 
     ``loss`` gives that of the training states at some of ``count`` indices, one value each. What comes back is the loss
-    on the held-out states at the start and after the best epoch, and that epoch.
+    on the held-out states at the start and after the best epoch.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     aside, fitted = torch.randperm(count, generator=generator).tensor_split([held_out(count)])
@@ -291,8 +280,7 @@ def _descend(
     steps = settings.epochs * math.ceil(len(fitted) / settings.batch_size)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
     before = best = _mean(loss, aside, settings.batch_size)
-    at = 0
-    for epoch in range(1, settings.epochs + 1):
+    for _ in range(settings.epochs):
         order = fitted[torch.randperm(len(fitted), generator=generator)]
         for batch in order.split(settings.batch_size):
             optimiser.zero_grad()
@@ -301,13 +289,13 @@ def _descend(
             schedule.step()
         now = _mean(loss, aside, settings.batch_size)
         if now < best:
-            best, at = now, epoch
+            best = now
             kept = [weight.detach().clone(), bias.detach().clone()]
     with torch.no_grad():
         for parameter, value in zip((weight, bias), kept, strict=True):
             parameter.requires_grad_(False)
             parameter.copy_(value)
-    return before, best, at
+    return before, best
 
 
 def _mean(loss: Callable[[Tensor], Tensor], index: Tensor, batch_size: int) -> float:

@@ -65,16 +65,16 @@ def recall_depth(recall: Tensor) -> Tensor:
     return torch.where(half > 0, layer - part, math.nan).squeeze(-1)
 
 
-def depth_effect(correct: Tensor, seed: int = 0) -> Effect | None:
+def depth_effect(correct: Tensor) -> Effect | None:
     """Depth of recall, in layers, with an interval and no p-value; None where nothing is recalled at the last block.
 
     ``correct`` says whether each target is recalled at layers 0 to L, shape (L + 1, N), as
     :func:`ridge_utils.early_exit.correct` gives it. The bootstrap is over examples.
     """
-    return _effect(recall_depth(correct.double().mean(1)), _bootstrap(correct, seed), tested=False)
+    return _effect(recall_depth(correct.double().mean(1)), _bootstrap(correct, 0), tested=False)
 
 
-def depth_difference(random_targets: Tensor, intact_targets: Tensor, seed: int = 0) -> Effect | None:
+def depth_difference(random_targets: Tensor, intact_targets: Tensor) -> Effect | None:
     """How many layers deeper random targets are recalled than intact ones; arguments as in :func:`depth_effect`.
 
     The p-value is twice the smaller share of resamples on either side of 0. None where nothing of one kind is recalled
@@ -82,7 +82,7 @@ def depth_difference(random_targets: Tensor, intact_targets: Tensor, seed: int =
     """
     estimate = recall_depth(random_targets.double().mean(1)) - recall_depth(intact_targets.double().mean(1))
     # Two streams of one seed: the samples are independent.
-    return _effect(estimate, _bootstrap(random_targets, (seed, 0)) - _bootstrap(intact_targets, (seed, 1)), tested=True)
+    return _effect(estimate, _bootstrap(random_targets, (0, 0)) - _bootstrap(intact_targets, (0, 1)), tested=True)
 
 
 def _bootstrap(correct: Tensor, seed: int | tuple[int, int]) -> Tensor:

@@ -123,10 +123,10 @@ def reference_runs() -> dict[str, pd.DataFrame]:
     return runs(by_profile)
 
 
-def summary(runs: Mapping[str, pd.DataFrame], split: str = "all") -> pd.DataFrame:
+def summary(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Each checkpoint's ridge, the null's part in its fall, and whether the task is learned.
 
-    ``split`` is that of the information; accuracy is always of both splits.
+    Information is that of ID and OOD examples together, accuracy that of each split.
 
     Returns:
         :func:`ridge_utils.statistics.ridge_summary`, a row per run and step, with ``run``, ``model``, ``task``,
@@ -139,11 +139,11 @@ def summary(runs: Mapping[str, pd.DataFrame], split: str = "all") -> pd.DataFram
     rows = []
     for run, table in runs.items():
         ridges = statistics.ridge_summary(table)
-        ridges = ridges[ridges["split"] == split].sort_values("step")
+        ridges = ridges[ridges["split"] == "all"].sort_values("step")
         for ridge in ridges.to_dict("records"):
             step, blocks = ridge["step"], ridge["blocks"]
-            mean = _profiles(table, "predictive_information", split, step).mean()
-            null = _profiles(table, "null_information", split, step).mean().reindex(mean.index)
+            mean = _profiles(table, "predictive_information", step).mean()
+            null = _profiles(table, "null_information", step).mean().reindex(mean.index)
             measured = null.notna().all() and mean.var() > 0
             row = {
                 "run": run,
@@ -158,7 +158,7 @@ def summary(runs: Mapping[str, pd.DataFrame], split: str = "all") -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def correlations(runs: Mapping[str, pd.DataFrame], split: str = "all") -> pd.DataFrame:
+def correlations(runs: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Rank correlation over the layers between predictive information and each of :data:`COMPANIONS`.
 
     The layers are Z_0 to Z_L, before the final norm. Layers of one network are no independent sample, so there is no
@@ -171,22 +171,22 @@ def correlations(runs: Mapping[str, pd.DataFrame], split: str = "all") -> pd.Dat
     rows = []
     for run, table in runs.items():
         for step in sorted(table.loc[table["quantity"] == "predictive_information", "step"].unique()):
-            profiles = _profiles(table, "predictive_information", split, step)
+            profiles = _profiles(table, "predictive_information", step)
             for companion in COMPANIONS:
-                other = _profiles(table, companion, split, step).mean().reindex(profiles.columns)
+                other = _profiles(table, companion, step).mean().reindex(profiles.columns)
                 if other.notna().all() and other.max() > other.min():
                     value = profiles.T.corrwith(other, method="spearman").mean()
                     rows.append((run, _kind(_model(table), step), int(step), companion, value))
     return pd.DataFrame(rows, columns=["run", "kind", "step", "companion", "correlation"])
 
 
-def _profiles(table: pd.DataFrame, quantity: str, split: str, step: int) -> pd.DataFrame:
-    """Values by layer (columns) and training and sampling seed (rows), the state after the final norm left out."""
+def _profiles(table: pd.DataFrame, quantity: str, step: int) -> pd.DataFrame:
+    """Values of both splits together by layer (columns) and seeds (rows), the state after the final norm left out."""
     if quantity == "excess_information" and quantity not in set(table["quantity"]):
         # Where it is not stored, the null was measured on the same samples.
-        whole, null = (_profiles(table, f"{name}_information", split, step) for name in ("predictive", "null"))
+        whole, null = (_profiles(table, f"{name}_information", step) for name in ("predictive", "null"))
         return whole - null
-    which = (table["quantity"] == quantity) & (table["split"] == split) & (table["step"] == step)
+    which = (table["quantity"] == quantity) & (table["split"] == "all") & (table["step"] == step)
     rows = table[which & (table["site"] != "final_norm")]
     # Pivoting would drop the rows of what has no seed.
     rows = rows.assign(train_seed=rows["train_seed"].fillna(-1), sample_seed=rows["sample_seed"].fillna(-1))

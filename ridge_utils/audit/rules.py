@@ -18,7 +18,7 @@ from ridge_utils.inference import Effect
 from ridge_utils.statistics import THIRDS, third_of
 
 Verdict = Literal["reproduced", "partly", "not reproduced", "artefact of the estimator", "not judged"]
-#: Tables of one model on one task, by the notebook that measured them.
+#: Tables of one model on one task, by the notebook that measured them; empty where a notebook was not run.
 Tables = Mapping[str, pd.DataFrame]
 
 NOT_JUDGED: Verdict = "not judged"
@@ -61,11 +61,9 @@ class Rule:
 
 
 def _gather_peak(tables: Tables) -> list[Evidence]:
-    if "estimator_audit" not in tables:
-        return []
     falls = _effects(tables["estimator_audit"], "ridge_fall", "all")
     # A task with an open vocabulary has no classes; there the probe predicts the target's embedding.
-    probes = _effects(tables["decodability"], "v_information_fall", "all") if "decodability" in tables else {}
+    probes = _effects(tables["decodability"], "v_information_fall", "all")
     linear = {step: effect for (step, family), effect in probes.items() if family in ("", "embedding")}
     names = {"fall of I": "", "excess": "excess"} | {control: control for control in CONTROLS}
     steps = sorted({step for step, _ in falls})
@@ -98,11 +96,9 @@ def _decide_peak(evidence: Evidence, holds: set[str], _against: set[str]) -> tup
 
 
 def _gather_generalisation(tables: Tables) -> list[Evidence]:
-    if "early_exit" not in tables:
-        return []
     exits = tables["early_exit"]
     apart, gains = (_effects(exits, name, "ood", "") for name in ("exit_layer_difference", "exit_accuracy_gain"))
-    falls = _effects(tables["estimator_audit"], "ridge_fall", "ood", "") if "estimator_audit" in tables else {}
+    falls = _effects(tables["estimator_audit"], "ridge_fall", "ood", "")
     accuracy = exits[_rows(exits, "early_exit_accuracy", "ood") & (exits["variant"] == "")]
     steps = sorted({step for step, _ in apart})
     evidence = []
@@ -137,8 +133,6 @@ def _decide_generalisation(evidence: Evidence, holds: set[str], _against: set[st
 
 
 def _gather_memorisation(tables: Tables) -> list[Evidence]:
-    if "interventions" not in tables:
-        return []
     table = tables["interventions"]
     name = "recall of random targets, later by"
     evidence = []
@@ -164,8 +158,6 @@ def _decide_memorisation(evidence: Evidence, holds: set[str], _against: set[str]
 
 
 def _gather_gain(tables: Tables) -> list[Evidence]:
-    if "incremental_information" not in tables:
-        return []
     table = tables["incremental_information"]
     rows = table[_rows(table, "incremental_information", "all")]
     steps = sorted(rows["step"].unique())
@@ -197,9 +189,8 @@ def _gather_scaling(tables: Tables) -> list[Evidence]:
     )
     by_step: dict[int, dict[str, Effect]] = {}
     for name, page, quantity, variant in measured:
-        if page in tables:
-            for (step, _), effect in _effects(tables[page], quantity, "ood", variant).items():
-                by_step.setdefault(step, {})[name] = _turned(effect) if quantity == "scale_shift" else effect
+        for (step, _), effect in _effects(tables[page], quantity, "ood", variant).items():
+            by_step.setdefault(step, {})[name] = _turned(effect) if quantity == "scale_shift" else effect
     steps = sorted(by_step)
     return [Evidence(_checkpoint(step, steps), by_step[step], unit="as named") for step in steps]
 
@@ -211,8 +202,6 @@ def _decide_scaling(evidence: Evidence, holds: set[str], against: set[str]) -> t
 
 
 def _gather_decoding(tables: Tables) -> list[Evidence]:
-    if "multi_token" not in tables:
-        return []
     table = tables["multi_token"]
     labels = {"all": "all pairs of steps", "aligned": "the same steps only"}
     evidence = []
@@ -244,14 +233,14 @@ def _decide_decoding(evidence: Evidence, holds: set[str], _against: set[str]) ->
 
 
 def _gather_depth(tables: Tables) -> list[Evidence]:
-    if "truncation" not in tables:
-        return []
     cut = _trained_profiles(tables["truncation"])
+    if cut.empty:
+        return []
     depths = cut["model"].map(cut.groupby("model")["layer"].max().astype(int))
     effects = {}
     for blocks, profiles in cut.groupby(depths):
         effects[f"{blocks} blocks"] = _subsampled(profiles[profiles["step"] == profiles["step"].max()], _fall)
-    whole = _trained_profiles(tables["predictive_information"]) if "predictive_information" in tables else cut[:0]
+    whole = _trained_profiles(tables["predictive_information"])
     if len(whole):
         # The model that was not cut is the deepest of all, at the checkpoint that was trained for about as long.
         step = min(whole["step"].unique(), key=lambda step: abs(step - cut["step"].max()))
@@ -276,10 +265,10 @@ def _decide_depth(evidence: Evidence, holds: set[str], _against: set[str]) -> tu
 
 
 def _gather_overfitting(tables: Tables) -> list[Evidence]:
-    table = tables.get("overfitting")
-    if table is None or not _rows(table, "loss", "id").any():
-        return []
+    table = tables["overfitting"]
     losses = table[_rows(table, "loss", "id")].groupby("step")["value"].mean()
+    if losses.empty:
+        return []
     best, end = int(losses.idxmin()), int(losses.index.max())
     rows = table[_rows(table, "predictive_information", "all") & (table["site"] == "block")]
     last = rows[rows["layer"] == rows["layer"].max()]
@@ -298,8 +287,6 @@ def _decide_overfitting(evidence: Evidence, holds: set[str], _against: set[str])
 
 
 def _gather_attention(tables: Tables) -> list[Evidence]:
-    if "attention" not in tables:
-        return []
     names = {
         "signal_attention_fall": "fall of attention to the signal",
         "signal_attention_excess": "signal over chance",

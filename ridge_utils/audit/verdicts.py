@@ -96,7 +96,7 @@ def judge(tables: Mapping[str, Mapping[str, Stored]]) -> pd.DataFrame:
     cases = _cases(tables)
     rows: list[tuple[Any, ...]] = []
     for claim, rule in RULES.items():
-        evidence = {case: rule.gather(measured) for case, measured in cases.items()}
+        evidence = {case: rule.gather(_of_all(rule.pages, measured)) for case, measured in cases.items()}
         tests = [
             (case, place, name, effect)
             for case, pieces in evidence.items()
@@ -159,6 +159,12 @@ def _cases(tables: Mapping[str, Mapping[str, Stored]]) -> dict[tuple[str, ...], 
                 for name in pages()[:-1] if page == "audit" else [page]:
                     by_page.setdefault(name, rows)
     return cases
+
+
+def _of_all(pages: Sequence[str], measured: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """A table for each of the notebooks, without rows where none was measured."""
+    nothing = next(iter(measured.values()))[:0]
+    return {page: measured.get(page, nothing) for page in pages}
 
 
 def _pool(table: pd.DataFrame, origin: Mapping[str, Any]) -> pd.Series:
