@@ -161,11 +161,17 @@ def load(
 def _dispatch(model: PreTrainedModel, device_map: str, max_memory: Mapping[int | str, int | str] | None) -> Any:
     """Spread a model that is in the main memory."""
     whole = list(model._no_split_modules or [])
-    limits = dict(max_memory) if max_memory else None
-    if device_map != "sequential":
-        low = device_map == "balanced_low_0"
-        limits = get_balanced_memory(model, limits, no_split_module_classes=whole, low_zero=low)
-    return dispatch_model(model, infer_auto_device_map(model, limits, no_split_module_classes=whole))
+    try:
+        limits = dict(max_memory) if max_memory is not None else None
+        if device_map != "sequential":
+            low = device_map == "balanced_low_0"
+            limits = get_balanced_memory(model, limits, no_split_module_classes=whole, low_zero=low)
+        return dispatch_model(model, infer_auto_device_map(model, limits, no_split_module_classes=whole))
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"The model cannot be spread with {device_map} and max_memory={shown(max_memory)}, which gives the memory "
+            f"of each device, as {{'cpu': '20GiB'}}: {named(' '.join(str(error).split()))}."
+        ) from error
 
 
 def assemble(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
