@@ -16,7 +16,7 @@ from ridge_utils import results
 from tests.campaign.cases import faults
 
 #: How many cases of each kind; the order is that in which they run.
-COUNTS = {"folders": 11, "kills": 20, "together": 4, "full": 8, "files": 1000, "functions": 2500, "inputs": 2500}
+COUNTS = {"folders": 400, "kills": 20, "together": 4, "full": 8, "files": 1000, "functions": 2500, "inputs": 2500}
 
 
 def main() -> int:

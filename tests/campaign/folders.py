@@ -4,6 +4,7 @@ Every case ends in one sentence, or gives the weights that the folder's files ho
 nothing is written there. Each is loaded in a process of its own, which a pipe without a writer may hang.
 """
 
+import atexit
 import contextlib
 import copy
 import functools
@@ -67,6 +68,7 @@ def mark(folder: Folder) -> Path:
 def _bases() -> Path:
     """The untouched folders, each in one file and in shards, and what is measured of them."""
     place = Path(tempfile.mkdtemp(prefix="ridge-folders-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
     for name in _BASES:
         for shards in (False, True):
             whole, folder = models.load(name, device="cpu"), place / f"{name[7:]}-{'many' if shards else 'one'}"
