@@ -96,13 +96,6 @@ def test_the_agreement_takes_the_sizes_that_have_both(table):
     assert sample_size.agreement(table[table["variant"] == ""]).empty
 
 
-def test_a_quadrature_that_is_off_is_seen(table):
-    moved = table.copy()
-    chosen = (moved["quantity"] == "predictive_information") & (moved["variant"] == "quadrature")
-    moved.loc[chosen, "value"] += 0.5
-    assert sample_size.agreement(moved).loc[120, "inside"] == 0
-
-
 @pytest.mark.parametrize(
     ("sizes", "every", "words"),
     [

@@ -78,14 +78,6 @@ def test_divergences_are_those_of_torch(model, states):
     assert (found.after[:2] < 0.9 * found.before[:2]).all(), "training helps where there is something to learn"
 
 
-def test_the_last_block_needs_no_translator(model, states):
-    found = fit_translators(model, states, [6], SHORT, progress=False)
-    assert found.before.item() == pytest.approx(0, abs=1e-5)
-    assert found.after.item() == pytest.approx(0, abs=1e-5)
-    own = dataclasses.replace(states, target_ids=logits_of(model, states.hidden[-1]).argmax(-1))
-    assert found.correct(model, own).float().mean() > 0.98
-
-
 def test_a_planted_affine_map_is_undone(model):
     """Layer 1 is an affine picture of the last one, with one dimension a thousand times the others."""
     draw = torch.Generator().manual_seed(1)
