@@ -20,8 +20,8 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from ridge_utils.batches import progress_bar
 from ridge_utils.errors import InputError, at_least
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import encode
@@ -87,7 +87,7 @@ def ablate(
             return lambda block: run.states[block - 1]
         return lambda block: run.states[block - 1] + means[block - 1].to(run.states[0])[run.kinds]
 
-    return _intervene(loaded, examples, blocks, batch_size, _label(f"ablation, {how}", progress), of_batch)
+    return _intervene(loaded, examples, blocks, batch_size, f"ablation, {how}", progress, of_batch)
 
 
 def mean_updates(loaded: LoadedModel, examples: Sequence[Example], batch_size: int = 16) -> Tensor:
@@ -170,7 +170,7 @@ def patch(
 
         return state
 
-    outcomes = _intervene(loaded, corrupted, blocks, batch_size, _label(f"patching, {what}", progress), of_batch)
+    outcomes = _intervene(loaded, corrupted, blocks, batch_size, f"patching, {what}", progress, of_batch)
     return Patching(outcomes.log_probability, outcomes.correct, clean_nats)
 
 
@@ -217,14 +217,14 @@ def _intervene(
     examples: Sequence[Example],
     blocks: Sequence[int],
     batch_size: int,
-    label: str | None,
+    what: str,
+    progress: bool | str,
     of_batch: Callable[[list[int], _Run], Callable[[int], Tensor]],
 ) -> Outcomes:
     """Outcomes with the state behind each block replaced by what ``of_batch`` says, shape (B, length, d)."""
     nats = torch.empty(1 + len(blocks), len(examples), dtype=torch.float64)
     correct = torch.empty(nats.shape, dtype=torch.bool)
-    bar = tqdm(total=len(examples) * len(blocks), desc=label, unit="prompt", disable=label is None)
-    with bar, torch.inference_mode():
+    with progress_bar(what, progress, len(examples) * len(blocks)) as bar, torch.inference_mode():
         for index in _batches(loaded, examples, batch_size):
             batch = [examples[i] for i in index]
             run = _untouched(loaded, batch)
@@ -271,7 +271,3 @@ def _check(loaded: LoadedModel, examples: Sequence[Example], blocks: Sequence[in
         raise InputError(
             f"blocks must be different numbers from 1 to {depth}, the depth of {loaded.name!r}, but are {list(blocks)}."
         )
-
-
-def _label(what: str, progress: bool | str) -> str | None:
-    return f"{what}, {progress}" if isinstance(progress, str) else what if progress else None

@@ -91,20 +91,12 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (step, n), profile in mean.groupby(["step", "n"]):
         profile = profile.droplevel(["step", "n"]).sort_index()
+        profile = profile[["predictive_information", "null_information"]]
         ridge = profile["predictive_information"].idxmax()
-        top, last = profile.loc[ridge], profile.iloc[-1]
-        rows.append(
-            {
-                "step": step,
-                "n": n,
-                "ridge_layer": ridge,
-                "at_ridge": top["predictive_information"],
-                "fall": top["predictive_information"] - last["predictive_information"],
-                "null_at_ridge": top["null_information"],
-                "null_fall": top["null_information"] - last["null_information"],
-            }
-        )
-    return pd.DataFrame(rows)
+        top, fall = profile.loc[ridge], profile.loc[ridge] - profile.iloc[-1]
+        rows.append((step, n, ridge, top.iloc[0], fall.iloc[0], top.iloc[1], fall.iloc[1]))
+    names = ["step", "n", "ridge_layer", "at_ridge", "fall", "null_at_ridge", "null_fall"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
