@@ -149,7 +149,7 @@ def test_spacing_keeps_the_ridge_and_the_ends(closed):
     wide = decodability.measure(pools(torch.arange(40) % 2), CONTEXT, spacing=9, halves=20, jobs=1)
     assert one(wide, "v_information", split="all", variant="")["layer"].tolist() == [0, 2, 3, 3]
     assert one(wide, "predictive_information")["layer"].tolist() == [0, 1, 2, 3, 3]
-    with pytest.raises(InputError, match="spacing must be at least 1"):
+    with pytest.raises(InputError, match="spacing"):
         decodability.measure(pools(torch.arange(40) % 2), CONTEXT, spacing=0)
 
 
