@@ -30,6 +30,7 @@ from ridge_utils.errors import (
     check_sampling,
     check_seeds,
     explain,
+    named,
     shown,
     user_path,
 )
@@ -100,6 +101,7 @@ _CHOICES = {
     "splits": tasks.SPLITS,
     "variants": ("skip", "mean", "patch", "patch_across", "patch_update"),
     "pairs": ("all", "aligned"),
+    "notebook": tuple(sorted(path.stem for path in (NOTEBOOKS.parent / "results" / "differences").glob("*.csv"))),
 }
 
 
@@ -111,7 +113,7 @@ def _different(values: list[Any]) -> list[Any]:
 
 def _plain(value: Any) -> Any:
     """A number written as a text, such as 1e-4 in quotes, and nothing else that pydantic would make a number of."""
-    return float(value) if isinstance(value, str) else value
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+.\d]+([eE][-+]?\d+)?", value) else value
 
 
 def _annotation(parameter: "Parameter") -> tuple[Any, str]:
@@ -167,7 +169,7 @@ def title(notebook: str) -> str:
 
 def cells(notebook: str) -> list[dict[str, Any]]:
     """The cells of a committed notebook, their sources as one text each."""
-    read = json.loads(_path(notebook).read_text(encoding="utf-8"))["cells"]
+    read = json.loads(find(notebook).read_text(encoding="utf-8"))["cells"]
     return [cell | {"source": "".join(cell["source"])} for cell in read]
 
 
@@ -295,17 +297,17 @@ def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = Fa
     Cells that speak of the default run are left out of a run with other parameters. What ran before a failing cell,
     which raises a ``papermill.PapermillExecutionError``, is saved as well. Gives the seconds that it took.
     """
-    source = _path(notebook)
+    source = find(notebook)
     consistent(notebook, values)
     output = user_path(output, "The output").absolute()
     if output.parent.resolve() == NOTEBOOKS:
         raise InputError(f"{output} would overwrite a committed notebook: write to another folder, such as runs/.")
+    files.claim(output, ".ipynb", force)
     given = dict(values)
     if "save_table" in parameters(notebook):
         table = given.get("save_table", str(output.with_suffix(".csv")))
         # Absolute, because the notebook runs in its own folder.
         given["save_table"] = str(Path(table).absolute()) if table else ""
-    files.claim(output, ".ipynb", force)
     if given.get("save_table"):
         files.claim(table := Path(given["save_table"]), ".csv", force)
         if table.parent.resolve() == NOTEBOOKS.parent / "results":
@@ -332,6 +334,12 @@ def execute(source: Path, output: Path, values: Mapping[str, Any], progress: Any
     papermill.execute_notebook(str(source), str(output), dict(values), stderr_file=progress, **_PAPERMILL)
 
 
+def is_of_input(error: BaseException) -> bool:
+    """Whether a notebook ended because of what the user gave, or for lack of storage."""
+    kinds = (InputError, *InputError.__subclasses__(), StorageError)
+    return isinstance(error, kinds) or getattr(error, "ename", "") in {kind.__name__ for kind in kinds}
+
+
 def failure(notebook: str, error: BaseException) -> str:
     """What ended the execution of a notebook, in one sentence; ``error`` is what :func:`run` raised."""
     import papermill
@@ -343,12 +351,10 @@ def failure(notebook: str, error: BaseException) -> str:
             "smaller model, dtype=bfloat16 or a smaller batch_size."
         )
     if isinstance(error, papermill.PapermillExecutionError):
-        if error.ename in ("InputError", "StorageError"):
+        if is_of_input(error):
             return error.evalue
-        return f"{notebook} failed in cell {error.cell_index + 1}: {error.ename}: {error.evalue}"
-    if isinstance(error, (InputError, StorageError)):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
+        return f"{notebook} failed in cell {error.cell_index + 1}: {error.ename}: {named(str(error.evalue))}"
+    return str(error) if is_of_input(error) else f"{type(error).__name__}: {named(str(error))}"
 
 
 def refresh(notebook: str, measure: bool = True) -> None:
@@ -360,7 +366,7 @@ def refresh(notebook: str, measure: bool = True) -> None:
     """
     import nbformat
 
-    source = _path(notebook)
+    source = find(notebook)
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / source.name
         if measure and "compare" in parameters(notebook):
@@ -385,7 +391,8 @@ def stable(notebook: "nbformat.NotebookNode") -> "nbformat.NotebookNode":
     return notebook
 
 
-def _path(notebook: str) -> Path:
+def find(notebook: str) -> Path:
+    """The file of a notebook, by its name or its path in the checkout."""
     name = notebook.removesuffix(".ipynb").removeprefix("notebooks/")
     if name not in names():
         raise InputError(f"There is no notebook {shown(notebook)}; choose one of {', '.join(names())}.")

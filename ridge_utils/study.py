@@ -168,20 +168,9 @@ def prepare(
     seeds = parameters.get("training_seeds", [])
     if steps:
         check_seeds(training_seeds=seeds)
-    name, options = parameters["task"], parameters["task_options"]
-    data_dir = parameters.get("data_dir") or None
-
-    def draw(split: tasks.Split, count: int | None, parameter: str | None) -> list[Example]:
-        try:
-            return tasks.load(name, split, count, data_dir=data_dir, **options)
-        except TooFewExamplesError as error:
-            if parameter is None:
-                raise
-            raise TooFewExamplesError(f"{error} The number comes from {parameter}={parameters[parameter]}.") from error
-
-    sampled = None if n != 0 else "n_examples" if parameters["n_examples"] else "n_samples"
-    examples = {split: draw(split, pool, sampled) for split in splits}
-    training_examples = draw("train", parameters["n_train"], "n_train") if steps else []
+    named = ["n_samples"] if n == 0 and not parameters["n_examples"] else ["n_texts", "n_fit", "n_examples"]
+    examples = {split: draw(parameters, split, pool, *named) for split in splits}
+    training_examples = draw(parameters, "train", parameters["n_train"], "n_train") if steps else []
     if base is None:
         base = models.load(parameters["model"], dtype=parameters["dtype"], device=parameters["device"])
     runs = {}
@@ -196,6 +185,16 @@ def prepare(
         )
         runs[seed] = training.finetune(base, training_examples, settings)
     return Study(dict(parameters), base, examples, training_examples, runs, started)
+
+
+def draw(parameters: Mapping[str, Any], split: tasks.Split, n: int | None, *names: str) -> list[Example]:
+    """Examples of the task that a notebook's parameters name; those of ``names`` say how many are asked for."""
+    data_dir = parameters.get("data_dir") or None
+    try:
+        return tasks.load(parameters["task"], split, n, data_dir=data_dir, **parameters["task_options"])
+    except TooFewExamplesError as error:
+        said = " and ".join(f"{name}={parameters[name]}" for name in names if name in parameters)
+        raise TooFewExamplesError(f"{error} The number comes from {said or 'the caller'}.") from None
 
 
 def references(notebook: str, prefix: str = "") -> dict[str, pd.DataFrame]:

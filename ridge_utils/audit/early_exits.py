@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ridge_utils import early_exit, inference, information, results, statistics, study, tasks
+from ridge_utils import early_exit, inference, information, results, statistics, study
 from ridge_utils.audit import lens
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
@@ -66,12 +66,11 @@ def training_examples(work: study.Study, n: int) -> list[Example]:
         return []
     parameters = work.parameters
     if not work.training_examples:
-        data_dir = parameters.get("data_dir") or None
-        return tasks.load(parameters["task"], "train", n, data_dir=data_dir, **parameters["task_options"])
+        return study.draw(parameters, "train", n, "n_exit_training")
     if n > len(work.training_examples):
         raise InputError(
-            f"Exits cannot be fitted on {n} examples, for there are {len(work.training_examples)} training examples: "
-            "ask for fewer, or raise n_train."
+            f"Exits cannot be fitted on n_exit_training={n} examples, for there are "
+            f"{len(work.training_examples)} training examples: ask for fewer, or raise n_train."
         )
     return work.training_examples[:n]
 

@@ -75,7 +75,18 @@ def _whole(least: int) -> Callable[[str], int]:
 
 def _path(text: str) -> Path:
     """What reads an option that is a path."""
-    return user_path(text, "An option")
+    try:
+        return user_path(text, "An option")
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _notebook(text: str) -> str:
+    """What reads an option that names a notebook."""
+    try:
+        return notebooks.find(text).stem
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     command = add("run", _run, "execute a notebook headless")
-    command.add_argument("notebook", help="its name, as `ridge list` shows it")
+    command.add_argument("notebook", type=_notebook, help="its name, as `ridge list` shows it")
     command.add_argument(
         "-p", dest="assignments", metavar="NAME=VALUE", action="append", default=[], help="a parameter; may be repeated"
     )
@@ -126,15 +137,17 @@ def _parser() -> argparse.ArgumentParser:
     build = add("book", _book, "execute the notebooks that have changed and build the book")
     check = add("check", _check, "compare the committed notebooks with what they give when executed")
     for command in (build, check):
-        command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="take these, whether they need it or not")
+        command.add_argument(
+            "names", nargs="*", type=_notebook, metavar="NOTEBOOK", help="take these, whether they need it or not"
+        )
         command.add_argument("--jobs", metavar="N", type=_whole(1), default=2, help="notebooks at a time (default: 2)")
     add("list", _list, "name the notebooks")
     command = add("forget", _forget, "take an audit that was added with add=true out of results/audit/ again")
     command.add_argument("name", metavar="NAME", help="its folder there, as the audit's run says it")
     command = add("params", _params, "show a notebook's parameters with type, default and help")
-    command.add_argument("notebook")
+    command.add_argument("notebook", type=_notebook)
     command = add("refresh", _refresh, "maintainers: measure the stored numbers anew, notebook by notebook")
-    command.add_argument("names", nargs="*", metavar="NOTEBOOK", help="default: all")
+    command.add_argument("names", nargs="*", type=_notebook, metavar="NOTEBOOK", help="default: all")
     command.add_argument("--pages", action="store_true", help="leave results/ alone and execute the notebooks only")
     add("setup", _setup, "put the embedded model into the cache")
     return parser
@@ -181,7 +194,7 @@ def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool,
     try:
         seconds = notebooks.run(notebook, values, output, force=force)
     except (DeadKernelError, papermill.PapermillExecutionError) as error:
-        bad_input = getattr(error, "ename", "") in ("InputError", "StorageError")
+        bad_input = notebooks.is_of_input(error)
         plain.finish(output, notebooks.is_default_run(notebook, values))
         print(
             f"error: {notebooks.failure(notebook, error)}" + ("" if bad_input else f"; see {output}"), file=sys.stderr

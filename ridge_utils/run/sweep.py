@@ -26,6 +26,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import os
 import re
 import time
@@ -87,7 +88,9 @@ def _different(values: list[Any]) -> list[Any]:
     return values
 
 
-_Axis = Annotated[list[Any], AfterValidator(_different), Field(description="a list of different values")]
+_Axis = Annotated[
+    list[Any], AfterValidator(_different), Field(max_length=1000, description="a list of 1000 different values at most")
+]
 
 
 class _File(BaseModel):
@@ -101,7 +104,9 @@ class _File(BaseModel):
     seeds: _Axis = []
     parameters: profiles.Values = {}
     overrides: Annotated[dict[str, dict[str, Any]], Field(description="parameters by model or task")] = {}
-    resources: Annotated[dict[str, float], Field(description="a mapping of resources to numbers")] = {}
+    resources: Annotated[
+        dict[str, Annotated[float, Field(ge=0, le=1e6)]], Field(description="a mapping of resources to numbers")
+    ] = {}
     expected: profiles.Values = {}
 
 
@@ -133,6 +138,8 @@ def load(path: Path, folder: Path) -> Grid:
         # A notebook that trains nothing has no seeds: it is run once.
         declared = notebooks.parameters(notebook)
         varied = {key: values for key, values in axes.items() if _AXES[key] in declared}
+        if (count := math.prod(map(len, varied.values()))) > 10_000:
+            raise InputError(f"The grid {path} makes {count:,} runs of {notebook}, more than 10,000: shorten a list.")
         for combination in itertools.product(*varied.values()):
             point = dict(zip(varied, combination, strict=True))
             chosen = {_AXES[key]: [value] if key == "seeds" else value for key, value in point.items()}
@@ -141,6 +148,7 @@ def load(path: Path, folder: Path) -> Grid:
             for value in point.values():
                 overrides = content.overrides.get(str(value), {})
                 values |= notebooks.from_file(notebook, {k: v for k, v in overrides.items() if k in declared})
+            notebooks.consistent(notebook, values)
             name = _name(notebook, point)
             place = folder.absolute() / name
             if name in runs:
