@@ -167,7 +167,7 @@ def test_exits_are_fitted_on_what_the_model_was_trained_on():
     work = study.prepare(parameters, n=4)
     assert early_exits.training_examples(work, 0) == []
     assert early_exits.training_examples(work, 5) == work.training_examples[:5]
-    with pytest.raises(InputError, match="on 9 examples, for there are 8 training examples"):
+    with pytest.raises(InputError, match="=9 examples, for there are 8 training examples"):
         early_exits.training_examples(work, 9)
     untouched = study.prepare({**parameters, "steps": 0}, n=4)
     assert early_exits.training_examples(untouched, 9) == tasks.load("synthetic_arithmetic", "train", 9)

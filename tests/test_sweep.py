@@ -80,13 +80,13 @@ def test_a_grid_is_every_combination(grid):
         models=["gpt2", "Qwen/Qwen2.5-0.5B"],
         tasks=["clutrr"],
         seeds=[0, 1],
-        parameters={"steps": 7},
+        parameters={"steps": 7, "checkpoints": []},
         resources={"GPU": 1},
     )
     assert (found.title, found.resources, len(found.runs)) == ("both", {"GPU": 1}, 6)
     first = found.runs[1]
     assert first.name == "predictive_information--gpt2--clutrr--seed-1"
-    wanted = {"model": "gpt2", "task": "clutrr", "training_seeds": [1], "steps": 7, "n_samples": 30}
+    wanted = {"model": "gpt2", "task": "clutrr", "training_seeds": [1], "steps": 7, "checkpoints": [], "n_samples": 30}
     assert first.parameters == wanted
     assert found.runs[4].name == "multi_token--gpt2--clutrr", "it trains nothing, so it has no seeds"
     assert found.runs[4].parameters == {"model": "gpt2", "task": "clutrr"}

@@ -23,7 +23,8 @@ class _Parser(argparse.ArgumentParser):
     """argparse, whose errors are the command's own."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{named(message)} (`{self.prog} --help` says what there is).")
+        said = message if len(message) < 500 and message.isprintable() else shown(message)
+        raise InputError(f"{said} (`{self.prog} --help` says what there is).")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
