@@ -219,10 +219,10 @@ def storage_errors(folder: Path) -> Iterator[None]:
     except StorageError:
         raise
     except OSError as error:
-        if error.errno not in _STORAGE_ERRNOS:
+        if error.errno not in _STORAGE_ERRNOS and folder.is_dir():  # one that vanished is no longer written to
             raise
         # "File exists" is what making a folder says where a file stands in its place.
-        reason = os.strerror(errno.ENOTDIR if error.errno == errno.EEXIST else error.errno)
+        reason = os.strerror(errno.ENOTDIR if error.errno == errno.EEXIST else error.errno or errno.ENOENT)
         raise StorageError(_storage_message(folder, reason)) from error
     except (SafetensorError, RuntimeError) as error:
         # safetensors reports a full disk with the system's words, torch with its own writer's position.
@@ -235,7 +235,16 @@ def storage_errors(folder: Path) -> Iterator[None]:
         raise
 
 
-_STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+_STORAGE_ERRNOS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EEXIST,
+    errno.EFBIG,
+)
 _STORAGE_ERRNOS += (errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EIO)
 
 

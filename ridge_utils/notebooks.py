@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -289,13 +289,22 @@ def is_default_run(notebook: str, values: Mapping[str, Any]) -> bool:
     return all(value == default.get(name) for name, value in values.items() if name not in SAME_FINDINGS)
 
 
-def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = False, *, force: bool = False) -> float:
+def run(
+    notebook: str,
+    values: Mapping[str, Any],
+    output: Path,
+    quiet: bool = False,
+    *,
+    force: bool = False,
+    finish: Callable[[Path, bool], None] | None = None,
+) -> float:
     """Execute a notebook headless and save it, with its table as CSV beside it.
 
     What is there already is replaced if a run wrote it; with ``force`` anything else is moved aside, else refused.
 
     Cells that speak of the default run are left out of a run with other parameters. What ran before a failing cell,
-    which raises a ``papermill.PapermillExecutionError``, is saved as well. Gives the seconds that it took.
+    which raises a ``papermill.PapermillExecutionError``, is saved as well. ``finish`` rewrites the executed notebook,
+    told whether it was the default run. Gives the seconds that it took.
     """
     source = find(notebook)
     consistent(notebook, values)
@@ -312,26 +321,82 @@ def run(notebook: str, values: Mapping[str, Any], output: Path, quiet: bool = Fa
         files.claim(table := Path(given["save_table"]), ".csv", force)
         if table.parent.resolve() == NOTEBOOKS.parent / "results":
             raise InputError(f"{table} would overwrite a stored table: write to another folder, such as runs/.")
-    with cache.storage_errors(output.parent):
-        output.touch()
-    started = time.monotonic()
+    started, default = time.monotonic(), is_default_run(notebook, given)
     with tempfile.TemporaryDirectory() as folder:
-        if not is_default_run(notebook, given):
+        if not default:
             content = json.loads(source.read_text(encoding="utf-8"))
             content["cells"] = [cell for cell in content["cells"] if not has_tag(cell, DEFAULT_RUN)]
             source = Path(folder) / source.name
             source.write_text(json.dumps(content), encoding="utf-8")
-        execute(source, output, given, None if quiet else sys.stderr)
+        execute(source, output, given, None if quiet else sys.stderr, finish and (lambda path: finish(path, default)))
     return time.monotonic() - started
 
 
-def execute(source: Path, output: Path, values: Mapping[str, Any], progress: Any = None) -> None:
-    """Execute a notebook's file with papermill; ``progress``, a text file, gets what the notebook writes to stderr."""
+def execute(
+    source: Path,
+    output: Path,
+    values: Mapping[str, Any],
+    progress: Any = None,
+    finish: Callable[[Path], None] | None = None,
+) -> None:
+    """Execute a notebook's file with papermill; ``progress``, a text file, gets what the notebook writes to stderr.
+
+    Notebook and table come to their places when all is done, the table last: where it is, the run was whole. Of a
+    notebook that fails in a cell what ran is kept. ``finish`` rewrites the executed notebook before.
+    """
     import papermill
+    from jupyter_core.paths import jupyter_runtime_dir
+    from nbclient.exceptions import DeadKernelError
 
     for name, value in _ALLOCATION.items():
         os.environ.setdefault(name, value)
-    papermill.execute_notebook(str(source), str(output), dict(values), stderr_file=progress, **_PAPERMILL)
+    table = Path(values.get("save_table") or output)
+    with (
+        files.scratch(output.parent) as made,
+        files.scratch(table.parent) as measured,
+        files.scratch(Path(jupyter_runtime_dir())) as connections,
+    ):
+        executed, given = made / output.name, dict(values)
+        if table != output:
+            given["save_table"] = str(measured / table.name)
+
+        def keep() -> None:
+            with cache.storage_errors(output.parent):
+                text = executed.read_text(encoding="utf-8")
+                for folder in (made, measured):
+                    text = text.replace(f"/{folder.name}", "")
+                executed.write_text(text, encoding="utf-8")
+                if finish:
+                    finish(executed)
+            files.replace(made, output)
+
+        try:
+            with cache.storage_errors(output.parent), _environment("JUPYTER_RUNTIME_DIR", str(connections)):
+                # papermill takes braces in a path for parameters.
+                paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (source, executed)]
+                papermill.execute_notebook(*paths, given, stderr_file=progress, **_PAPERMILL)
+        except papermill.PapermillExecutionError as error:
+            error.evalue = re.sub(rf"/({made.name}|{measured.name})\b", "", error.evalue)
+            keep()
+            raise
+        except DeadKernelError:
+            keep()
+            raise
+        keep()
+        if table != output and (measured / table.name).exists():
+            files.replace(measured, table, table.with_suffix(".json"))
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def is_of_input(error: BaseException) -> bool:
@@ -366,17 +431,22 @@ def refresh(notebook: str, measure: bool = True) -> None:
     """
     import nbformat
 
-    source = find(notebook)
-    with tempfile.TemporaryDirectory() as folder:
-        executed = Path(folder) / source.name
-        if measure and "compare" in parameters(notebook):
-            table = NOTEBOOKS.parent / "results" / f"{notebook}.csv"
-            execute(source, executed, {"compare": False, "save_table": str(table)}, sys.stderr)
-        execute(source, executed, {}, sys.stderr)
-        page = stable(nbformat.read(executed, as_version=4))
+    source, table = find(notebook), NOTEBOOKS.parent / "results" / f"{notebook}.csv"
+    pair = (table, table.with_suffix(".json"))
+    before = {path: path.read_bytes() for path in pair if path.is_file()}
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            executed = Path(folder) / source.name
+            if measure and "compare" in parameters(notebook):
+                execute(source, executed, {"compare": False, "save_table": str(table)}, sys.stderr)
+            execute(source, executed, {}, sys.stderr)
+            page = stable(nbformat.read(executed, as_version=4))
         outputs.seal(page)
-        text = nbformat.writes(page)
-    cache.write_text(source, text.rstrip("\n") + "\n")
+        cache.write_text(source, nbformat.writes(page).rstrip("\n") + "\n")
+    except BaseException:  # a table and a page that say the same, or both as they were
+        for path in pair:
+            path.write_bytes(before[path]) if path in before else path.unlink(missing_ok=True)
+        raise
 
 
 def stable(notebook: "nbformat.NotebookNode") -> "nbformat.NotebookNode":

@@ -99,7 +99,7 @@ def provenance(parameters: Mapping[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def write(table: pd.DataFrame, path: Path, origin: Mapping[str, Any]) -> None:
-    """Write a table as CSV to ``path`` and its :func:`provenance` as JSON beside it, each atomically, the CSV first.
+    """Write a table as CSV to ``path`` and its :func:`provenance` as JSON beside it, both whole or none, the CSV first.
 
     What stands there is replaced if it is a table of ours, else an InputError says so.
     """
@@ -112,8 +112,10 @@ def write(table: pd.DataFrame, path: Path, origin: Mapping[str, Any]) -> None:
         content["file"] = place
     content = json.loads(json.dumps(content))  # as it will be read: its digest goes by that
     content[files.OWN_DIGEST] = _own_digest(content)
-    cache.write_text(path, text)
-    cache.write_text(path.with_suffix(".json"), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    with files.scratch(path.parent) as made:
+        cache.write_text(made / path.name, text)
+        cache.write_text(made / f"{path.stem}.json", json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        files.replace(made, path, path.with_suffix(".json"))
 
 
 def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:

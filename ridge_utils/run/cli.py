@@ -193,15 +193,13 @@ def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool,
     if html:
         files.claim(output.with_suffix(".html"), ".html", force)
     try:
-        seconds = notebooks.run(notebook, values, output, force=force)
+        seconds = notebooks.run(notebook, values, output, force=force, finish=plain.finish)
     except (DeadKernelError, papermill.PapermillExecutionError) as error:
         bad_input = notebooks.is_of_input(error)
-        plain.finish(output, notebooks.is_default_run(notebook, values))
         print(
             f"error: {notebooks.failure(notebook, error)}" + ("" if bad_input else f"; see {output}"), file=sys.stderr
         )
         return 2 if bad_input else 1
-    plain.finish(output, notebooks.is_default_run(notebook, values))
     see = f"{output} and {plain.html(output)}" if html else output
     print(f"{notebook}: done in {seconds:.0f} s; see {see}", file=sys.stderr)
     return 0

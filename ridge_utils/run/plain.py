@@ -65,8 +65,6 @@ def finish(path: Path, default: bool) -> None:
     """
     import nbformat
 
-    if not path.is_file() or not path.stat().st_size:  # nothing was executed
-        return
     notebook = nbformat.read(path, as_version=4)
     glued = _glued(notebook)
     captions = {

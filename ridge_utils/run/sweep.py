@@ -40,7 +40,7 @@ import filelock
 import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from ridge_utils import cache, notebooks, profiles, results
+from ridge_utils import cache, files, notebooks, profiles, results
 from ridge_utils.errors import InputError, StorageError
 from ridge_utils.run import plain
 
@@ -186,8 +186,7 @@ def execute(run: Run, quiet: bool = True) -> Outcome:
             extra = {"save_table": str(run.table), "compare": False}
             known = notebooks.parameters(run.notebook)
             values = {**run.parameters, **{name: value for name, value in extra.items() if name in known}}
-            notebooks.run(run.notebook, values, run.output, quiet)
-            plain.finish(run.output, notebooks.is_default_run(run.notebook, run.parameters))
+            notebooks.run(run.notebook, values, run.output, quiet, finish=plain.finish)
             run.error.unlink(missing_ok=True)
     except Exception as error:  # whatever it is, the other runs go on
         text = _ANSI.sub("", "".join(traceback.format_exception(error)))
@@ -293,8 +292,11 @@ def compare(table: pd.DataFrame, folder: Path, quantity: str = "predictive_infor
     summaries = [statistics.ridge_summary(of_run, quantity).assign(run=run) for run, of_run in by_run]
     summary = pd.concat(summaries, ignore_index=True)
     summary = summary[["run", *summary.columns.drop(["run", "split"])]]
-    with cache.storage_errors(folder):
-        summary.to_csv(folder / "comparison.csv", index=False)
+    text, names = summary.to_csv(index=False), [folder / "comparison.csv", folder / "comparison.png"]
+    for path in names:
+        files.claim(path, path.suffix, mark=text.partition("\n")[0])
+    with files.scratch(folder) as made:
+        (made / "comparison.csv").write_text(text, encoding="utf-8", newline="")
         last = rows["step"] == rows.groupby("run")["step"].transform("max")
         shown = rows[last | (rows["step"] == 0)]
         shown = shown.assign(
@@ -305,7 +307,8 @@ def compare(table: pd.DataFrame, folder: Path, quantity: str = "predictive_infor
         shown = shown[shown["run"].isin(shown["run"].unique()[: len(figures.HUES)])]
         figures.style()
         figure = figures.profiles(shown, quantity, panels="checkpoint", curves="run")
-        figure.savefig(folder / "comparison.png", dpi=150)
+        figure.savefig(made / "comparison.png", dpi=150)
+        files.replace(made, *names)
     return summary
 
 
