@@ -145,7 +145,7 @@ def read(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 def _place(path: Path) -> str:
     """Where in :data:`FOLDER` a table lies, which its provenance says lest two be swapped; empty where it does not."""
-    path = path.resolve()
+    path = Path(*(part for part in path.resolve().parts if not part.startswith(files.SCRATCH)))
     return path.relative_to(FOLDER).as_posix() if path.is_relative_to(FOLDER) else ""
 
 
