@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 import platformdirs
 from safetensors import SafetensorError
 
-from ridge_utils.errors import StorageError, user_path
+from ridge_utils.errors import StorageError, named, user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,37 +70,54 @@ def write_text(path: Path, text: str) -> None:
             raise
 
 
-def seal(folder: Path, files: Iterable[str] | None = None) -> None:
-    """Write the manifest of ``folder``, over all its files or over the named ones only."""
+def seal(folder: Path, files: Iterable[str] | None = None, entry: Path | None = None) -> None:
+    """Write the manifest of ``folder``, over all its files or over the named ones only.
+
+    It says which entry this is, so that two cannot change places; ``entry`` is where the folder will be.
+    """
     names = sorted(files) if files is not None else sorted(p.name for p in folder.iterdir() if p.name != MANIFEST)
-    entries = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
-    write_text(folder / MANIFEST, json.dumps(entries, indent=1))
+    listed = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
+    write_text(folder / MANIFEST, json.dumps({"entry": _identity(entry or folder), "files": listed}, indent=1))
+
+
+def _identity(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"
 
 
 def listed(folder: Path) -> set[str]:
-    """Names of the files in an entry's manifest."""
-    return set(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    """Names of the files in the manifest of an entry without :func:`damage`."""
+    return set(json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"])
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with an entry of the cache, in words, or None if every file is as its manifest says."""
+def damage(folder: Path, needed: Iterable[str] = ()) -> str | None:
+    """What is wrong with an entry of the cache, in words, or None if every file is as its manifest says.
+
+    ``needed`` are files that its reader cannot do without.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return "its manifest is no file" if path.exists() else "it has no manifest"
     try:
-        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return "it has no manifest"
-    except (OSError, ValueError) as error:
-        return f"its manifest cannot be read ({error})"
-    if not entries:
-        return "its manifest lists nothing"
-    for name, entry in entries.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != entry["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
-        if sha256(path) != entry["sha256"]:
-            return f"the SHA-256 of {name} is not the one in its manifest"
-    return None
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        entry, files = (
+            manifest["entry"],
+            {name: (file["bytes"], file["sha256"]) for name, file in manifest["files"].items()},
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return f"its manifest cannot be read ({type(error).__name__})"
+    if entry != _identity(folder):
+        return f"it is the entry {named(str(entry))}, which belongs elsewhere"
+    if missing := sorted(set(needed) - set(files)) or [name for name in files if Path(name).name != name]:
+        return f"its manifest does not list {named(missing[0])}"
+    for name, (size, digest_of_file) in files.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{named(name)} is missing"
+        if file.stat().st_size != size:
+            return f"{named(name)} has {file.stat().st_size} bytes instead of {size}"
+        if sha256(file) != digest_of_file:
+            return f"the SHA-256 of {named(name)} is not the one in its manifest"
+    return None if files else "its manifest lists nothing"
 
 
 @contextlib.contextmanager
@@ -115,13 +133,20 @@ def writing(target: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
             yield temporary
-            seal(temporary)
-            temporary.chmod(0o777 & ~_umask())
-            if target.exists():
-                shutil.rmtree(target)
+            seal(temporary, entry=target)
+            temporary.chmod(0o755 & ~_umask())  # nobody else may write into it
+            remove(target)
             temporary.replace(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all that is in it, or whatever lies in its place; links are not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def tensors(kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[str, Tensor]]") -> "dict[str, Tensor]":
@@ -133,7 +158,7 @@ def tensors(kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[s
 
     folder = directory() / kind / digest(shaped_by)
     with lock(folder):
-        if _is_missing(kind, folder):
+        if _is_missing(kind, folder, ["tensors.safetensors"]):
             built = {name: value.contiguous() for name, value in build().items()}
             with writing(folder) as temporary:
                 save_file(built, temporary / "tensors.safetensors")
@@ -141,9 +166,9 @@ def tensors(kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[s
     return load_file(folder / "tensors.safetensors")
 
 
-def _is_missing(kind: str, folder: Path) -> bool:
+def _is_missing(kind: str, folder: Path, needed: Iterable[str]) -> bool:
     """Whether an entry has to be computed; one that is there but damaged is announced."""
-    problem = damage(folder)
+    problem = damage(folder, needed)
     if problem and folder.exists():
         log.warning("The cached %s in %s are damaged (%s); they are computed again.", kind, folder, problem)
     return bool(problem)
@@ -164,7 +189,7 @@ def mapped(
 
     folder = directory() / kind / digest(shaped_by)
     with lock(folder):
-        if _is_missing(kind, folder):
+        if _is_missing(kind, folder, [f"{name}.npy" for name in shapes]):
             with writing(folder) as temporary:
                 needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in shapes.values())
                 if needed > shutil.disk_usage(temporary).free:
@@ -198,7 +223,8 @@ def discard(kind: str, shaped_by: Mapping[str, Any]) -> None:
 def lock(target: Path) -> Iterator[None]:
     """Let one process at a time build the entry ``target``; the others say that they wait, and then find it."""
     with storage_errors(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _require_private(directory())
         held = filelock.FileLock(f"{target}.lock")
         try:
             held.acquire(blocking=False)
@@ -209,6 +235,24 @@ def lock(target: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def _require_private(folder: Path) -> None:
+    """Refuse a cache that anybody can write into, and say where a group can: what is read back shapes every number."""
+    found = folder.stat() if folder.is_dir() else None
+    if found and os.name == "posix":
+        if found.st_mode & stat.S_IWOTH:
+            raise StorageError(
+                f"Anybody can write into the cache {folder}: run `chmod o-w {folder}`, or name another folder with "
+                f"{ENVIRONMENT_VARIABLE}."
+            )
+        if found.st_mode & stat.S_IWGRP and str(folder) not in _warned:
+            _warned.add(str(folder))
+            log.warning("Your group can write into the cache %s, and so change what you measure.", folder)
+
+
+#: Caches of which it was said that a group can write into them.
+_warned: set[str] = set()
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import copy
 import inspect
 import json
 import logging
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +29,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 #: Part of the digest: raise it when the procedure below changes what comes out.
 _RECIPE = 1
+_RUN = "run.json"
 _ELAPSED = "elapsed.json"  # seconds of training up to a checkpoint
 _IGNORED = -100  # the label that transformers' loss leaves out
 
@@ -114,7 +114,7 @@ def finetune(
     folder = cache.directory() / "training" / digest
     wanted = [step for step in steps if step > 0]
     with cache.lock(folder):
-        record = _record(folder, wanted)
+        record = _record(folder, wanted, shaped_by)
         if record is None and wanted:
             record = _train(loaded, encoded, settings, precision, folder, wanted, shaped_by, progress)
     losses = pd.DataFrame(record["log"] if record else [], columns=["step", "loss"])
@@ -196,18 +196,22 @@ def _checkpoint(folder: Path, step: int) -> Path:
     return folder / f"checkpoint-{step}"  # transformers' own name for it
 
 
-def _record(folder: Path, wanted: Sequence[int]) -> dict[str, Any] | None:
+def _record(folder: Path, wanted: Sequence[int], shaped_by: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a finished run whose wanted checkpoints are all whole, else None."""
-    path = folder / "run.json"
+    path = folder / _RUN
+    if not path.exists():
+        return None  # a killed run goes on, see _resumable
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")
         record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
+        if record.pop("digest") != cache.digest(record) or record["shaped_by"] != json.loads(json.dumps(shaped_by)):
+            raise ValueError("it is not as it was written, or that of another run")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         log.warning("The training record %s cannot be read (%s); the run is trained again.", path, error)
         return None
     for step in wanted:
-        if problem := cache.damage(_checkpoint(folder, step)):
+        if problem := cache.damage(_checkpoint(folder, step), ["config.json"]):
             log.warning("The checkpoint %s is damaged (%s); it is trained again.", _checkpoint(folder, step), problem)
             return None
     return record
@@ -225,8 +229,12 @@ def _train(
 ) -> dict[str, Any]:
     with cache.storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "run.json").unlink(missing_ok=True)
+        cache.remove(folder / _RUN)
         resume = _resumable(folder, wanted)
+        if resume:
+            log.info("The fine-tuning goes on from step %s of %d.", resume.name.rpartition("-")[2], wanted[-1])
+        elif any(_checkpoint(folder, step).exists() for step in wanted):
+            log.warning("The checkpoints in %s are not those of a whole run; it is trained again.", folder)
         earlier = json.loads((resume / _ELAPSED).read_text()) if resume else 0.0
         keeper = _Keeper(folder, wanted, earlier, progress)
         trainer = make_trainer(copy.deepcopy(loaded.model), loaded, encoded, settings, precision, folder, keeper)
@@ -241,7 +249,7 @@ def _train(
         }
         for step in wanted:
             _strip(_checkpoint(folder, step))
-        cache.write_text(folder / "run.json", json.dumps(record, indent=1))
+        cache.write_text(folder / _RUN, json.dumps(record | {"digest": cache.digest(record)}, indent=1))
     return record
 
 
@@ -290,7 +298,7 @@ def _resumable(folder: Path, wanted: Sequence[int]) -> Path | None:
         problem = cache.damage(path)
         if problem and path.exists():
             log.warning("The checkpoint %s is not whole (%s); it is removed.", path, problem)
-            shutil.rmtree(path)
+            cache.remove(path)
         unbroken = unbroken and not problem
         if unbroken and "optimizer.pt" in cache.listed(path):
             newest = path

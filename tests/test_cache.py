@@ -41,10 +41,25 @@ def test_every_damage_is_named(tmp_path):
     assert cache.damage(target) == "the SHA-256 of a is not the one in its manifest"
     (target / "a").unlink()
     assert cache.damage(target) == "a is missing"
-    (target / "manifest.json").write_text("{}")
-    assert cache.damage(target) == "its manifest lists nothing"
-    (target / "manifest.json").write_text("{")
-    assert cache.damage(target).startswith("its manifest cannot be read")
+    for content in ("{", "{}", "null", "[" * 3000, '{"entry": 1, "files": []}', '{"entry": "x/entry", "files": {}}'):
+        (target / "manifest.json").write_text(content)
+        assert cache.damage(target)
+
+
+def test_two_entries_cannot_change_places(tmp_path):
+    for name in ("one", "two"):
+        with cache.writing(tmp_path / name) as folder:
+            (folder / "a").write_text(name)
+    (tmp_path / "one").rename(tmp_path / "three")
+    (tmp_path / "two").rename(tmp_path / "one")
+    assert "belongs elsewhere" in cache.damage(tmp_path / "one")
+
+
+def test_a_cache_that_anybody_can_write_into_is_refused(own_cache):
+    own_cache.mkdir(exist_ok=True)
+    own_cache.chmod(0o777)
+    with pytest.raises(StorageError, match="chmod o-w"):
+        cache.tensors("Kind", {}, lambda: {"a": torch.ones(1)})
 
 
 def test_a_text_is_replaced_whole(tmp_path, monkeypatch):
