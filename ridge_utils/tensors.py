@@ -13,8 +13,6 @@ from ridge_utils.errors import InputError, valid_seed
 
 #: Lengths of samples outside these have squares, or products of their squares, that no float64 holds.
 SMALLEST, LARGEST = 1e-70, 1e70
-#: Beside the largest entry of a matrix, what two mirror images may differ by.
-_ROUNDING = 1e-6
 
 
 def real(x: Any, name: str) -> Tensor:
@@ -111,10 +109,10 @@ def whole(x: Any, name: str, shape: str = "(N,)", least: int = 1, below: int | N
     return x
 
 
-def symmetric(x: Any, name: str, least: int = 2) -> Tensor:
-    """:func:`samples` that are symmetric matrices, but for rounding."""
+def symmetric(x: Any, name: str, least: int = 2, rounding: float = 1e-6) -> Tensor:
+    """:func:`samples` that are symmetric matrices, but for so much beside their largest entry."""
     x = samples(x, name, "(..., N, N)", least)
-    if x.shape[-1] != x.shape[-2] or bool(((x - x.mT).abs() > _ROUNDING * x.abs().amax()).any()):
+    if x.shape[-1] != x.shape[-2] or bool(((x - x.mT).abs() > rounding * x.abs().amax()).any()):
         raise InputError(f"{name} must hold symmetric matrices of shape (..., N, N), but has shape {tuple(x.shape)}.")
     return x
 

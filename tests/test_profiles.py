@@ -17,6 +17,8 @@ ATTENTION, INFORMATION = "attention", "predictive_information"
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder of profiles, with results and runs beside it."""
+    # A kernel knows nothing of this folder, and so writes no place in it.
+    monkeypatch.setattr(results, "_place", lambda _path: "")
     (tmp_path / "profiles").mkdir()
     monkeypatch.setattr(profiles, "FOLDER", tmp_path / "profiles")
     monkeypatch.setattr(results, "FOLDER", tmp_path / "results")
@@ -130,7 +132,7 @@ def runs(monkeypatch):
     """In place of executing a notebook, note what it was given and store a table as it would."""
     seen = []
 
-    def run(notebook, values, output, quiet=False, force=False):
+    def run(notebook, values, output, quiet=False, force=False, finish=None):
         seen.append((notebook, dict(values), output))
         if "save_table" in values:
             measured = {name: v for name, v in values.items() if name not in ("compare", "save_table")}
@@ -203,7 +205,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(write, runs, monkeypa
     write("a", reference=True, notebooks={ATTENTION: {}, INFORMATION: {}})
     whole = notebooks.run
 
-    def run(notebook, values, output, quiet=False, force=False):
+    def run(notebook, values, output, quiet=False, force=False, finish=None):
         if notebook == ATTENTION:
             raise papermill.PapermillExecutionError(3, 4, "1 / 0", "ZeroDivisionError", "division by zero", [])
         return whole(notebook, values, output)

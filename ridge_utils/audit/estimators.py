@@ -152,7 +152,7 @@ def bias_corrected_correlation(a: Tensor, b: Tensor) -> Tensor:
     .. [SongSGBB12] L. Song, A. Smola, A. Gretton, J. Bedo, K. Borgwardt. *Feature Selection via Dependence
        Maximization.* JMLR 13, 2012.
     """
-    a, b = (tensors.symmetric(one, name, least=4) for one, name in ((a, "a"), (b, "b")))
+    a, b = (tensors.symmetric(one, name, 4, math.inf) for one, name in ((a, "a"), (b, "b")))
     tensors.same_number(a, b, ("a", "b"))
     a, b = _u_centred(a), _u_centred(b)
     product, scale = (a * b).sum((-2, -1)), ((a * a).sum((-2, -1)) * (b * b).sum((-2, -1))).sqrt()
