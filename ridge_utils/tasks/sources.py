@@ -127,8 +127,8 @@ def draw(whole: str, rows: Sequence[Example], n: int | None, seed: str) -> list[
     different = list(dict.fromkeys(rows))
     if not different or (n is not None and n > len(different)):
         raise TooFewExamplesError(
-            f"{'All' if n is None else n} examples were asked for, but {whole} has {len(different)} different ones: "
-            "ask for fewer, or choose another source."
+            f"{'All' if n is None else shown(n)} examples were asked for, but {whole} has {len(different)} different "
+            "ones: ask for fewer, or choose another source."
         )
     return random.Random(seed).sample(different, len(different) if n is None else n)
 
