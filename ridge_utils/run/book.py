@@ -26,7 +26,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ridge_utils import notebooks
+from ridge_utils import files, notebooks
 
 ROOT = notebooks.NOTEBOOKS.parent
 #: The executed notebooks, and those that are being executed or failed.
@@ -192,19 +192,20 @@ def _execute(notebook: str, digest: str) -> tuple[float, str]:
 
     started = time.monotonic()
     output = RUNNING / f"{notebook}.ipynb"
-    RUNNING.mkdir(parents=True, exist_ok=True)
     EXECUTED.mkdir(parents=True, exist_ok=True)
+
+    def finish(path: Path) -> None:
+        executed = notebooks.stable(nbformat.read(path, as_version=4))
+        executed.metadata["ridge"] = {"key": digest, "seconds": round(time.monotonic() - started, 1)}
+        nbformat.write(executed, path)
+
     try:
-        notebooks.execute(notebooks.NOTEBOOKS / output.name, output, {}, _Progress(notebook))
+        notebooks.execute(notebooks.NOTEBOOKS / output.name, output, {}, _Progress(notebook), finish)
+        files.replace(RUNNING, EXECUTED / output.name)
     except Exception as error:  # whatever it is, the others go on
         reason = " ".join(notebooks.failure(notebook, error).split())
-        return time.monotonic() - started, f"{reason[:300]}; see {output.relative_to(ROOT)}"
-    seconds = time.monotonic() - started
-    executed = notebooks.stable(nbformat.read(output, as_version=4))
-    executed.metadata["ridge"] = {"key": digest, "seconds": round(seconds, 1)}
-    nbformat.write(executed, output)
-    output.replace(EXECUTED / output.name)
-    return seconds, ""
+        return time.monotonic() - started, f"{reason[:300]}; see {RUNNING}"
+    return time.monotonic() - started, ""
 
 
 def _build_stored(_name: str, _digest: str) -> tuple[float, str]:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
+
 from ridge_utils import notebooks
 
 #: Seconds after which no process of a command that was killed may run.
@@ -26,8 +28,16 @@ SMALL = {"steps": 4, "checkpoints": [2], "n_train": 16, "n_samples": 8, "samplin
 _PAGE = """
 from pathlib import Path
 from ridge_utils.run import book
-book.RUNNING, book.EXECUTED = Path("running").absolute(), Path("out").absolute()
-raise SystemExit(book._execute("reproducibility", "")[1] or 0)
+book.RUNNING, book.EXECUTED = Path("out/running").absolute(), Path("out").absolute()
+reason = book._execute("reproducibility", "")[1]
+raise SystemExit(f"error: {reason}" if reason else 0)
+"""
+_TINY = """
+import time
+from pathlib import Path
+for ending in ("csv", "json"):
+    Path(save_table).with_suffix(f".{ending}").write_text("1.5")
+time.sleep(0.5)
 """
 
 
@@ -57,6 +67,23 @@ RUN = Job(
 SWEEP = Job("sweep", ("-m", "ridge_utils", "sweep", "grid.yaml", "-o", "out", "--workers", "2"), "out/table.csv")
 SETUP = Job("setup", ("-m", "ridge_utils", "setup"), "cache/models/smollm2-135m-b179c9523d0e6a0f-v1/model.safetensors")
 PAGE = Job("page", ("-c", _PAGE), "out/reproducibility.ipynb")
+#: A notebook that measures nothing, for what must not take long.
+TINY = Job(
+    "notebook",
+    (
+        "-c",
+        """
+from pathlib import Path
+from ridge_utils import notebooks
+output = Path("out/x.ipynb").absolute()
+try:
+    notebooks.execute(Path("tiny.ipynb"), output, {"save_table": str(output.with_suffix(".csv"))})
+except Exception as error:
+    raise SystemExit(f"error: {notebooks.failure('tiny', error)}")
+""",
+    ),
+    "out/x.csv",
+)
 
 
 @dataclass
@@ -71,6 +98,12 @@ class Place:
             (self.folder / name).mkdir(exist_ok=True)
         grid = {"notebooks": {"predictive_information": SMALL}, "models": ["random:gpt2", "random:llama"]}
         (self.folder / "grid.yaml").write_text(json.dumps(grid))
+        cells = [nbformat.v4.new_code_cell('save_table = ""', metadata={"tags": ["parameters"]})]
+        cells += [nbformat.v4.new_code_cell(_TINY)]
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=cells, metadata={"language_info": {"name": "python"}}),
+            self.folder / "tiny.ipynb",
+        )
 
     def start(self, job: Job, before: Callable[[], None] | None = None) -> subprocess.Popen:
         """Begin a job; ``before`` is called in its process."""
