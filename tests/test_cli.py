@@ -49,29 +49,6 @@ def test_values_have_the_type_that_the_notebook_declares(assignment, expected):
     assert type(value) is type(expected)
 
 
-@pytest.mark.parametrize(
-    ("assignment", "words"),
-    [
-        ("n_sample=100", "no parameter 'n_sample'"),
-        ("n_samples=many", "'n_samples' must be of type int"),
-        ("n_samples=1.5", "must be of type int"),
-        ("n_samples=true", "must be of type int"),
-        ("learning_rate=true", "must be of type float"),
-        ("sampling_seeds=3", r"must be of type list\[int\]"),
-        ("sampling_seeds=[0, a]", r"must be of type list\[int\]"),
-        ("sampling_seeds=[0", r"must be of type list\[int\]"),
-        ("compare=maybe", "must be of type bool"),
-        ("task_options=[]", "must be of type dict"),
-        ("n_samples", "name=value"),
-    ],
-)
-def test_a_wrong_name_or_type_is_an_error_that_says_what_is_valid(assignment, words, capsys):
-    with pytest.raises(InputError, match=words):
-        notebooks.parse(NOTEBOOK, [assignment])
-    assert cli.main(["run", NOTEBOOK, "-p", assignment]) == 2
-    assert capsys.readouterr().err.startswith("error: ")
-
-
 def test_a_list_of_texts_is_one():
     assert notebooks.parse("multi_token", ["pairs=[aligned]"]) == {"pairs": ["aligned"]}
     for text in ("pairs=aligned", "pairs=[1]"):
