@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ridge_utils import results
-from tests.campaign.cases import faults
+from tests.campaign.cases import LIMIT, faults
 
 #: How many cases of each kind; the order is that in which they run.
 COUNTS = {"functions": 2500, "inputs": 2500, "folders": 400, "kills": 20, "together": 4, "full": 8, "files": 1000}
+#: Kinds whose cases are several whole runs of commands, one after the other.
+WHOLE_RUNS = {"kills", "together", "full"}
 
 
 def main() -> int:
@@ -34,7 +36,8 @@ def main() -> int:
         made = importlib.import_module(f"tests.campaign.{kind}")
         started, count, wrong = time.monotonic(), 0, 0
         wanted = options.count or COUNTS[kind]
-        for case, fault in faults(made.cases(random.Random(f"{options.seed} {kind}"), wanted)):
+        limit = 10 * LIMIT if kind in WHOLE_RUNS else LIMIT
+        for case, fault in faults(made.cases(random.Random(f"{options.seed} {kind}"), wanted), limit):
             count += 1
             if fault:
                 wrong += 1
