@@ -19,7 +19,7 @@ from tests.test_sweep import finish, grid, runs  # noqa: F401
 
 @pytest.mark.slow
 def test_after_a_kill_the_same_command_ends_well_and_nothing_is_left():
-    assert not kills.kill(TINY, "command", signal.SIGKILL, 0.8)
+    assert not kills.kill(TINY, "kernel's command", signal.SIGKILL, 0)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ tmpfs where one can be mounted; elsewhere, and for quotas, the size of a process
 import contextlib
 import os
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -58,11 +59,11 @@ def meet(job: Job, name: str, fault: str, moment: float) -> str:
         said = process.communicate()[0]
         status, kept = process.returncode, {path: text for path, text in earlier.items() if path.exists()}
         undo()
-        wrong = _judge(status, said, fault, {p: p.read_text() == text for p, text in kept.items()})
+        wrong = _judge(status, said, name, {p: p.read_text() == text for p, text in kept.items()})
         return wrong or here.whole(job)
 
 
-def _judge(status: int, said: str, fault: str, same: dict[Path, bool]) -> str:
+def _judge(status: int, said: str, name: str, same: dict[Path, bool]) -> str:
     if problem := commands.noise(said):
         return problem
     if status == 0:
@@ -72,8 +73,10 @@ def _judge(status: int, said: str, fault: str, same: dict[Path, bool]) -> str:
     told = commands.error(said)
     if not told or (problem := sentence(told)):
         return f"no sentence: {said[-400:]}"
+    if name not in re.split(r"[/\s:,']", told):
+        return f"it does not name the folder {name}: {told}"
     lost = [path.name for path, is_same in same.items() if not is_same]
-    return f"{fault} destroyed {lost}" if lost else ""
+    return f"it destroyed {lost}" if lost else ""
 
 
 def _limited() -> None:

@@ -15,8 +15,8 @@ from tests.campaign import commands
 from tests.campaign.cases import Case
 from tests.campaign.commands import PAGE, RUN, SETUP, SWEEP, Job
 
-#: Whom a kill meets: the command itself, or what of its processes has this in its command line.
-_VICTIMS = {"command": "", "kernel": "ipykernel", "worker": r"spawn_main"}
+#: Whom a kill meets: the command itself, at once or when it has such a process, or the process with these words.
+_VICTIMS = {"command": "", "kernel": "ipykernel", "kernel's command": "ipykernel", "worker": "spawn_main"}
 #: Jobs, victims and signals in the order in which they are taken; the moments are random.
 _KINDS = (
     (RUN, "command", signal.SIGKILL),
@@ -32,6 +32,7 @@ _KINDS = (
     (SETUP, "command", signal.SIGINT),
     (RUN, "command", signal.SIGKILL),
     (SWEEP, "command", signal.SIGTERM),
+    (SWEEP, "kernel's command", signal.SIGKILL),
 )
 
 
@@ -60,7 +61,7 @@ def kill(job: Job, victim: str, sent: signal.Signals, moment: float) -> str:
                 time.sleep(0.1)
         if process.poll() is None and found:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(found[-1], sent)
+                os.kill(process.pid if "command" in victim else found[-1], sent)
         said = process.communicate()[0]
         if problem := commands.noise(said):
             return problem
