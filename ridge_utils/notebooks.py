@@ -14,12 +14,13 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
+from jupyter_core.paths import jupyter_runtime_dir
 
 from ridge_utils import cache, files, outputs, profiles, tasks
 from ridge_utils.errors import (
@@ -322,11 +323,11 @@ def run(
         if table.parent.resolve() == NOTEBOOKS.parent / "results":
             raise InputError(f"{table} would overwrite a stored table: write to another folder, such as runs/.")
     started, default = time.monotonic(), is_default_run(notebook, given)
-    with tempfile.TemporaryDirectory() as folder:
+    with files.scratch(Path(jupyter_runtime_dir())) as folder:
         if not default:
             content = json.loads(source.read_text(encoding="utf-8"))
             content["cells"] = [cell for cell in content["cells"] if not has_tag(cell, DEFAULT_RUN)]
-            source = Path(folder) / source.name
+            source = folder / source.name
             source.write_text(json.dumps(content), encoding="utf-8")
         execute(source, output, given, None if quiet else sys.stderr, finish and (lambda path: finish(path, default)))
     return time.monotonic() - started
@@ -345,8 +346,8 @@ def execute(
     notebook that fails in a cell what ran is kept. ``finish`` rewrites the executed notebook before.
     """
     import papermill
-    from jupyter_core.paths import jupyter_runtime_dir
     from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
 
     for name, value in _ALLOCATION.items():
         os.environ.setdefault(name, value)
@@ -371,10 +372,12 @@ def execute(
             files.replace(made, output)
 
         try:
-            with cache.storage_errors(output.parent), _environment("JUPYTER_RUNTIME_DIR", str(connections)):
+            with cache.storage_errors(output.parent):
                 # papermill takes braces in a path for parameters.
                 paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (source, executed)]
-                papermill.execute_notebook(*paths, given, stderr_file=progress, **_PAPERMILL)
+                # Else a kernel that is killed leaves its connection file among the system's temporary ones.
+                config = Config(KernelManager={"connection_file": str(connections / "kernel.json")})
+                papermill.execute_notebook(*paths, given, stderr_file=progress, config=config, **_PAPERMILL)
         except papermill.PapermillExecutionError as error:
             error.evalue = re.sub(rf"/({made.name}|{measured.name})\b", "", error.evalue)
             keep()
@@ -385,18 +388,6 @@ def execute(
         keep()
         if table != output and (measured / table.name).exists():
             files.replace(measured, table, table.with_suffix(".json"))
-
-
-@contextlib.contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
 
 
 def is_of_input(error: BaseException) -> bool:

@@ -107,7 +107,7 @@ class Place:
 
     def start(self, job: Job, before: Callable[[], None] | None = None) -> subprocess.Popen:
         """Begin a job; ``before`` is called in its process."""
-        here = {"RIDGE_CACHE": "cache", "JUPYTER_RUNTIME_DIR": "runtime"}
+        here = {"RIDGE_CACHE": "cache", "JUPYTER_RUNTIME_DIR": "runtime", "TMPDIR": "runtime"}
         environment = os.environ | {name: str(self.folder / path) for name, path in here.items()}
         environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         # The kernels import what the command imports.
@@ -141,7 +141,8 @@ class Place:
         if running:
             return f"still runs: {next(iter(running.values()))[:100]}"
         hidden = [path for path in self.folder.rglob(".*") if path.is_dir() or path.suffix != ".lock"]
-        hidden += (self.folder / "runtime").iterdir()
+        # Dask and torch keep folders of their own there for good.
+        hidden += [path for path in (self.folder / "runtime").iterdir() if path.name.startswith(("tmp", "kernel"))]
         return f"left over: {hidden[0].relative_to(self.folder)}" if hidden else ""
 
     def whole(self, job: Job) -> str:
