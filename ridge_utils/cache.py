@@ -63,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
                 file.write(text)
-            temporary.chmod(0o666 & ~_umask())  # mkstemp makes the file private; a shared cache is read by others
+            temporary.chmod(0o644 & ~_umask())  # mkstemp makes the file private; a shared cache is read by others
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -223,7 +223,8 @@ def discard(kind: str, shaped_by: Mapping[str, Any]) -> None:
 def lock(target: Path) -> Iterator[None]:
     """Let one process at a time build the entry ``target``; the others say that they wait, and then find it."""
     with storage_errors(target.parent):
-        target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for folder in (directory(), target.parent):
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # whatever the umask, nobody else writes into it
         _require_private(directory())
         held = filelock.FileLock(f"{target}.lock")
         try:

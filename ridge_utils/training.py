@@ -228,7 +228,7 @@ def _train(
     progress: bool,
 ) -> dict[str, Any]:
     with cache.storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         cache.remove(folder / _RUN)
         resume = _resumable(folder, wanted)
         if resume:

@@ -55,6 +55,18 @@ def test_two_entries_cannot_change_places(tmp_path):
     assert "belongs elsewhere" in cache.damage(tmp_path / "one")
 
 
+def test_a_cache_is_made_for_its_user_alone_to_write_whatever_the_umask(own_cache, monkeypatch):
+    monkeypatch.setenv(cache.ENVIRONMENT_VARIABLE, str(own_cache / "new"))
+    before = os.umask(0)
+    try:
+        cache.tensors("Kind", {}, lambda: {"a": torch.ones(1)})
+    finally:
+        os.umask(before)
+    folders = [path for path in own_cache.rglob("*") if path.is_dir()]
+    assert len(folders) == 3
+    assert not any(path.stat().st_mode & 0o022 for path in folders)
+
+
 def test_a_cache_that_anybody_can_write_into_is_refused(own_cache):
     own_cache.mkdir(exist_ok=True)
     own_cache.chmod(0o777)
