@@ -216,19 +216,19 @@ def checked(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def consistent(notebook: str, values: Mapping[str, Any]) -> None:
     """Refuse checked parameters that do not fit each other or the task, as far as that shows without a model."""
-    of = {**{name: ast.literal_eval(p.default) for name, p in parameters(notebook).items()}, **values}
-    if "task" in of:
-        tasks.check(of["task"], of["data_dir"], of["task_options"])
-    for steps in {"steps", "fit_steps", "memorise_steps", "joint_steps"} & set(of):
+    values = {**{name: ast.literal_eval(p.default) for name, p in parameters(notebook).items()}, **values}
+    if "task" in values:
+        tasks.check(values["task"], values["data_dir"], values["task_options"])
+    for steps in {"steps", "fit_steps", "memorise_steps", "joint_steps"} & set(values):
         seeds = f"{steps.removesuffix('steps') or 'training_'}seeds"
-        if of[steps]:
-            check_seeds(**{seeds: of[seeds]})
-    if of.get("steps") and of["checkpoints"]:
-        check_checkpoints(of["steps"], of["checkpoints"])
-    if "n_samples" in of and of.get("n_examples"):
-        check_sampling(of["n_examples"], of["n_samples"], of.get("sampling_seeds", [0]))
-    elif "n_examples" in of and not {"n_samples", "sampling_seeds"} <= set(of):
-        at_least(1, n_examples=of["n_examples"])
+        if values[steps]:
+            check_seeds(**{seeds: values[seeds]})
+    if values.get("steps") and values["checkpoints"]:
+        check_checkpoints(values["steps"], values["checkpoints"])
+    if "n_samples" in values and values.get("n_examples"):
+        check_sampling(values["n_examples"], values["n_samples"], values.get("sampling_seeds", [0]))
+    elif "n_examples" in values and not {"n_samples", "sampling_seeds"} <= set(values):
+        at_least(1, n_examples=values["n_examples"])
 
 
 def declared(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,6 +103,10 @@ BAD_TENSORS: dict[str, Callable[[Tensor, random.Random], Any]] = {
     "without values": lambda x, rng: x.to("meta"),
     "sparse": lambda x, rng: x.to_sparse(),
 }
+#: Of these a function may take one that fits it: a layer of several, fewer samples.
+OTHER_SHAPES = {"one dimension less", "one row", "a row less", "a number"}
+#: Numbers of which 0 is one that is meant.
+MAY_BE_ZERO = {"seed", "k", "separation", "error", "information", "memory"}
 SAME: dict[str, Callable[[Tensor], Any]] = {
     "with a gradient": lambda x: x.clone().requires_grad_() if x.is_floating_point() else x,
     "a copy in another order": lambda x: x.mT.contiguous().mT if x.ndim > 1 else x,
@@ -156,7 +160,7 @@ def _case(name: str, function: Callable[..., Any], parameter: str, kind: str | i
         kind = repr(BAD_NUMBERS[kind])[:40]
     else:
         given[parameter] = BAD_TENSORS[kind](tensor, rng)
-    return Case("functions", f"{name}({parameter}={kind})", lambda: _refused(function, parameter, given))
+    return Case("functions", f"{name}({parameter}={kind})", lambda: _refused(function, parameter, str(kind), given))
 
 
 def _same(function: Callable[..., Any], name: str, given: dict[str, Any]) -> str:
@@ -167,7 +171,7 @@ def _same(function: Callable[..., Any], name: str, given: dict[str, Any]) -> str
     return ""
 
 
-def _refused(function: Callable[..., Any], parameter: str, given: dict[str, Any]) -> str:
+def _refused(function: Callable[..., Any], parameter: str, kind: str, given: dict[str, Any]) -> str:
     try:
         result = call(function, given)
     except InputError as error:
@@ -176,20 +180,23 @@ def _refused(function: Callable[..., Any], parameter: str, given: dict[str, Any]
         return "" if parameter in str(error) else f"the error does not name {parameter}: {error}"
     is_finite = all(bool(number.double().isfinite().all()) for number in numbers(result))
     # Of p-values a NaN is no test, and stays one.
-    if (is_finite or parameter == "p_values") and acceptable(parameter, given[parameter]):
+    if (parameter == "p_values" and kind == "a NaN") or (is_finite and acceptable(parameter, kind, given[parameter])):
         return ""
     return f"accepted {given[parameter]!r}"[:200]
 
 
-def acceptable(parameter: str, value: Any) -> bool:
-    """Whether an odd value is a good one after all."""
-    if parameter in ("samples", "groups"):
-        return value is None
-    if isinstance(value, Tensor):  # a profile, or a list of values, may be of any length and size
-        return value.ndim > 0 and (value.is_floating_point() or parameter == "labels")
+def acceptable(parameter: str, kind: str, value: Any) -> bool:
+    """Whether an odd value may give a number after all: another shape that fits, or a number in the range."""
+    if value is None:
+        return parameter in ("samples", "groups")
+    if isinstance(value, Tensor):
+        # A profile or a list of values may be of any size; nothing else is measured where squares leave the range.
+        any_size = parameter in ("information", "values", "halves", "first", "second", "p_values")
+        is_small = kind in ("all tiny", "a huge entry", "all huge")
+        return kind in OTHER_SHAPES or (any_size and is_small and abs(float(value.double().abs().max())) < math.inf)
     if isinstance(value, bool):
         return parameter == "normalize"
-    return value == [] or (isinstance(value, int | float) and abs(value) < 10**30)
+    return isinstance(value, int | float) and (0 < value < 10**30 or (value == 0 and parameter in MAY_BE_ZERO))
 
 
 def call(function: Callable[..., Any], given: dict[str, Any]) -> Any:
