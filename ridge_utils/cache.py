@@ -295,7 +295,7 @@ _STORAGE_ERRNOS += (errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EIO)
 
 def _storage_message(folder: Path, reason: str) -> str:
     return (
-        f"Cannot write to {folder}: {reason}. Make room or give write permission there, or choose another folder "
+        f"Cannot write to {named(str(folder))}: {reason}. Make room or give write permission there, or choose another folder "
         f"({ENVIRONMENT_VARIABLE} sets the cache's)."
     )
 
