@@ -295,8 +295,8 @@ _STORAGE_ERRNOS += (errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.EIO)
 
 def _storage_message(folder: Path, reason: str) -> str:
     return (
-        f"Cannot write to {named(str(folder))}: {reason}. Make room or give write permission there, or choose another folder "
-        f"({ENVIRONMENT_VARIABLE} sets the cache's)."
+        f"Cannot write to {named(str(folder))}: {reason}. Make room or give write permission there, or choose another "
+        f"folder ({ENVIRONMENT_VARIABLE} sets the cache's)."
     )
 
 
