@@ -15,16 +15,17 @@ There are no eigenvalues and no shuffles, and no N x N matrix is held: the sums 
    27(2), 1967.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import torch
 from scipy import stats
 from torch import Tensor
 
 from ridge_utils import tensors
-from ridge_utils.errors import InputError, of_type, within
+from ridge_utils.errors import InputError, at_least, of_type, within
 from ridge_utils.kernels import PAPER, Estimator, median_bandwidth, unit_rows
 
 #: The paper's kernel, at the order that has an unbiased form.
@@ -52,14 +53,52 @@ class Estimate:
         return torch.stack([self.value - reach, self.value + reach], -1)
 
 
+class Means(NamedTuple):
+    r"""Means over pairs of different samples, each of shape (..., L)."""
+
+    #: of :math:`A_{ij}`
+    a: Tensor
+    #: of :math:`B_{ij}`
+    b: Tensor
+    #: of :math:`A_{ij} B_{ij}`
+    c: Tensor
+    #: of :math:`A_{ij}^2`
+    aa: Tensor
+    #: of :math:`B_{ij}^2`
+    bb: Tensor
+
+    def at(self, layer: int) -> "Means":
+        """Those of one layer, each of shape (...)."""
+        return Means(*(mean[..., layer] for mean in self))
+
+    @property
+    def information(self) -> Tensor:
+        r""":math:`I_u = \ln c / (a b)`."""
+        return _log_ratio(self.a, self.b, self.c)
+
+    @property
+    def correlation(self) -> Tensor:
+        """Correlation of A and B over pairs, Mantel's r: free of the scale of both, between -1 and 1."""
+        return (self.c - self.a * self.b) / ((self.aa - self.a**2) * (self.bb - self.b**2)).sqrt()
+
+    def plug_in(self, n: int) -> Tensor:
+        r"""The plug-in estimate from n samples, :math:`\ln f(c) / (f(a) f(b))`, :math:`f(t) = t + (1 - t) / n`."""
+        return _log_ratio(*(mean + (1 - mean) / n for mean in (self.a, self.b, self.c)))
+
+    def plug_in_null(self, n: int) -> Tensor:
+        r"""What :meth:`plug_in` gives where x says nothing about y: the plug-in estimate at the mean of c.
+
+        :math:`\ln [1 + e (1 - e) (1 - a)(1 - b) / (f(a) f(b))]`, :math:`e = 1/n`.
+        """
+        return self._replace(c=self.a * self.b).plug_in(n)
+
+
 @dataclass(frozen=True)
 class UnbiasedInformation:
     r"""Order-2 information of L layers with one target, in nats, and all that follows from the same sums over pairs."""
 
-    #: sums over the other samples j of :math:`A_{ij}`, :math:`B_{ij}` and :math:`A_{ij} B_{ij}`, shape (3, N, L)
+    #: sums over the other samples j, in the order of :class:`Means`, shape (5, N, L)
     sums: Tensor
-    #: sums over all pairs of :math:`A_{ij}^2` and :math:`B_{ij}^2`, shape (2, L)
-    squares: Tensor
 
     @property
     def n(self) -> int:
@@ -67,29 +106,30 @@ class UnbiasedInformation:
         return self.sums.shape[1]
 
     @cached_property
-    def means(self) -> Tensor:
-        """The means a, b and c over pairs of different samples, shape (3, L)."""
-        return self.sums.sum(1) / (self.n * (self.n - 1))
+    def means(self) -> Means:
+        """The means over pairs of different samples, each of shape (L,)."""
+        return Means(*self.sums.sum(1) / (self.n * (self.n - 1)))
 
-    def estimate(self, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Estimate:
-        """Any smooth function of a, b and c, each of shape (..., L), without its bias of order 1/N.
-
-        The N values that leave one sample out follow from the sums: each pair has two places in them.
-        """
+    @cached_property
+    def _left_out(self) -> Means:
+        """The means without each sample in turn, each of shape (N, L): each pair has two places in the sums."""
         n, sums = self.n, self.sums
-        left_out = (sums.sum(1, keepdim=True) - 2 * sums) / ((n - 1) * (n - 2))
-        value, others = function(*self.means), function(*left_out)
-        mean = others.mean(0)
+        return Means(*(sums.sum(1, keepdim=True) - 2 * sums) / ((n - 1) * (n - 2)))
+
+    def estimate(self, function: Callable[[Means], Tensor]) -> Estimate:
+        """Any smooth function of the means without its bias of order 1/N, with its error by leaving samples out."""
+        value, others = function(self.means), function(self._left_out)
+        mean, n = others.mean(0), self.n
         return Estimate(n * value - (n - 1) * mean, ((n - 1) / n * (others - mean).square().sum(0)).sqrt(), n)
 
     @cached_property
     def information(self) -> Estimate:
         r""":math:`I_u` of every layer, shape (L,)."""
-        return self.estimate(_log_ratio)
+        return self.estimate(lambda means: means.information)
 
     def difference(self, first: int, second: int) -> Estimate:
         """Information of layer ``first`` less that of ``second``, with the error of the difference, shape ()."""
-        return self.estimate(lambda a, b, c: (values := _log_ratio(a, b, c))[..., first] - values[..., second])
+        return self.estimate(lambda means: means.at(first).information - means.at(second).information)
 
     @cached_property
     def z(self) -> Tensor:
@@ -103,10 +143,10 @@ class UnbiasedInformation:
            \frac{1}{N^2 (N-1)^2} \Bigl[\frac{2 S_A S_B}{N(N-1)} + \frac{4 D_A D_B}{N(N-1)(N-2)}
            + \frac{4 (S_A + 2 D_A)(S_B + 2 D_B)}{N(N-1)(N-2)(N-3)}\Bigr].
         """
-        n, (a, b, c) = self.n, self.means
+        n, (a, b, c, aa, bb) = self.n, self.means
         pairs = n * (n - 1)
-        s_a, s_b = self._squares
-        d_a, d_b = ((self.sums[i] - (n - 1) * self.means[i]).square().sum(0) - s for i, s in ((0, s_a), (1, s_b)))
+        s_a, s_b = pairs * (aa - a**2), pairs * (bb - b**2)
+        d_a, d_b = ((self.sums[i] - (n - 1) * mean).square().sum(0) - s for i, mean, s in ((0, a, s_a), (1, b, s_b)))
         variance = 2 * s_a * s_b + 4 * d_a * d_b / (n - 2)
         variance = variance + 4 * (s_a + 2 * d_a) * (s_b + 2 * d_b) / ((n - 2) * (n - 3))
         return (c - a * b) / (variance / pairs**3).clamp(min=0).sqrt()
@@ -120,17 +160,15 @@ class UnbiasedInformation:
         return torch.from_numpy(stats.norm.sf(self.z.cpu().numpy()))
 
     @cached_property
-    def correlation(self) -> Tensor:
-        r"""Mantel's r, the correlation of A and B over pairs, free of the scale of both; shape (L,)."""
-        a, b, c = self.means
-        s_a, s_b = self._squares
-        return self.n * (self.n - 1) * (c - a * b) / (s_a * s_b).sqrt()
+    def correlation(self) -> Estimate:
+        """Mantel's r of every layer, shape (L,)."""
+        return self.estimate(lambda means: means.correlation)
 
     @cached_property
     def alignment(self) -> Tensor:
         """Unbiased alignment of A and B, both U-centred, between -1 and 1 (Song et al. 2012), shape (L,)."""
         n, (row_a, row_b) = self.n, self.sums[:2]
-        total_ab, (total_aa, total_bb) = self.sums[2].sum(0), self.squares
+        total_ab, total_aa, total_bb = self.sums[2:].sum(1)
 
         def centred(product: Tensor, left: Tensor, right: Tensor) -> Tensor:
             sides = left.sum(0) * right.sum(0) / ((n - 1) * (n - 2))
@@ -139,38 +177,24 @@ class UnbiasedInformation:
         both = centred(total_ab, row_a, row_b)
         return both / (centred(total_aa, row_a, row_a) * centred(total_bb, row_b, row_b)).sqrt()
 
-    @cached_property
-    def plug_in(self) -> Estimate:
-        r"""The order-2 estimate at this N, :math:`\ln f(c) / (f(a) f(b))`, :math:`f(t) = t + (1 - t) / N`.
+    def plug_in(self, n: int | None = None) -> Estimate:
+        """The plug-in estimate that ``n`` samples would give, by default these N, shape (L,).
 
-        Its error is that of the estimate as it is, bias included: the jackknife corrects nothing here.
+        At the default its error is that of the estimate as it is, bias included: the jackknife corrects nothing there.
         """
-        estimate = self.estimate(self._plug_in)
-        return replace(estimate, value=self._plug_in(*self.means))
+        at = self._size(n)
+        estimate = self.estimate(lambda means: means.plug_in(at))
+        return replace(estimate, value=self.means.plug_in(at)) if n is None else estimate
 
-    @cached_property
-    def plug_in_null(self) -> Tensor:
-        r"""What the order-2 estimate gives at this N where x says nothing about y, in closed form, shape (L,).
+    def bias_share(self, n: int | None = None) -> Estimate:
+        """Share of the plug-in estimate from ``n`` samples, by default these N, that is its null, shape (L,)."""
+        at = self._size(n)
+        return self.estimate(lambda means: means.plug_in_null(at) / means.plug_in(at))
 
-        :math:`\ln [1 + e (1 - e) (1 - a)(1 - b) / (f(a) f(b))]`, :math:`e = 1/N`: the estimate at the mean of c.
-        """
-        a, b, _ = self.means
-        return self._plug_in(a, b, a * b)
-
-    @cached_property
-    def bias_share(self) -> Estimate:
-        """Share of the order-2 estimate that is its null, of every layer, shape (L,)."""
-        return self.estimate(lambda a, b, c: self._plug_in(a, b, a * b) / self._plug_in(a, b, c))
-
-    def _plug_in(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        a, b, c = (mean + (1 - mean) / self.n for mean in (a, b, c))
-        return _log_ratio(a, b, c)
-
-    @cached_property
-    def _squares(self) -> tuple[Tensor, Tensor]:
-        """Sums of squares of A less a and of B less b, off the diagonal."""
-        pairs = self.n * (self.n - 1)
-        return tuple(self.squares - pairs * self.means[:2].square())
+    def _size(self, n: int | None) -> int:
+        if n is not None:
+            at_least(2, n=n)
+        return self.n if n is None else n
 
 
 def unbiased_information(
@@ -203,8 +227,7 @@ def unbiased_information(
         raise InputError(f"products must be torch.float64 or torch.float32, but is {products}.")
     layers = x if x.ndim == 3 else x[None]
     n = len(y)
-    sums = torch.zeros(3, len(layers), n, dtype=torch.float64, device=y.device)
-    squares = torch.zeros(2, len(layers), dtype=torch.float64, device=y.device)
+    sums = torch.zeros(5, len(layers), n, dtype=torch.float64, device=y.device)
     kernel_y = _SquaredKernel(y, "y", estimator, products)
     at_a_time = max(1, _HELD // layers[0].numel())
     for first in range(0, len(layers), at_a_time):
@@ -213,17 +236,59 @@ def unbiased_information(
         for start in range(0, n, _STRIP):
             b = kernel_y.strip(start)
             _add(sums[1, first : part.stop], b, start)
-            squares[1, first : part.stop] += _square(b)
+            _add(sums[4, first : part.stop], b.square(), start)
             for layer, kernel_x in zip(part, kernels_x, strict=True):
                 a = kernel_x.strip(start)
                 _add(sums[0, layer], a, start)
-                squares[0, layer] += _square(a)
-                _add(sums[2, layer], a.mul_(b), start)
-    if not bool((sums.sum(-1) > 0).all()):
+                _add(sums[2, layer], a * b, start)
+                _add(sums[3, layer], a.square_(), start)
+    if not bool((sums[:3].sum(-1) > 0).all()):
         raise InputError(
             f"With bandwidth {estimator.bandwidth} no two samples of x or of y are alike: choose a larger bandwidth."
         )
-    return UnbiasedInformation(sums.mT, squares)
+    return UnbiasedInformation(sums.mT)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Two halves of the samples: a layer that was chosen on one is judged on the other, and the other way round.
+
+    A layer that is the largest by chance is not the largest again, so the choice is paid for.
+    """
+
+    #: shape (L,) layers each
+    halves: tuple[UnbiasedInformation, UnbiasedInformation]
+    #: indices of the samples of each
+    indices: tuple[Tensor, Tensor]
+
+    def chosen(self, layers: Sequence[int], quantity: Callable[[Means], Tensor]) -> list[int]:
+        """Of the given layers, the one with the most on the other half, for each half."""
+        largest = [layers[int(quantity(half.means)[list(layers)].argmax())] for half in self.halves]
+        return largest[::-1]
+
+    def estimate(self, chosen: Sequence[int], function: Callable[[Means, int], Tensor]) -> Estimate:
+        """The mean over the halves of a function of the means and of the layer that was chosen for the half."""
+        both = [
+            half.estimate(partial(_swapped, function, layer)) for half, layer in zip(self.halves, chosen, strict=True)
+        ]
+        value = torch.stack([estimate.value for estimate in both]).mean(0)
+        error = torch.stack([estimate.standard_error for estimate in both]).square().sum(0).sqrt() / 2
+        return Estimate(value, error, sum(estimate.n for estimate in both))
+
+
+def in_halves(hidden: Tensor, targets: Tensor, estimator: Estimator = ORDER_TWO, *, seed: int = 0) -> Halves:
+    """:func:`unbiased_information` of two random halves of the samples, drawn with ``seed``.
+
+    Shapes are (L, N, d), N of 8 or more, and (N, e).
+    """
+    hidden = tensors.shaped(hidden, "hidden", "(L, N, d)", least=8)
+    targets = tensors.samples(targets, "targets", "(N, e)", least=8)
+    tensors.same_number(hidden, targets, ("hidden", "targets"))
+    for layer, states in enumerate(hidden):
+        tensors.samples(states, f"hidden[{layer}]")
+    indices = torch.randperm(len(targets), generator=tensors.generator(seed)).to(targets.device).chunk(2)
+    first, second = (unbiased_information(hidden[:, index], targets[index], estimator) for index in indices)
+    return Halves((first, second), (indices[0], indices[1]))
 
 
 def ridge_fall(
@@ -231,31 +296,24 @@ def ridge_fall(
 ) -> tuple[list[int], Estimate]:
     """Information of the layer that has most of it less that of the last layer, with the choice paid for.
 
-    The layer is chosen on one half of the samples and the fall is measured on the other, then the other way round: a
-    layer that is the largest by chance is not the largest again. Negative where the last layer has most.
-
     Args:
         hidden: states of shape (L, N, d), L of 2 or more; the last is not chosen.
         targets: shape (N, e).
         seed: of the halves.
 
     Returns:
-        The two layers that were chosen, and the mean of the two falls, shape ().
+        The layer that each half was judged at, and the mean of the two falls, shape (); negative where the last layer
+        has most.
     """
-    hidden = tensors.shaped(hidden, "hidden", "(L, N, d)", least=8)
-    targets = tensors.samples(targets, "targets", "(N, e)", least=8)
-    tensors.same_number(hidden, targets, ("hidden", "targets"))
+    halves = in_halves(hidden, targets, estimator, seed=seed)
     if len(hidden) < 2:
         raise InputError("hidden must hold 2 layers or more, one of which is not the last.")
-    for layer, states in enumerate(hidden):
-        tensors.samples(states, f"hidden[{layer}]")
-    order = torch.randperm(len(targets), generator=tensors.generator(seed)).to(targets.device)
-    halves = [unbiased_information(hidden[:, half], targets[half], estimator) for half in order.chunk(2)]
-    chosen = [int(half.information.value[:-1].argmax()) for half in halves]
-    falls = [half.difference(layer, -1) for half, layer in zip(halves, reversed(chosen), strict=True)]
-    value = torch.stack([fall.value for fall in falls]).mean(0)
-    error = torch.stack([fall.standard_error for fall in falls]).square().sum(0).sqrt() / 2
-    return chosen, Estimate(value, error, len(targets))
+    chosen = halves.chosen(range(len(hidden) - 1), lambda means: means.information)
+    return chosen, halves.estimate(chosen, lambda means, ridge: means.at(ridge).information - means.at(-1).information)
+
+
+def _swapped(function: Callable[[Means, int], Tensor], layer: int, means: Means) -> Tensor:
+    return function(means, layer)
 
 
 def _log_ratio(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -296,12 +354,3 @@ def _add(sums: Tensor, strip: Tensor, start: int) -> None:
     end = start + len(strip)
     sums[..., start:end] += strip.sum(1, dtype=torch.float64)
     sums[..., end:] += strip[:, len(strip) :].sum(0, dtype=torch.float64)
-
-
-def _square(strip: Tensor) -> Tensor:
-    """Sum of squares of a strip and of its mirror image."""
-    block, right = strip[:, : len(strip)], strip[:, len(strip) :]
-    return (
-        torch.linalg.vector_norm(block, dtype=torch.float64) ** 2
-        + 2 * torch.linalg.vector_norm(right, dtype=torch.float64) ** 2
-    )

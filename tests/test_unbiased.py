@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ridge_utils.information import mutual_information
-from ridge_utils.unbiased import ORDER_TWO, UnbiasedInformation, ridge_fall, unbiased_information
+from ridge_utils.unbiased import ORDER_TWO, UnbiasedInformation, in_halves, ridge_fall, unbiased_information
 
 KERNELS = [ORDER_TWO, replace(ORDER_TWO, bandwidth=0.4), replace(ORDER_TWO, kernel="laplacian")]
 
@@ -37,16 +37,15 @@ def test_means_are_those_of_the_definition(estimator, n):
     x, y = samples(n, seed=1), samples(n, 3, seed=2)
     a, b = squared_kernel(x, estimator), squared_kernel(y, estimator)
     result = unbiased_information(x, y, estimator)
-    expected = torch.stack([mean(a), mean(b), mean(a * b)])
-    torch.testing.assert_close(result.means[:, 0], expected, rtol=1e-12, atol=0)
-    torch.testing.assert_close(result.squares[:, 0], torch.stack([(a**2).sum(), (b**2).sum()]), rtol=1e-12, atol=0)
+    expected = torch.stack([mean(a), mean(b), mean(a * b), mean(a**2), mean(b**2)])
+    torch.testing.assert_close(torch.stack(result.means)[:, 0], expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("estimator", KERNELS)
 def test_plug_in_is_the_estimate_of_order_two(estimator):
     x, y = samples(90, seed=3), samples(90, seed=4)
     torch.testing.assert_close(
-        unbiased_information(x, y, estimator).plug_in.value[0], mutual_information(x, y, estimator)
+        unbiased_information(x, y, estimator).plug_in().value[0], mutual_information(x, y, estimator)
     )
 
 
@@ -75,7 +74,10 @@ def test_null_agrees_with_shuffles():
     assert abs(spread.item() / means.std().item() - 1) < 4 / math.sqrt(2 * 20_000) * 1.5
     filled = [matrix.sum() / 60**2 + 1 / 60 for matrix in (a, b)]
     plug_in = ((means * 59 / 60 + 1 / 60) / (filled[0] * filled[1])).log()
-    assert abs((plug_in.mean() - result.plug_in_null[0]).item()) < 4 * plug_in.std().item() / math.sqrt(20_000) + 1e-5
+    assert (
+        abs((plug_in.mean() - result.means.plug_in_null(60)[0]).item())
+        < 4 * plug_in.std().item() / math.sqrt(20_000) + 1e-5
+    )
 
 
 def test_errors_are_those_of_leaving_samples_out():
@@ -92,8 +94,7 @@ def test_errors_are_those_of_leaving_samples_out():
 
 
 def _plain(result: UnbiasedInformation):
-    a, b, c = result.means
-    return (c / (a * b)).log()
+    return result.means.information
 
 
 def test_scale_free_forms_are_their_definitions():
@@ -101,7 +102,7 @@ def test_scale_free_forms_are_their_definitions():
     a, b = squared_kernel(x, ORDER_TWO), squared_kernel(y, ORDER_TWO)
     off = ~torch.eye(40, dtype=torch.bool)
     result = unbiased_information(x, y)
-    assert result.correlation.item() == pytest.approx(np.corrcoef(a[off], b[off])[0, 1])
+    assert result.means.correlation.item() == pytest.approx(np.corrcoef(a[off], b[off])[0, 1])
 
     def u_centred(matrix):  # Szekely and Rizzo 2014
         rows = matrix.sum(1, keepdim=True) / 38
@@ -116,7 +117,7 @@ def test_equal_targets_are_exactly_alike():
     kernel = squared_kernel(samples(3, seed=12), KERNELS[2]).fill_diagonal_(1)
     expected = kernel[torch.arange(60) % 3][:, torch.arange(60) % 3].fill_diagonal_(0)
     result = unbiased_information(samples(60), y, KERNELS[2])
-    torch.testing.assert_close(result.means[1, 0], mean(expected), rtol=1e-14, atol=0)
+    torch.testing.assert_close(result.means.b[0], mean(expected), rtol=1e-14, atol=0)
 
 
 def test_single_precision_is_as_near_as_it_says():
@@ -194,3 +195,26 @@ def test_a_planted_fall_is_found_and_none_is_not():
     flat = torch.eye(8)[label] * 2 + noise
     falls = [ridge_fall(flat, torch.eye(4)[label], seed=seed)[1] for seed in range(20)]
     assert sum(bool(fall.interval()[0] > 0) for fall in falls) <= 4
+
+
+def test_plug_in_of_small_samples_is_foretold_by_a_large_one():
+    x, y = classes(4000, torch.Generator().manual_seed(3))
+    large = unbiased_information(x, y)
+    index = torch.randperm(4000, generator=torch.Generator().manual_seed(4)).chunk(40)
+    shuffled = torch.randperm(4000, generator=torch.Generator().manual_seed(5))
+    for estimate, targets in ((large.plug_in(100).value, y), (large.means.plug_in_null(100), y[shuffled])):
+        values = torch.stack([mutual_information(x[part], targets[part], ORDER_TWO) for part in index])
+        assert abs(values.mean() - estimate[0]) < 4 * values.std() / math.sqrt(40)
+
+
+def test_layers_are_judged_on_the_half_that_did_not_choose_them():
+    x, y = samples(60, seed=17, layers=(4,)), samples(60, seed=18)
+    halves = in_halves(x, y, seed=3)
+    assert sorted(torch.cat(halves.indices).tolist()) == list(range(60))
+    alone = [unbiased_information(x[:, index], y[index]) for index in halves.indices]
+    best = [int(half.means.correlation[1:].argmax()) + 1 for half in alone]
+    chosen = halves.chosen([1, 2, 3], lambda means: means.correlation)
+    assert chosen == best[::-1]
+    judged = halves.estimate(chosen, lambda means, layer: means.at(layer).correlation)
+    values = [half.correlation.value[layer] for half, layer in zip(alone, chosen, strict=True)]
+    assert judged.value.item() == pytest.approx(float(sum(values)) / 2)
