@@ -1,0 +1,244 @@
+r"""What the ridge is made of: sampling bias, the spread of the states, and what can be read from them.
+
+The effects that the book's protocol judges C1 and C4 by, and the profiles that the page shows. Both rest on
+:mod:`ridge_utils.unbiased`; a layer is chosen on one half of the examples and judged on the other.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ridge_utils import inference, information, results, statistics
+from ridge_utils.audit import geometry, probes
+from ridge_utils.inference import Effect
+from ridge_utils.representations import Representations
+from ridge_utils.statistics import THIRDS, third_of
+from ridge_utils.unbiased import ORDER_TWO, Estimate, Halves, Means, in_halves, unbiased_information
+
+#: Where the fall of C1 ends, by the variant of its effects, counted from the last of the states.
+ENDS = {"last_block": -2, "block_before": -3, "final_norm": -1}
+#: Examples of the paper's estimate.
+PAPER_N = 200
+#: For states that were scaled to length 1 already, among them those that are zero.
+_SCALED = replace(ORDER_TWO, normalize=False)
+#: How many standard errors above 0 what an effect is divided by has to be.
+SURE = 3.0
+
+
+def effects(
+    states: Tensor, targets: Tensor, target_ids: Tensor | None, context: Mapping[str, Any], *, seed: int = 0
+) -> pd.DataFrame:
+    """The effects of C1 with their intervals, at each of :data:`ENDS` that has a block before it.
+
+    Args:
+        states: those of all layers and after the final norm, shape (blocks + 2, N, d).
+        targets: shape (N, e).
+        target_ids: shape (N,), for the probe; without them it is left out.
+        context: columns of the table, with ``split``.
+        seed: of the halves and of the probe's folds.
+
+    Returns:
+        Effects ``information_fall`` and ``probe_fall``, from the ridge layer to the end, ``information_rise``, from the
+        embedding to it, and, each from its own largest layer, ``correlation_fall``, of Mantel's r of the centred
+        states, and ``plug_in_fall``, of the plug-in estimate at :data:`PAPER_N` examples; all as shares of the value
+        at the layer; ``bias_share``, the share of that last fall
+        which its null has as well; ``ridge_information``, in nats, and ``ridge_z``, over its standard error. What is
+        divided by a value that is not above 0 by :data:`SURE` standard errors is left out.
+    """
+    halves = in_halves(states, targets, seed=seed)
+    centred = in_halves(geometry.unit_length(geometry.centred(states)), targets, _SCALED, seed=seed)
+    sites = results.sites(len(states) - 2)
+    row = {"sample_seed": None, "n": len(targets), **context}
+    tables, read = [], {}
+    for variant, end in ENDS.items():
+        last = len(states) + end
+        layers = range(1, last)
+        if not layers:
+            continue
+        found = _falls(halves, centred, layers, last)
+        chosen = halves.chosen(layers, lambda means: means.information)
+        ridge = halves.estimate(chosen, lambda means, layer: means.at(layer).information)
+        if target_ids is not None and _sure(ridge):
+            for layer in {*chosen, last} - set(read):
+                read[layer] = _probe(states[layer], targets, target_ids, seed)
+            fall = _probe_fall(halves, chosen, last, read)
+            found |= {"probe_fall": fall} if fall else {}
+        for name, effect in found.items():
+            tables.append(inference.effect_rows(effect, sites[last], name, **row, variant=variant))
+        z = (ridge.value / ridge.standard_error).item() if ridge.standard_error else 0.0
+        tables.append(results.measurements([z], [sites[last]], "ridge_z", **row, variant=variant))
+        for half, layer in enumerate(chosen):
+            site = [sites[layer]]
+            tables.append(results.measurements([layer], site, "ridge_layer", **row, variant=f"{variant}_{half}"))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _falls(halves: Halves, centred: Halves, layers: Sequence[int], last: int) -> dict[str, Effect]:
+    """The effects that need no probe."""
+    chosen = halves.chosen(layers, lambda means: means.information)
+    ridge = halves.estimate(chosen, lambda means, layer: means.at(layer).information)
+    found = {"ridge_information": _effect(ridge)}
+    if _sure(ridge):
+        found["information_fall"] = _effect(
+            halves.estimate(chosen, lambda m, layer: 1 - m.at(last).information / m.at(layer).information)
+        )
+        found["information_rise"] = _effect(
+            halves.estimate(chosen, lambda m, layer: 1 - _at_embedding(m) / m.at(layer).information)
+        )
+    best = centred.chosen(layers, lambda means: means.correlation.nan_to_num())
+    if _sure(centred.estimate(best, lambda means, layer: means.at(layer).correlation)):
+        found["correlation_fall"] = _effect(
+            centred.estimate(best, lambda m, layer: 1 - m.at(last).correlation / m.at(layer).correlation)
+        )
+    # The paper's statistic has a ridge layer of its own.
+    chosen = halves.chosen(layers, lambda means: means.plug_in(PAPER_N))
+
+    def fall(means: Means, layer: int) -> Tensor:
+        return means.at(layer).plug_in(PAPER_N) - means.at(last).plug_in(PAPER_N)
+
+    def null(means: Means, layer: int) -> Tensor:
+        return means.at(layer).plug_in_null(PAPER_N) - means.at(last).plug_in_null(PAPER_N)
+
+    relative = halves.estimate(chosen, lambda m, layer: fall(m, layer) / m.at(layer).plug_in(PAPER_N))
+    found["plug_in_fall"] = _effect(relative)
+    if _sure(halves.estimate(chosen, fall)):
+        found["bias_share"] = _effect(halves.estimate(chosen, lambda m, layer: null(m, layer) / fall(m, layer)))
+    return found
+
+
+def gains(updates: Tensor, targets: Tensor, context: Mapping[str, Any]) -> pd.DataFrame:
+    """The effects of C4, from residual updates of shape (blocks, N, d), three blocks or more.
+
+    Returns:
+        ``gain_over_last`` and ``gain_over_first``: unbiased information of the middle third of the blocks less that of
+        another third, over the mean of all blocks; left out where that is not above 0 by :data:`SURE` standard errors.
+    """
+    blocks = len(updates)
+    row = {"sample_seed": None, "n": len(targets), **context}
+    nothing = results.measurements([], [], "gain_over_last", **row) if blocks else None
+    if blocks < len(THIRDS):
+        return nothing
+    pairs = unbiased_information(updates, targets)
+    thirds = [third_of(block, blocks) for block in range(1, blocks + 1)]
+    by_third = {third: [i for i, name in enumerate(thirds) if name == third] for third in THIRDS}
+
+    def lead(means: Means, other: str) -> Tensor:
+        gain = means.information
+        return (gain[..., by_third["middle"]].mean(-1) - gain[..., by_third[other]].mean(-1)) / gain.mean(-1)
+
+    if not _sure(pairs.estimate(lambda means: means.information.mean(-1))):
+        return nothing
+    tables = []
+    for other in ("last", "first"):
+        effect = _effect(pairs.estimate(lambda means, other=other: lead(means, other)))
+        tables.append(inference.effect_rows(effect, (blocks, "block"), f"gain_over_{other}", **row))
+    return pd.concat(tables, ignore_index=True)
+
+
+def profile(
+    pool: Representations, context: Mapping[str, Any], *, sampling_seeds: Sequence[int], n_shuffles: int
+) -> pd.DataFrame:
+    r"""The lines of the page over all layers and after the final norm.
+
+    Returns:
+        In nats ``unbiased_information`` with its 95 % interval (``…_low``, ``…_high``); ``predictive_information``,
+        ``null_information`` and ``state_entropy``, the paper's, means over samples of :data:`PAPER_N` examples (or of
+        half of the pool) and over ``n_shuffles`` shuffles of each; the same of order 2 in closed form, ``plug_in`` and
+        ``plug_in_null``; ``predicted_entropy`` (:func:`spread_entropy`). Without a unit ``correlation`` and
+        ``alignment``, the scale-free forms, and ``mean_cosine`` and ``effective_rank``, of the whole pool.
+    """
+    states, targets = pool.states, pool.targets
+    sites = results.sites(len(states) - 2)
+    n = min(PAPER_N, len(pool) // 2)
+    pairs = unbiased_information(states, targets)
+    low, high = pairs.information.interval().unbind(-1)
+    samples = [statistics.subsample(len(pool), n, seed) for seed in sampling_seeds]
+    null, entropy = [], []
+    for seed, sample in zip(sampling_seeds, samples, strict=True):
+        null.append(information.permutation_null(states[:, sample], targets[sample], n_shuffles, seed).mean(0))
+        entropy.append(torch.stack([information.entropy(information.gram_matrix(z[sample])) for z in states]))
+    cosine, rank = geometry.mean_cosine(states), geometry.effective_rank(states)
+    whole = {
+        "unbiased_information": pairs.information.value,
+        "unbiased_information_low": low,
+        "unbiased_information_high": high,
+        "correlation": pairs.correlation.value,
+        "alignment": pairs.alignment,
+        "mean_cosine": cosine,
+        "effective_rank": rank,
+    }
+    # The rank of few samples is bounded by their number, so the prediction takes what the entropy was measured on.
+    drawn = torch.stack([geometry.effective_rank(states[:, sample]) for sample in samples]).mean(0)
+    of_paper = {
+        "predictive_information": information.predictive_information(states, targets, samples=samples).mean(0),
+        "null_information": torch.stack(null).mean(0),
+        "state_entropy": torch.stack(entropy).mean(0),
+        "plug_in": pairs.plug_in(n).value,
+        "plug_in_null": pairs.means.plug_in_null(n),
+        "predicted_entropy": spread_entropy(cosine, drawn),
+    }
+    tables = []
+    for values_by_name, size in ((whole, len(pool)), (of_paper, n)):
+        row = {"sample_seed": None, "n": size, **context}
+        for name, values in values_by_name.items():
+            # Equal states, as at the embedding of prompts that end alike, have no correlation.
+            tables.append(results.measurements(values.nan_to_num().tolist(), sites, name, **row))
+    return pd.concat(tables, ignore_index=True)
+
+
+def spread_entropy(mean_cosine: Tensor, effective_rank: Tensor) -> Tensor:
+    r"""Entropy H(Z) of the states of a layer, order 1, bandwidth 1, foretold from their spread alone, in nats.
+
+    With m the mean cosine between different states, :math:`d = 1 - e^{-(1-m)}` the share of the Gram matrix that lies
+    outside of their common direction, r the effective rank of the centred states and h the binary entropy, it is
+    about :math:`h(d) + d \ln r`. The targets do not enter. An approximation: the states' common direction is taken as
+    one eigenvector, the others as r equal ones.
+    """
+    d = 1 - torch.exp(-(1 - mean_cosine).clamp(min=0))
+    binary = -(torch.xlogy(d, d) + torch.xlogy(1 - d, 1 - d))
+    return binary + d * effective_rank.clamp(min=1).log()
+
+
+def _effect(estimate: Estimate) -> Effect:
+    low, high = estimate.interval(inference.CONFIDENCE).tolist()
+    return Effect(estimate.value.item(), low, high, math.nan, math.nan)
+
+
+def _sure(estimate: Estimate) -> bool:
+    return bool(estimate.value > SURE * estimate.standard_error) and bool(estimate.value > 0)
+
+
+def _at_embedding(means: Means) -> Tensor:
+    return means.at(0).information
+
+
+def _probe(states: Tensor, targets: Tensor, target_ids: Tensor, seed: int) -> Tensor:
+    """What a linear probe reads of each example's target, nats, shape (N,); NaN where it was not asked."""
+    gain = torch.full((len(target_ids),), math.nan, dtype=torch.float64)
+    kind = probes.vocabulary(target_ids)
+    if kind == "closed":
+        kept = probes.frequent(target_ids)
+        gain[kept] = probes.classify(states[kept], target_ids[kept], seed=seed).gain
+    elif kind == "open":
+        gain[:] = probes.embedding(states, targets, target_ids, seed=seed).gain
+    return gain
+
+
+def _probe_fall(halves: Halves, chosen: Sequence[int], last: int, read: Mapping[int, Tensor]) -> Effect | None:
+    """Relative fall of V-information, each example's ridge layer being the one that its half is judged at."""
+    ridge = torch.cat([read[layer][index] for layer, index in zip(chosen, halves.indices, strict=True)])
+    end = read[last][torch.cat(halves.indices)]
+    kept = ridge.isfinite()
+    ridge, end = ridge[kept], end[kept]
+    n = len(ridge)
+    if n < 2 or not ridge.mean() > SURE * ridge.std() / math.sqrt(n):
+        return None
+    value = 1 - end.sum() / ridge.sum()
+    others = 1 - (end.sum() - end) / (ridge.sum() - ridge)
+    error = ((n - 1) / n * (others - others.mean()).square().sum()).sqrt()
+    return _effect(Estimate(n * value - (n - 1) * others.mean(), error, n))
