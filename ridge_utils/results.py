@@ -65,7 +65,7 @@ def measurements(
     context = {"decoding_step": None, "variant": "", **context}
     if wrong := set(context) ^ (set(COLUMNS) - {"layer", "site", "quantity", "value"}):
         raise InputError(f"A table of measurements lacks or does not know the column {sorted(wrong)[0]!r}.")
-    layers, names = zip(*sites, strict=True)
+    layers, names = zip(*sites, strict=True) if sites else ((), ())
     frame = pd.DataFrame({**context, "layer": layers, "site": names, "quantity": quantity, "value": values})
     return _typed(frame[list(COLUMNS)])
 

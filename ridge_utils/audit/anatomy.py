@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ridge_utils import inference, information, results, statistics
-from ridge_utils.audit import geometry, probes
+from ridge_utils.audit import geometry, probes, quadrature
 from ridge_utils.inference import Effect
 from ridge_utils.representations import Representations
 from ridge_utils.statistics import THIRDS, third_of
@@ -31,15 +31,22 @@ SURE = 3.0
 
 
 def effects(
-    states: Tensor, targets: Tensor, target_ids: Tensor | None, context: Mapping[str, Any], *, seed: int = 0
+    states: Tensor,
+    targets: Tensor,
+    context: Mapping[str, Any],
+    *,
+    target_ids: Tensor | None = None,
+    exits: Tensor | None = None,
+    seed: int = 0,
 ) -> pd.DataFrame:
-    """The effects of C1 with their intervals, at each of :data:`ENDS` that has a block before it.
+    """The effects of C1 and C2 with their intervals, at each of :data:`ENDS` that has a block before it.
 
     Args:
         states: those of all layers and after the final norm, shape (blocks + 2, N, d).
         targets: shape (N, e).
-        target_ids: shape (N,), for the probe; without them it is left out.
         context: columns of the table, with ``split``.
+        target_ids: shape (N,), for the probe; without them it is left out.
+        exits: whether the early exit after each block is right, shape (blocks + 1, N).
         seed: of the halves and of the probe's folds.
 
     Returns:
@@ -47,14 +54,15 @@ def effects(
         embedding to it, and, each from its own largest layer, ``correlation_fall``, of Mantel's r of the centred
         states, and ``plug_in_fall``, of the plug-in estimate at :data:`PAPER_N` examples; all as shares of the value
         at the layer; ``bias_share``, the share of that last fall
-        which its null has as well; ``ridge_information``, in nats, and ``ridge_z``, over its standard error. What is
-        divided by a value that is not above 0 by :data:`SURE` standard errors is left out.
+        which its null has as well; ``ridge_information``, in nats, and ``ridge_z``, over its standard error;
+        ``exit_gain``, accuracy at the ridge layer less that at the last block; and ``ridge_layer``, for each half. What
+        is divided by a value that is not above 0 by :data:`SURE` standard errors is left out.
     """
     halves = in_halves(states, targets, seed=seed)
     centred = in_halves(geometry.unit_length(geometry.centred(states)), targets, _SCALED, seed=seed)
     sites = results.sites(len(states) - 2)
     row = {"sample_seed": None, "n": len(targets), **context}
-    tables, read = [], {}
+    tables, read = [results.measurements([], [], "information_fall", **row)], {}
     for variant, end in ENDS.items():
         last = len(states) + end
         layers = range(1, last)
@@ -68,6 +76,10 @@ def effects(
                 read[layer] = _probe(states[layer], targets, target_ids, seed)
             fall = _probe_fall(halves, chosen, last, read)
             found |= {"probe_fall": fall} if fall else {}
+        if exits is not None and variant == "last_block":
+            at_ridge = torch.cat([exits[layer][index] for layer, index in zip(chosen, halves.indices, strict=True)])
+            at_end = exits[last][torch.cat(halves.indices)]
+            found["exit_gain"] = inference.paired_effect(at_end.double(), at_ridge.double(), seed)
         for name, effect in found.items():
             tables.append(inference.effect_rows(effect, sites[last], name, **row, variant=variant))
         z = (ridge.value / ridge.standard_error).item() if ridge.standard_error else 0.0
@@ -120,7 +132,7 @@ def gains(updates: Tensor, targets: Tensor, context: Mapping[str, Any]) -> pd.Da
     """
     blocks = len(updates)
     row = {"sample_seed": None, "n": len(targets), **context}
-    nothing = results.measurements([], [], "gain_over_last", **row) if blocks else None
+    nothing = results.measurements([], [], "gain_over_last", **row)
     if blocks < len(THIRDS):
         return nothing
     pairs = unbiased_information(updates, targets)
@@ -141,7 +153,12 @@ def gains(updates: Tensor, targets: Tensor, context: Mapping[str, Any]) -> pd.Da
 
 
 def profile(
-    pool: Representations, context: Mapping[str, Any], *, sampling_seeds: Sequence[int], n_shuffles: int
+    pool: Representations,
+    context: Mapping[str, Any],
+    *,
+    sampling_seeds: Sequence[int],
+    n_shuffles: int,
+    exact_up_to: int = 2000,
 ) -> pd.DataFrame:
     r"""The lines of the page over all layers and after the final norm.
 
@@ -149,8 +166,10 @@ def profile(
         In nats ``unbiased_information`` with its 95 % interval (``…_low``, ``…_high``); ``predictive_information``,
         ``null_information`` and ``state_entropy``, the paper's, means over samples of :data:`PAPER_N` examples (or of
         half of the pool) and over ``n_shuffles`` shuffles of each; the same of order 2 in closed form, ``plug_in`` and
-        ``plug_in_null``; ``predicted_entropy`` (:func:`spread_entropy`). Without a unit ``correlation`` and
-        ``alignment``, the scale-free forms, and ``mean_cosine`` and ``effective_rank``, of the whole pool.
+        ``plug_in_null``; ``predicted_entropy`` (:func:`spread_entropy`); ``collision_entropy``, H(Z) of order 2 without
+        bias; and of the whole pool, variant ``whole``, the paper's estimate and its null under one shuffle, by the
+        quadrature for pools of more than ``exact_up_to``. Without a unit ``correlation`` and ``alignment``, the
+        scale-free forms, and ``mean_cosine`` and ``effective_rank``.
     """
     states, targets = pool.states, pool.targets
     sites = results.sites(len(states) - 2)
@@ -167,6 +186,7 @@ def profile(
         "unbiased_information": pairs.information.value,
         "unbiased_information_low": low,
         "unbiased_information_high": high,
+        "collision_entropy": -pairs.means.a.log(),
         "correlation": pairs.correlation.value,
         "alignment": pairs.alignment,
         "mean_cosine": cosine,
@@ -188,6 +208,27 @@ def profile(
         for name, values in values_by_name.items():
             # Equal states, as at the embedding of prompts that end alike, have no correlation.
             tables.append(results.measurements(values.nan_to_num().tolist(), sites, name, **row))
+    shuffled = targets[torch.randperm(len(pool), generator=torch.Generator().manual_seed(sampling_seeds[0]))]
+    measure = information.predictive_information
+    if len(pool) > exact_up_to:
+        measure = _by_quadrature
+    for name, paired in (("predictive_information", targets), ("null_information", shuffled)):
+        row = {"sample_seed": None, "n": len(pool), **context, "variant": "whole"}
+        tables.append(results.measurements(measure(states, paired).tolist(), sites, name, **row))
+    return pd.concat(tables, ignore_index=True)
+
+
+def majority(pools: Mapping[str, Representations], context: Mapping[str, Any]) -> pd.DataFrame:
+    """The accuracy of always answering with the commonest first target token of the split.
+
+    A model that is no better has learned nothing of the rule behind the targets.
+    """
+    tables = []
+    for split, pool in pools.items():
+        share = pool.target_ids.unique(return_counts=True)[1].max().item() / len(pool)
+        row = {**context, "split": split, "sample_seed": None, "n": len(pool)}
+        end = [(len(pool.hidden) - 1, "final_norm")]
+        tables.append(results.measurements([share], end, "majority_accuracy", **row))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -211,6 +252,10 @@ def _effect(estimate: Estimate) -> Effect:
 
 def _sure(estimate: Estimate) -> bool:
     return bool(estimate.value > SURE * estimate.standard_error) and bool(estimate.value > 0)
+
+
+def _by_quadrature(states: Tensor, targets: Tensor) -> Tensor:
+    return quadrature.predictive_information(states, targets).value
 
 
 def _at_embedding(means: Means) -> Tensor:
