@@ -13,15 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ridge_utils import inference, information, kernels, sequences, unbiased
+from ridge_utils import inference, information, kernels, sequences, statistics, unbiased
 from ridge_utils.audit import estimators, geometry, probes, quadrature
 from ridge_utils.errors import InputError
 from tests.campaign.cases import Case, sentence
 
-MODULES = (information, kernels, unbiased, sequences, inference, quadrature, estimators, geometry, probes)
+MODULES = (
+    *(information, kernels, unbiased, sequences, statistics, inference),
+    *(quadrature, estimators, geometry, probes),
+)
 #: Public, but of tables and effects, or of what has been checked before.
 NOT_OF_TENSORS = {
     *("effect_rows", "effects", "gathered", "across_seeds", "together", "entropy of quadrature"),
+    *("band", "ridge_summary", "by_third", "depth_table", "beside"),
     *("check_bandwidth", "check_order", "inner_products", "kernel_matrix", "traces", "unit_rows"),
 }
 #: Classes that a user makes; the others are results.
@@ -46,7 +50,7 @@ def good(name: str, function: str) -> Any:
         "n_shuffles": 2, "seed": 0, "rank": 4, "probes": 4, "steps": 6, "memory": 2**20, "neighbours": 3, "folds": 5,
         "n": 3 if function == "principal_components" else N, "k": 1, "components": 2, "family": "linear",
         "dimensions": 4, "separation": 1.0, "symbols": 3, "classes": 3, "error": 0.1, "fraction": 0.5,
-        "products": torch.float64, "pairs": "all",
+        "products": torch.float64, "pairs": "all", "pool": 100, "layer": 2, "blocks": 12,
     }  # fmt: skip
     if (function, name) in {("gaussian", "information"), ("clusters", "information")}:
         return 0.5
