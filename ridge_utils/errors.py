@@ -62,14 +62,16 @@ def of_type(kind: type, **values: Any) -> None:
 
 def check_sampling(pool: int, n: int, seeds: Sequence[int]) -> None:
     """Refuse a size or a list of sampling seeds from which no estimate can be made."""
-    if n < 2 or n > pool:
-        raise InputError(f"n_samples must be between 2 and the number of examples, {pool}, but is {n}.")
+    if not isinstance(n, Integral) or isinstance(n, bool) or not 2 <= n <= pool:
+        raise InputError(f"n_samples must be between 2 and the number of examples, {pool}, but is {shown(n)}.")
     check_seeds(sampling_seeds=seeds)
 
 
 def check_seeds(**seeds: Sequence[int]) -> None:
-    """Refuse a list that is empty or repeats a seed; each is given by its name."""
+    """Refuse a list that is empty, repeats a seed or holds what is none; each is given by its name."""
     for name, values in seeds.items():
+        for value in values:
+            valid_seed(**{f"each of {name}": value})
         if not values or len(set(values)) != len(values):
             raise InputError(f"{name} must be one or more different integers, but are {shown(list(values))}.")
 

@@ -214,13 +214,7 @@ def _checked(
     of_type(Estimator, estimator=estimator)
     hidden, targets = tensors.shaped(hidden, "hidden", "(layers, N, d)"), tensors.samples(targets, "targets", "(N, e)")
     tensors.same_number(hidden, targets, ("hidden", "targets"))
-    if samples is None:
-        return hidden, targets, None
-    if not isinstance(samples, Sequence) or not samples:
-        raise InputError("samples must be a list of one sample of indices or more: leave it out to take all examples.")
-    n = len(targets)
-    indices = [tensors.whole(s, f"samples[{i}]", least=2, below=n) for i, s in enumerate(samples)]
-    return hidden, targets, indices
+    return hidden, targets, None if samples is None else tensors.indices(samples, "samples", len(targets))
 
 
 def _shuffles(n: int, count: int, seed: int) -> list[Tensor]:

@@ -4,8 +4,9 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub import errors as hub_errors
@@ -60,12 +61,13 @@ def lies_here(name: str) -> bool:
         return False
 
 
-def check(chosen: Iterable[str]) -> None:
-    """Refuse names of the Hub that cannot be loaded; a Hub that does not answer is not asked again in this process.
+def check(runs: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse runs whose parameters name a model of the Hub that cannot be loaded.
 
-    Nor in those that it starts.
+    A Hub that does not answer is not asked again, neither in this process nor in those that it starts.
     """
-    for name in chosen:
+    chosen = [name for values in runs for name in (values.get("model"), *values.get("models", [])) if name]
+    for name in dict.fromkeys(chosen):
         whole, _ = split(name)
         if not (whole == EMBEDDED or whole.startswith(PREFIX) or is_folder(whole)) and not hub_answers(whole):
             constants.HF_HUB_OFFLINE = True

@@ -6,13 +6,16 @@ of the other; :func:`sequence_gram_matrices` has both, because they differ in wh
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ridge_utils.errors import InputError
+from ridge_utils import tensors
+from ridge_utils.errors import InputError, shown
 from ridge_utils.information import Estimator, entropy, gram_matrix, joint_entropy
+from ridge_utils.kernels import check_bandwidth
 
 Pairs = Literal["all", "aligned"]
 
@@ -44,8 +47,13 @@ def sequence_gram_matrices(x: Tensor, steps: Sequence[int], bandwidth: float = 1
     N sequences of T states, shape (N, T, d), give symmetric positive semi-definite matrices of trace 1, shape
     (len(steps), N, N), float64.
     """
-    _check(x, steps, bandwidth, pairs)
-    units = _unit_rows(x[:, : max(steps)])
+    x = tensors.shaped(x, "x", "(N, T, d)")
+    _check(x, "x", steps, bandwidth, pairs)
+    return _gram_matrices(x, "x", steps, bandwidth, pairs)
+
+
+def _gram_matrices(x: Tensor, name: str, steps: Sequence[int], bandwidth: float, pairs: Pairs) -> Tensor:
+    units = _units(x[:, : max(steps)], name)
     counts = torch.tensor(list(steps), device=units.device)
     if pairs == "aligned":
         grams = gram_matrix(units.transpose(0, 1), Estimator(bandwidth=bandwidth))
@@ -81,20 +89,20 @@ def sequence_information(
     Returns:
         Shape (layers, len(steps)), float64; with samples, shape (samples, layers, len(steps)).
     """
-    if hidden.ndim != 4 or targets.ndim != 3 or hidden.shape[1:3] != targets.shape[:2]:
+    hidden = tensors.shaped(hidden, "hidden", "(layers, N, T, d)")
+    targets = tensors.shaped(targets, "targets", "(N, T, e)")
+    if hidden.shape[1:3] != targets.shape[:2]:
         raise InputError(
-            "hidden must have shape (layers, N, T, d) and targets (N, T, e) with the same N and T, but they have "
+            "hidden of shape (layers, N, T, d) and targets of shape (N, T, e) must have the same N and T, but have "
             f"shapes {tuple(hidden.shape)} and {tuple(targets.shape)}."
         )
-    chosen = [torch.arange(len(targets))] if samples is None else list(samples)
-    grams_y = _sampled(sequence_gram_matrices(targets, steps, bandwidth, pairs), chosen)
+    _check(targets, "targets", steps, bandwidth, pairs)
+    chosen = [torch.arange(len(targets))] if samples is None else tensors.indices(samples, "samples", len(targets))
+    grams_y = _sampled(_gram_matrices(targets, "targets", steps, bandwidth, pairs), chosen)
     entropies_y = [entropy(gram) for gram in grams_y]
     profiles = hidden.new_empty(len(chosen), len(hidden), len(steps), dtype=torch.float64)
     for layer, states in enumerate(hidden):
-        try:
-            grams_z = _sampled(sequence_gram_matrices(states, steps, bandwidth, pairs), chosen)
-        except InputError as error:
-            raise InputError(f"Layer {layer}: {error}") from error
+        grams_z = _sampled(_gram_matrices(states, f"hidden[{layer}]", steps, bandwidth, pairs), chosen)
         for number, (gram_z, gram_y, entropy_y) in enumerate(zip(grams_z, grams_y, entropies_y, strict=True)):
             profiles[number, layer] = entropy(gram_z) + entropy_y - joint_entropy(gram_z, gram_y)
     return profiles[0] if samples is None else profiles
@@ -105,23 +113,21 @@ def _sampled(gram: Tensor, samples: Sequence[Tensor]) -> list[Tensor]:
     return [gram[..., sample[:, None], sample] * (gram.shape[-1] / len(sample)) for sample in samples]
 
 
-def _check(x: Tensor, steps: Sequence[int], bandwidth: float, pairs: str) -> None:
-    if x.ndim != 3:
-        raise InputError(f"Sequences must have shape (N, T, d), but this tensor has shape {tuple(x.shape)}.")
-    if len(x) < 2:
-        raise InputError(f"At least 2 sequences are needed, but a tensor of shape {tuple(x.shape)} holds {len(x)}.")
-    if not len(steps):
-        raise InputError("There are no steps: give at least one number of steps.")
-    for step in steps:
-        if isinstance(step, bool) or not isinstance(step, int) or not 1 <= step <= x.shape[1]:
-            raise InputError(
-                f"A number of steps must be an integer between 1 and {x.shape[1]}, the T of a tensor of shape "
-                f"{tuple(x.shape)}, but one is {step!r}."
-            )
-    if not 1e-100 < bandwidth < 1e100:
-        raise InputError(f"bandwidth must lie between 1e-100 and 1e100, but is {bandwidth}.")
+def _check(x: Tensor, name: str, steps: Sequence[int], bandwidth: float, pairs: str) -> None:
+    length, shape = x.shape[-2], tuple(x.shape)
+    fits = isinstance(steps, Sequence) and all(
+        isinstance(step, Integral) and not isinstance(step, bool) and 1 <= step <= length for step in steps
+    )
+    if not fits or not steps:
+        raise InputError(
+            f"steps must be one or more whole numbers from 1 to {length}, the T of {name} of shape {shape}, but is "
+            f"{shown(steps)}."
+        )
+    if bandwidth == "median":
+        raise InputError("bandwidth must be a number: there is no median rule for sequences.")
+    check_bandwidth(bandwidth)
     if pairs not in get_args(Pairs):
-        raise InputError(f"Unknown pairs {pairs!r}; choose one of {', '.join(get_args(Pairs))}.")
+        raise InputError(f"pairs must be one of {', '.join(get_args(Pairs))}, but is {shown(pairs)}.")
 
 
 def _sums_over_all_pairs(units: Tensor, last: Tensor, bandwidth: float) -> Tensor:
@@ -144,16 +150,14 @@ def _sums_over_all_pairs(units: Tensor, last: Tensor, bandwidth: float) -> Tenso
     return sums
 
 
-def _unit_rows(x: Tensor) -> Tensor:
+def _units(x: Tensor, name: str) -> Tensor:
     """The states scaled to length 1, in float64."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float64)
-    # Where an entry is NaN or infinite, so is the norm.
-    bad = ~norm.isfinite() | (norm == 0)
-    if bool(bad.any()):
-        sequence, step, _ = bad.nonzero()[0].tolist()
-        fault = "the zero vector, which has no direction" if norm[sequence, step] == 0 else "NaN or infinite"
+    x = tensors.samples(x, name, "(N, T, d)")
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    if bool((norm == 0).any()):
+        sequence, step, _ = (norm == 0).nonzero()[0].tolist()
         raise InputError(
-            f"The state of sequence {sequence} at step {step + 1} of a tensor of shape {tuple(x.shape)} is {fault}: "
-            "remove the sequence, or look for the cause in the model (a wider dtype often helps)."
+            f"The state of sequence {sequence} at step {step + 1} of {name}, a tensor of shape {tuple(x.shape)}, is "
+            "the zero vector, which has no direction: remove the sequence."
         )
     return x / norm

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ridge_utils.errors import check_sampling
+from ridge_utils.errors import at_least, check_sampling, within
 
 #: Names of the thirds of the blocks, see :func:`third_of`.
 THIRDS = ("first", "middle", "last")
@@ -15,6 +15,7 @@ THIRDS = ("first", "middle", "last")
 
 def subsample(pool: int, n: int, seed: int) -> Tensor:
     """Indices of ``n`` of ``pool`` examples, without replacement: a repeated row lowers a Gram matrix's entropy."""
+    at_least(2, pool=pool)
     check_sampling(pool, n, [seed])
     return torch.randperm(pool, generator=torch.Generator().manual_seed(seed))[:n]
 
@@ -82,6 +83,8 @@ def third_of(layer: int, blocks: int) -> str:
 
     Block l of L lies at (l - 1/2)/L, the middle of its part of the depth.
     """
+    within(1, 10**9, blocks=blocks)
+    within(1, blocks, layer=layer)
     return THIRDS[min(2, int(3 * (layer - 0.5) / blocks))]
 
 

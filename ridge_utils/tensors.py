@@ -3,6 +3,7 @@
 Whatever is returned is detached from any graph. Each error names the argument and says what to do.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,13 @@ def whole(x: Any, name: str, shape: str = "(N,)", least: int = 1, below: int | N
         worst = x[(x < 0) | (x >= below)].flatten()[0].item()
         raise InputError(f"{name} must hold indices from 0 to {below - 1}, but holds {worst}.")
     return x
+
+
+def indices(x: Any, name: str, below: int) -> list[Tensor]:
+    """A list of samples, each the indices of two examples or more, from 0 to ``below`` - 1."""
+    if not isinstance(x, Sequence) or not x:
+        raise InputError(f"{name} must be a list of one sample of indices or more: leave it out to take all examples.")
+    return [whole(sample, f"{name}[{i}]", least=2, below=below) for i, sample in enumerate(x)]
 
 
 def symmetric(x: Any, name: str, least: int = 2, rounding: float = 1e-6) -> Tensor:

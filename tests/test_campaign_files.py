@@ -11,7 +11,7 @@ import pytest
 from ridge_utils import cache, models, tasks, training
 from tests.campaign import files
 from tests.campaign.cases import faults
-from tests.campaign.folders import Hostile
+from tests.campaign.changes import Hostile
 
 
 @pytest.mark.slow

@@ -172,15 +172,15 @@ def with_entry(value, index):
     ("call", "words"),
     [
         (lambda: sequence_gram_matrices(X[0], [1]), r"shape \(4, 3\)"),
-        (lambda: sequence_gram_matrices(X[:1], [1]), "At least 2 sequences"),
-        (lambda: sequence_gram_matrices(X, []), "no steps"),
-        (lambda: sequence_gram_matrices(X, [1, 5]), "between 1 and 4"),
+        (lambda: sequence_gram_matrices(X[:1], [1]), "2 samples or more"),
+        (lambda: sequence_gram_matrices(X, []), "steps"),
+        (lambda: sequence_gram_matrices(X, [1, 5]), "from 1 to 4"),
         (lambda: sequence_gram_matrices(X, [1], bandwidth=0), "bandwidth"),
-        (lambda: sequence_gram_matrices(with_entry(math.nan, (2, 1, 0)), [3]), "sequence 2 at step 2"),
+        (lambda: sequence_gram_matrices(with_entry(math.nan, (2, 1, 0)), [3]), r"nan at index \(2, 1, 0\)"),
         (lambda: sequence_gram_matrices(with_entry(0, (4, 2)), [3]), "sequence 4 at step 3"),
         (lambda: sequence_gram_matrices(X, [1], pairs="some"), "'some'"),
         (lambda: sequence_information(X[None], X[:4], [1]), r"\(1, 5, 4, 3\) and \(4, 4, 3\)"),
-        (lambda: sequence_information(torch.stack([X, 0 * X]), X, [1]), "Layer 1"),
+        (lambda: sequence_information(torch.stack([X, 0 * X]), X, [1]), r"hidden\[1\]"),
     ],
 )
 def test_bad_input_is_refused(call, words):

@@ -6,12 +6,13 @@ import signal
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
-from ridge_utils import notebooks, results
+from ridge_utils import names, notebooks, profiles, results
 from ridge_utils.errors import InputError
 from ridge_utils.run import cli, sweep
 from ridge_utils.run.sweep import Outcome
@@ -29,7 +30,7 @@ def table(**more):
 def finish(run, quiet=True):
     """Executes nothing, and leaves behind what a run leaves."""
     parameters = {**notebooks.defaults(run.notebook), **run.parameters}
-    results.write(table(model=parameters["model"]), run.table, {"parameters": parameters})
+    results.write(table(model=parameters.get("model", "m")), run.table, {"parameters": parameters})
     return Outcome(run, "done", 1.0)
 
 
@@ -53,6 +54,17 @@ def dies_always(run, quiet):
     if "bad" in run.name:
         os.kill(os.getpid(), signal.SIGKILL)
     return finish(run)
+
+
+def missing_model(missing):
+    """A Hub that has every model but one."""
+
+    def answers(name):
+        if name == missing:
+            raise InputError(f"no {name}")
+        return True
+
+    return answers
 
 
 @pytest.fixture
@@ -231,21 +243,48 @@ def test_one_table_holds_all_runs_that_are_done_with_their_provenance(runs, tmp_
     assert origin["runs"][runs[0].name]["sha256"] == own["sha256"]
 
 
+def test_a_model_that_is_nowhere_is_refused_before_the_first_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "work", lambda runs, **_: map(finish, runs))
+    content = {"notebooks": {INFORMATION: {}, "origins": {"models": ["x/c", "x/b"]}}, "models": ["x/a", "random:gpt2"]}
+    Path("mine.yaml").write_text(yaml.safe_dump(content))
+    runs = sweep.load(Path("mine.yaml"), Path("runs/mine")).runs
+    for missing in ("x/a", "x/b"):
+        monkeypatch.setattr(names, "hub_answers", missing_model(missing))
+        assert cli.main(["sweep", "mine.yaml", "--list"]) == 0
+        assert cli.main(["sweep", "mine.yaml"]) == 2
+        assert capsys.readouterr().err == f"error: no {missing}\n"
+    assert not any(map(sweep.is_done, runs))
+    assert cli.main(["sweep", "mine.yaml", "--scheduler", "tcp://elsewhere:1"]) == 0, "others may have it"
+    assert cli.main(["sweep", "mine.yaml"]) == 0, "what is done needs no model"
+
+
+def test_a_model_that_is_nowhere_is_refused_before_the_first_reference_run(monkeypatch, capsys):
+    profile = profiles.load("smollm2-synthetic")
+    changed = replace(profile, parameters={**profile.parameters, "model": "x/a"})
+    monkeypatch.setattr(profiles, "load", lambda name: changed)
+    monkeypatch.setattr(sweep, "is_done", lambda run: False)
+    monkeypatch.setattr(sweep, "work", lambda *_, **__: pytest.fail("it starts"))
+    monkeypatch.setattr(names, "hub_answers", missing_model("x/a"))
+    assert cli.main(["reference", profile.name]) == 2
+    assert capsys.readouterr().err == "error: no x/a\n"
+
+
 @pytest.mark.slow
 def test_ridge_sweep_from_grid_to_table(tmp_path, monkeypatch, capfd):
     """The real thing: two notebooks in two processes, one of which cannot succeed."""
     monkeypatch.chdir(tmp_path)
     small = {"steps": 0, "n_samples": 8, "sampling_seeds": [0], "batch_size": 8}
-    content = {"notebooks": {INFORMATION: small}, "models": ["random:gpt2", "no/such-folder"]}
+    content = {"notebooks": {INFORMATION: small}, "models": ["random:gpt2", "random:none"]}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
     assert cli.main(["sweep", "tiny.yaml", "--list"]) == 0
     assert "0 of 2 runs are done." in capfd.readouterr().out
     assert cli.main(["sweep", "tiny.yaml", "--workers", "2"]) == 1
     out, err = capfd.readouterr()
     assert "[2/2]" in out
-    assert "1 of 2 runs failed: predictive_information--such-folder" in err
+    assert "1 of 2 runs failed: predictive_information--random-none" in err
     folder = tmp_path / "runs" / "tiny"
-    assert "Traceback" in (folder / f"{INFORMATION}--such-folder" / "notebook.error.txt").read_text()
+    assert "Traceback" in (folder / f"{INFORMATION}--random-none" / "notebook.error.txt").read_text()
     read, origin = results.read(folder / "table.csv")
     assert set(read["run"]) == {f"{INFORMATION}--random-gpt2"}
     assert origin["runs"][f"{INFORMATION}--random-gpt2"]["parameters"]["n_samples"] == 8

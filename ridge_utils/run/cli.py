@@ -183,7 +183,7 @@ def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool,
     from ridge_utils import names
 
     # Before what takes longer to start than the Hub has to answer.
-    names.check([*filter(None, [values.get("model")]), *values.get("models", [])])
+    names.check([values])
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -268,6 +268,7 @@ def _work(
     runs: Sequence["sweep.Run"], what: str, options: argparse.Namespace, resources: Mapping[str, float] | None = None
 ) -> int:
     """Execute runs and print a line for each."""
+    from ridge_utils import names
     from ridge_utils.run import sweep
 
     done = [sweep.is_done(run) for run in runs]
@@ -277,6 +278,8 @@ def _work(
     if options.only_list or all(done):
         return 0
     left = [run for run, stored in zip(runs, done, strict=True) if not stored]
+    if not options.scheduler:  # its workers may have what cannot be reached from here
+        names.check(run.parameters for run in left)
     outcomes: list[sweep.Outcome] = []
     for outcome in sweep.work(left, workers=options.workers, scheduler=options.scheduler, resources=resources):
         outcomes.append(outcome)

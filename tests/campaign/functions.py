@@ -13,15 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ridge_utils import inference, information, kernels, unbiased
+from ridge_utils import inference, information, kernels, sequences, statistics, unbiased
 from ridge_utils.audit import estimators, geometry, probes, quadrature
 from ridge_utils.errors import InputError
 from tests.campaign.cases import Case, sentence
 
-MODULES = (information, kernels, unbiased, inference, quadrature, estimators, geometry, probes)
+MODULES = (
+    *(information, kernels, unbiased, sequences, statistics, inference),
+    *(quadrature, estimators, geometry, probes),
+)
 #: Public, but of tables and effects, or of what has been checked before.
 NOT_OF_TENSORS = {
     *("effect_rows", "effects", "gathered", "across_seeds", "together", "entropy of quadrature"),
+    *("band", "ridge_summary", "by_third", "depth_table", "beside"),
     *("check_bandwidth", "check_order", "inner_products", "kernel_matrix", "traces", "unit_rows"),
 }
 #: Classes that a user makes; the others are results.
@@ -46,7 +50,7 @@ def good(name: str, function: str) -> Any:
         "n_shuffles": 2, "seed": 0, "rank": 4, "probes": 4, "steps": 6, "memory": 2**20, "neighbours": 3, "folds": 5,
         "n": 3 if function == "principal_components" else N, "k": 1, "components": 2, "family": "linear",
         "dimensions": 4, "separation": 1.0, "symbols": 3, "classes": 3, "error": 0.1, "fraction": 0.5,
-        "products": torch.float64,
+        "products": torch.float64, "pairs": "all", "pool": 100, "layer": 2, "blocks": 12,
     }  # fmt: skip
     if (function, name) in {("gaussian", "information"), ("clusters", "information")}:
         return 0.5
@@ -54,6 +58,9 @@ def good(name: str, function: str) -> Any:
         return torch.arange(N) // 2
     if function == "excess_information" and name == "seed":
         return [0, 1]
+    if function.startswith("sequence") and name in ("x", "hidden", "targets", "steps"):
+        of_two_steps = normal.unflatten(-1, (2, 2))
+        return {"x": of_two_steps[0], "hidden": of_two_steps, "targets": of_two_steps[1], "steps": [1, 2]}[name]
     return values[name]
 
 
@@ -160,7 +167,9 @@ def _case(name: str, function: Callable[..., Any], parameter: str, kind: str | i
         kind = repr(BAD_NUMBERS[kind])[:40]
     else:
         given[parameter] = BAD_TENSORS[kind](tensor, rng)
-    return Case("functions", f"{name}({parameter}={kind})", lambda: _refused(function, parameter, str(kind), given))
+    return Case(
+        "functions", f"{name}({parameter}={kind})", lambda: _refused(function, parameter, str(kind), given, before)
+    )
 
 
 def _same(function: Callable[..., Any], name: str, given: dict[str, Any]) -> str:
@@ -171,7 +180,7 @@ def _same(function: Callable[..., Any], name: str, given: dict[str, Any]) -> str
     return ""
 
 
-def _refused(function: Callable[..., Any], parameter: str, kind: str, given: dict[str, Any]) -> str:
+def _refused(function: Callable[..., Any], parameter: str, kind: str, given: dict[str, Any], before: Any) -> str:
     try:
         result = call(function, given)
     except InputError as error:
@@ -180,13 +189,15 @@ def _refused(function: Callable[..., Any], parameter: str, kind: str, given: dic
         return "" if parameter in str(error) else f"the error does not name {parameter}: {error}"
     is_finite = all(bool(number.double().isfinite().all()) for number in numbers(result))
     # Of p-values a NaN is no test, and stays one.
-    if (parameter == "p_values" and kind == "a NaN") or (is_finite and acceptable(parameter, kind, given[parameter])):
+    if (parameter == "p_values" and kind == "a NaN") or (
+        is_finite and acceptable(parameter, kind, given[parameter], before)
+    ):
         return ""
     return f"accepted {given[parameter]!r}"[:200]
 
 
-def acceptable(parameter: str, kind: str, value: Any) -> bool:
-    """Whether an odd value may give a number after all: another shape that fits, or a number in the range."""
+def acceptable(parameter: str, kind: str, value: Any, before: Any) -> bool:
+    """Whether an odd value may give a number after all: another shape or list that fits, or a number in the range."""
     if value is None:
         return parameter in ("samples", "groups")
     if isinstance(value, Tensor):
@@ -196,6 +207,8 @@ def acceptable(parameter: str, kind: str, value: Any) -> bool:
         return kind in OTHER_SHAPES or (any_size and is_small and abs(float(value.double().abs().max())) < math.inf)
     if isinstance(value, bool):
         return parameter == "normalize"
+    if isinstance(value, list):
+        return isinstance(before, list) and value != []
     return isinstance(value, int | float) and (0 < value < 10**30 or (value == 0 and parameter in MAY_BE_ZERO))
 
 
