@@ -45,15 +45,26 @@ def main() -> int:
                 print(f"FAULT {fault.kind}: {fault.name}\n    {fault.what}", flush=True)
             if count % max(1, wanted // 10) == 0:
                 print(f"  {kind}: {case.name[:80]} ({count} of {wanted}, {wrong} faults)", flush=True)
-        rows.append({"kind": kind, "cases": count, "faults": wrong, "seconds": round(time.monotonic() - started, 1)})
+        seconds = round(time.monotonic() - started, 1)
+        rows.append({"kind": kind, "cases": count, "faults": wrong, "seconds": seconds, "seed": options.seed})
         if options.store:  # each time: an interrupted campaign keeps what it has
-            origin = results.provenance({"seed": options.seed, "kinds": [row["kind"] for row in rows]})
-            results.write(pd.DataFrame(rows), results.FOLDER / "campaign.csv", origin)
+            _store(rows[-1])
     shown = Table(*rows[0])
     for row in rows:
         shown.add_row(*map(str, row.values()))
     Console().print(shown)
     return 1 if found else 0
+
+
+def _store(row: dict[str, object]) -> None:
+    """Put the figures of a kind in the place of its earlier ones, with the commit and the date that they are of."""
+    origin = results.provenance({})
+    row |= {"date": origin["date"], "commit": str(origin["commit"])[:9]}
+    path = results.FOLDER / "campaign.csv"
+    kept = results.read(path)[0]
+    rows = pd.concat([kept[kept["kind"] != row["kind"]], pd.DataFrame([row])])
+    rows = rows.sort_values("kind", key=lambda kinds: kinds.map(list(COUNTS).index), ignore_index=True)
+    results.write(rows, path, origin)
 
 
 if __name__ == "__main__":

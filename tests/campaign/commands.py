@@ -29,7 +29,7 @@ _PAGE = """
 from pathlib import Path
 from ridge_utils.run import book
 book.RUNNING, book.EXECUTED = Path("out/running").absolute(), Path("out").absolute()
-reason = book._execute("reproducibility", "")[1]
+reason = book._execute("verdicts", "")[1]
 raise SystemExit(f"error: {reason}" if reason else 0)
 """
 _TINY = """
@@ -66,7 +66,8 @@ RUN = Job(
 )
 SWEEP = Job("sweep", ("-m", "ridge_utils", "sweep", "grid.yaml", "-o", "out", "--workers", "2"), "out/table.csv")
 SETUP = Job("setup", ("-m", "ridge_utils", "setup"), "cache/models/smollm2-135m-b179c9523d0e6a0f-v1/model.safetensors")
-PAGE = Job("page", ("-c", _PAGE), "out/reproducibility.ipynb")
+#: A page that measures nothing. That of trust would change with the figures of this campaign.
+PAGE = Job("page", ("-c", _PAGE), "out/verdicts.ipynb")
 #: A notebook that measures nothing, for what must not take long.
 TINY = Job(
     "notebook",

@@ -85,7 +85,9 @@ def _limited() -> None:
 
 def _mount(folder: Path, stack: contextlib.ExitStack) -> bool:
     size = "700m" if folder.name == "cache" else "16m"
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "ridge", folder], capture_output=True)
+    # By default anybody may write into the root of one, and such a cache is refused.
+    options = f"size={size},mode=0755"
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "ridge", folder], capture_output=True)
     if done.returncode == 0:
         stack.callback(subprocess.run, ["umount", "-l", folder], check=False)
     return done.returncode == 0
