@@ -189,10 +189,15 @@ def execute(run: Run, quiet: bool = True) -> Outcome:
             notebooks.run(run.notebook, values, run.output, quiet, finish=plain.finish)
             run.error.unlink(missing_ok=True)
     except Exception as error:  # whatever it is, the other runs go on
-        text = _ANSI.sub("", "".join(traceback.format_exception(error)))
-        cache.write_text(run.error, text)
+        _note(run, error)
         return Outcome(run, "failed", time.monotonic() - started, notebooks.failure(run.notebook, error))
     return Outcome(run, "done", time.monotonic() - started)
+
+
+def _note(run: Run, error: BaseException) -> None:
+    """Write what went wrong beside a run, where there is room: the outcome tells it in a sentence anyway."""
+    with contextlib.suppress(StorageError):
+        cache.write_text(run.error, _ANSI.sub("", "".join(traceback.format_exception(error))))
 
 
 def work(
@@ -248,7 +253,7 @@ def work(
             if error is None:
                 outcome = future.result()
             else:
-                cache.write_text(run.error, "".join(traceback.format_exception(error)))
+                _note(run, error)
                 lost = isinstance(error, KilledWorker)
                 outcome = Outcome(
                     run, "failed", 0.0, "its worker was lost" if lost else notebooks.failure(run.notebook, error)

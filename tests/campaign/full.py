@@ -12,9 +12,11 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ridge_utils import results
+from ridge_utils.errors import StorageError
 from tests.campaign import commands
 from tests.campaign.cases import Case, sentence
 from tests.campaign.commands import PAGE, RUN, SETUP, SWEEP, Job, Place
@@ -48,7 +50,8 @@ def meet(job: Job, name: str, fault: str, moment: float) -> str:
         earlier = {folder / path: text for path, text in _EARLIER.items() if name == "out"}
         for path, text in earlier.items():
             path.write_text(text)
-        if fault == "quota" or (fault == "full" and not mounted):
+        limited = fault == "quota" or (fault == "full" and not mounted)
+        if limited:
             process = here.start(job, _limited)
             undo: Callable[[], None] = lambda: None  # noqa: E731
         else:
@@ -59,11 +62,23 @@ def meet(job: Job, name: str, fault: str, moment: float) -> str:
         said = process.communicate()[0]
         status, kept = process.returncode, {path: text for path, text in earlier.items() if path.exists()}
         undo()
-        wrong = _judge(status, said, name, {p: p.read_text() == text for p, text in kept.items()})
+        # A quota holds for all folders of a process.
+        names = ("out", "cache", "runtime") if limited else (name,)
+        wrong = _judge(status, said, names, {p: _stands(p, text) for p, text in kept.items()})
         return wrong or here.whole(job)
 
 
-def _judge(status: int, said: str, name: str, same: dict[Path, bool]) -> str:
+def _stands(path: Path, text: str) -> bool:
+    """Whether a file is as it was, or a whole table in the place of one: that of the runs that a sweep ended."""
+    if path.read_text() == text:
+        return True
+    try:
+        return path.suffix == ".csv" and len(results.read(path)[0]) > 0
+    except StorageError:
+        return False
+
+
+def _judge(status: int, said: str, names: Sequence[str], same: dict[Path, bool]) -> str:
     if problem := commands.noise(said):
         return problem
     if status == 0:
@@ -73,8 +88,8 @@ def _judge(status: int, said: str, name: str, same: dict[Path, bool]) -> str:
     told = commands.error(said)
     if not told or (problem := sentence(told)):
         return f"no sentence: {said[-400:]}"
-    if name not in re.split(r"[/\s:,']", told):
-        return f"it does not name the folder {name}: {told}"
+    if not set(names) & set(re.split(r"[/\s:,']", told)):
+        return f"it does not name the folder {' or '.join(names)}: {told}"
     lost = [path.name for path, is_same in same.items() if not is_same]
     return f"it destroyed {lost}" if lost else ""
 
