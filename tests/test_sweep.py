@@ -208,12 +208,13 @@ def test_a_worker_that_is_killed_is_replaced_and_its_run_begun_again(runs):
 
 
 @pytest.mark.slow
-def test_a_run_that_kills_every_worker_is_given_up_and_the_others_go_on(grid):
+def test_a_run_that_kills_every_worker_is_given_up_and_the_others_go_on(grid, capfd):
     runs = grid(notebooks={INFORMATION: {}}, models=["bad", "good"]).runs
     outcomes = {outcome.run.name: outcome for outcome in sweep.work(runs, workers=1, call=dies_always)}
     assert outcomes[runs[0].name].status == "failed"
     assert "worker was lost" in outcomes[runs[0].name].reason
     assert "KilledWorker" in runs[0].error.read_text()
+    assert capfd.readouterr().err == ""
     assert outcomes[runs[1].name].status == "done"
 
 
@@ -226,6 +227,19 @@ def test_a_scheduler_that_runs_already_is_used(runs):
     assert [outcome.status for outcome in outcomes] == ["done"] * 3
     with pytest.raises(InputError, match=r"scheduler 'tcp://127\.0\.0\.1:1' does not answer"):
         list(sweep.work([replace(runs[0], parameters={"steps": 1})], scheduler="tcp://127.0.0.1:1", call=finish))
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_while_a_run_is_on_its_way_is_told_in_one_sentence(runs, capfd):
+    import distributed
+
+    cluster = distributed.LocalCluster(n_workers=0, processes=False, dashboard_address=None)
+    gone = threading.Timer(1, cluster.close)
+    gone.start()
+    with pytest.raises(InputError, match="is gone"):
+        list(sweep.work(runs, scheduler=cluster.scheduler_address, call=finish))
+    gone.join()
+    assert "distributed" not in capfd.readouterr().err
 
 
 def test_one_table_holds_all_runs_that_are_done_with_their_provenance(runs, tmp_path):

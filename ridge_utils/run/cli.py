@@ -195,14 +195,17 @@ def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool,
     try:
         seconds = notebooks.run(notebook, values, output, force=force, finish=plain.finish)
     except (DeadKernelError, papermill.PapermillExecutionError) as error:
-        bad_input = notebooks.is_of_input(error)
-        print(
-            f"error: {notebooks.failure(notebook, error)}" + ("" if bad_input else f"; see {output}"), file=sys.stderr
-        )
+        bad_input, said = notebooks.is_of_input(error), notebooks.failure(notebook, error)
+        print(f"error: {said if bad_input else _see(said, output)}", file=sys.stderr)
         return 2 if bad_input else 1
     see = f"{output} and {plain.html(output)}" if html else output
     print(f"{notebook}: done in {seconds:.0f} s; see {see}", file=sys.stderr)
     return 0
+
+
+def _see(said: str, path: Path) -> str:
+    """A sentence with the file that says more."""
+    return f"{said.removesuffix('.')}; see {path}"
 
 
 def _data_dir(profile: profiles.Profile, folder: str) -> str:
@@ -288,7 +291,7 @@ def _work(
         count = f"[{len(outcomes)}/{len(left)}]"
         print(f"{count} {outcome.status:6} {outcome.seconds:6.0f} s  {outcome.run.name}{remaining}", flush=True)
         if outcome.status == "failed":
-            print(f"    {outcome.reason}; see {outcome.run.error}", file=sys.stderr)
+            print(f"    {_see(outcome.reason, outcome.run.error)}", file=sys.stderr)
     failed = [outcome.run.name for outcome in outcomes if outcome.status == "failed"]
     if failed:
         print(f"error: {len(failed)} of {len(left)} runs failed: {', '.join(failed)}", file=sys.stderr)

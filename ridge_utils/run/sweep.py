@@ -249,6 +249,11 @@ def work(
         submit()
         for future in ended:
             run = flying.pop(future)
+            if future.cancelled():
+                raise InputError(
+                    f"The Dask scheduler {scheduler!r} is gone; once there is one again, the same command goes on from "
+                    "what is done."
+                )
             error = future.exception()
             if error is None:
                 outcome = future.result()
@@ -329,6 +334,9 @@ def _client(workers: int, scheduler: str, resources: Mapping[str, float] | None)
         import distributed
     except ImportError:
         raise InputError("A sweep needs Dask: pip install 'ridge-utils[sweep]', or make setup.") from None
+    # What Dask has to say, with times and tracebacks, an outcome or an error here says in a sentence.
+    for own in ("distributed", "distributed.client", "distributed.gc"):  # those with a level of their own
+        logging.getLogger(own).setLevel(logging.CRITICAL)
     if scheduler:
         try:
             client = distributed.Client(scheduler, timeout=10)
@@ -340,7 +348,6 @@ def _client(workers: int, scheduler: str, resources: Mapping[str, float] | None)
         return
     if workers < 0:
         raise InputError(f"workers must be 0 or more, but is {workers}.")
-    logging.getLogger("distributed").setLevel(logging.ERROR)
     threads = max(1, (os.cpu_count() or 1) // workers)
     with (
         distributed.LocalCluster(
@@ -348,9 +355,10 @@ def _client(workers: int, scheduler: str, resources: Mapping[str, float] | None)
             threads_per_worker=1,
             processes=True,
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # any port, for the usual one may be another sweep's
             memory_limit=0,  # the memory is the notebook's, in a process of its own that Dask does not see
             resources=dict(resources or {}),
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,
             env={
                 "OMP_NUM_THREADS": str(threads),
                 "TOKENIZERS_PARALLELISM": "false",
