@@ -204,8 +204,8 @@ def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool,
 
 
 def _see(said: str, path: Path) -> str:
-    """A sentence with the file that says more."""
-    return f"{said.removesuffix('.')}; see {path}"
+    """A sentence with the file that says more, where it could be written."""
+    return f"{said.removesuffix('.')}; see {path}" if path.exists() else said
 
 
 def _data_dir(profile: profiles.Profile, folder: str) -> str:

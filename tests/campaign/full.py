@@ -89,7 +89,7 @@ def _judge(status: int, said: str, names: Sequence[str], same: dict[Path, bool])
     if not told or (problem := sentence(told)):
         return f"no sentence: {said[-400:]}"
     # A sweep tells why each of its runs failed, and then how many did.
-    reasons = "".join(line for line in said.splitlines() if "failed" in line or line == told)
+    reasons = "".join(line for line in said.splitlines() if line.startswith("    ") or line == told)
     if not set(names) & set(re.split(r"[/\s:,']", reasons)):
         return f"it does not name the folder {' or '.join(names)}: {told}"
     lost = [path.name for path, is_same in same.items() if not is_same]
