@@ -152,12 +152,13 @@ SMALL = {
         *["models=[random:gpt2-2x16, random:mamba-2x16]", "task=clutrr", "task_options={}"],
         *[*FEW, "n_samples=16", "n_shuffles=2"],
     ],
+    "anatomy": ["model=random:qwen2", "task=clutrr", *FEW, "n_examples=40", "n_shuffles=2"],
     "sample_size": [
         *["model=random:llama", "task=clutrr", *FEW, "n_examples=24", "sizes=[10, 40]", "every=3"],
         *["exact_up_to=10", "quadrature_from=10", "probes=4", "rank=6"],
     ],
     "audit": [
-        *["model=random:gpt2-3x16", "task=clutrr", *FEW, "n_samples=40", "n_intervened=8"],
+        *["model=random:gpt2-3x16", "task=clutrr", *FEW, "n_samples=30", "n_examples=40", "n_intervened=8"],
         *["n_fit=8", "fit_steps=2", "fit_seeds=[0, 1]"],
     ],
 }

@@ -13,9 +13,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ridge_utils import inference, information, results, statistics
+from ridge_utils import early_exit, inference, information, measures, results, statistics
 from ridge_utils.audit import geometry, probes, quadrature
+from ridge_utils.errors import at_least
 from ridge_utils.inference import Effect
+from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations
 from ridge_utils.statistics import THIRDS, third_of
 from ridge_utils.unbiased import ORDER_TWO, Estimate, Halves, Means, in_halves, unbiased_information
@@ -28,6 +30,38 @@ PAPER_N = 200
 _SCALED = replace(ORDER_TWO, normalize=False)
 #: How many standard errors above 0 what an effect is divided by has to be.
 SURE = 3.0
+
+
+def check(n_examples: int) -> None:
+    """Refuse a number of examples per split of which a half is too small to judge on, before anything long begins."""
+    at_least(8, n_examples=n_examples)
+
+
+def measure(
+    loaded: LoadedModel,
+    pools: Mapping[str, Representations],
+    context: Mapping[str, Any],
+    *,
+    sampling_seeds: Sequence[int],
+    n_shuffles: int,
+    exact_up_to: int,
+) -> pd.DataFrame:
+    """All of one checkpoint: :func:`profile` and :func:`gains` of both splits together, :func:`effects` of these and of
+    the OOD examples, and the accuracy of each split's early exits beside that of the commonest answer.
+    """
+    both = context | {"split": "all"}
+    settings = {"sampling_seeds": sampling_seeds, "n_shuffles": n_shuffles, "exact_up_to": exact_up_to}
+    tables = [
+        profile(pools["all"], both, **settings),
+        gains(pools["all"].updates, pools["all"].targets, both),
+        measures.early_exit_accuracy(loaded, pools, context),
+        majority(pools, context),
+    ]
+    for split in ("all", "ood"):
+        pool, row = pools[split], context | {"split": split}
+        exits = early_exit.correct(loaded, pool)
+        tables.append(effects(pool.states, pool.targets, row, target_ids=pool.target_ids, exits=exits))
+    return pd.concat(tables, ignore_index=True)
 
 
 def effects(
