@@ -239,6 +239,50 @@ def test_permutation_null_against_its_eigenproblems() -> None:
     )
 
 
+def unbiased(n: int, d: int = WIDTH, layers: int = LAYERS) -> Callable[[], object]:
+    hidden, targets = states(n, d, layers)
+    information.unbiased_information(hidden[:1, :10], targets[:10])
+    return lambda: information.unbiased_information(hidden, targets, products=torch.float32)
+
+
+@pytest.mark.sizes("n", [500, 2000], full=[4000])
+def test_unbiased_profile_against_matrix_products(n: int) -> None:
+    """The products of all layers' states with themselves, in the same precision, are the floor."""
+    hidden, targets = states(n)
+    ratio(
+        f"unbiased profile of {LAYERS} layers, float32",
+        "one matrix product a layer, float32",
+        lambda: information.unbiased_information(hidden, targets, products=torch.float32),
+        lambda: [layer @ layer.mT for layer in hidden],
+        n=n,
+        memory=peak_memory(unbiased, n),
+    )
+
+
+def test_unbiased_profile_against_the_estimate_and_its_shuffles() -> None:
+    """What the paper's estimate and 200 shuffles take, timed on 2 shuffles."""
+    hidden, targets = states(500)
+    ours = unbiased(500)
+
+    def seconds(call: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        call()
+        return time.perf_counter() - started
+
+    fast = statistics.median(seconds(ours) for _ in range(5))
+    once = seconds(lambda: information.predictive_information(hidden, targets))
+    two = seconds(lambda: information.permutation_null(hidden, targets, 2))
+    what = f"unbiased profile of {LAYERS} layers with its null, float32"
+    add(what, "the paper's with 200 shuffles (from 2)", fast, once + 100 * two, n=500)
+
+
+@pytest.mark.sizes("n", [10000], full=[50000])
+def test_unbiased_information_of_many_samples(n: int) -> None:
+    """No N x N matrix: one of 50,000 samples would take 20 GB."""
+    memory, seconds = alone(unbiased, n, WIDTH, 1)
+    add("unbiased, one layer, float32", "none", seconds, np.nan, n=n, memory=memory)
+
+
 @pytest.mark.sizes("n", [4000], full=[1000, 2000])
 def test_quadrature_against_the_eigenvalues(n: int) -> None:
     """Information of one layer; H(Y) is part of both."""
