@@ -3,6 +3,7 @@
 The readers must give the same numbers, found sound or made anew, or say in a sentence what is wrong.
 """
 
+import json
 import logging
 import os
 import random
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,6 +27,9 @@ WAYS = (
     *("its folder exchanged", "its folder gone"),
 )  # fmt: skip
 
+#: Where in a JSON file a value is: names and numbers, from the outermost in.
+Keys = tuple[str | int, ...]
+
 
 def measure(place: Path) -> list[torch.Tensor]:
     """All that can be read back: hidden states, those of many examples, both checkpoints, and a table."""
@@ -32,7 +37,7 @@ def measure(place: Path) -> list[torch.Tensor]:
     loaded = models.load("random:gpt2-2x16", device="cpu")
     examples = tasks.load("synthetic_arithmetic", "id", 6, 0)
     run = training.finetune(loaded, examples, SETTINGS, progress=False)
-    numbers = [*table(place), torch.tensor(run.log["loss"].tolist())]
+    numbers = [*table(place), torch.tensor(run.log[["step", "loss"]].to_numpy())]
     for step in run.steps:
         checkpoint = run.load(step)
         states = store.read(checkpoint, examples, 2, "")
@@ -61,7 +66,7 @@ def _make(place: Path) -> list[torch.Tensor]:
 
 
 def cases(rng: random.Random, count: int) -> Iterator[Case]:
-    """So many damages, each on a fresh copy."""
+    """Every damage of every file once, in random order, then again with other values; each on a fresh copy."""
     before = os.environ.get(cache.ENVIRONMENT_VARIABLE)
     logging.getLogger("ridge_utils").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory() as name:
@@ -70,9 +75,11 @@ def cases(rng: random.Random, count: int) -> Iterator[Case]:
         files = sorted(
             path.relative_to(whole) for path in whole.rglob("*") if path.is_file() and path.suffix != ".lock"
         )
-        for _ in range(count):
-            file, way, seed = rng.choice(files), rng.choice(WAYS), rng.randrange(2**32)
-            shown = f"{file.parent.parent.name}/{file.name}: {way} (seed {seed})"
+        kinds = [(file, way) for file in files for way in (*WAYS, *_values(whole / file))]
+        rng.shuffle(kinds)
+        for number in range(count):
+            (file, way), seed = kinds[number % len(kinds)], rng.randrange(2**32)
+            shown = f"{file.parent.parent.name}/{file.name}: {_shown(way)} (seed {seed})"
             yield Case("files", shown, lambda f=file, w=way, s=seed: _run(whole, f, w, s, expected))
     logging.getLogger("ridge_utils").setLevel(logging.NOTSET)
     if before is None:
@@ -81,7 +88,26 @@ def cases(rng: random.Random, count: int) -> Iterator[Case]:
         os.environ[cache.ENVIRONMENT_VARIABLE] = before
 
 
-def _run(whole: Path, file: Path, way: str, seed: int, expected: list[torch.Tensor]) -> str:
+def _values(path: Path) -> list[Keys]:
+    """Where a JSON file holds its values, by keys; of what is not this project's the SHA-256 is enough."""
+    if path.suffix != ".json" or path.name == "config.json":
+        return []
+    found: list[Keys] = []
+    left: list[tuple[Keys, Any]] = [((), json.loads(path.read_bytes()))]
+    while left:
+        keys, value = left.pop()
+        if isinstance(value, dict | list):
+            left += [((*keys, key), value[key]) for key in (value if isinstance(value, dict) else range(len(value)))]
+        else:
+            found.append(keys)
+    return found
+
+
+def _shown(way: str | Keys) -> str:
+    return way if isinstance(way, str) else f"the value {'.'.join(map(str, way))}"
+
+
+def _run(whole: Path, file: Path, way: str | Keys, seed: int, expected: list[torch.Tensor]) -> str:
     place = whole.parent / "copy"
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(whole, place)
@@ -96,9 +122,12 @@ def _run(whole: Path, file: Path, way: str, seed: int, expected: list[torch.Tens
     return ""
 
 
-def damage(path: Path, way: str, rng: random.Random) -> None:
-    """Damage a file in one of the :data:`WAYS`."""
+def damage(path: Path, way: str | Keys, rng: random.Random) -> None:
+    """Damage a file in one of the :data:`WAYS`, or change the value that a JSON file has under some keys."""
     content = path.read_bytes()
+    if not isinstance(way, str):
+        path.write_text(json.dumps(_changed(json.loads(content), way, rng)), encoding="utf-8")
+        return
     others = sorted(other for other in path.parent.parent.rglob(path.name) if other != path and other.is_file())
     other = rng.choice(others) if others else path
     place = rng.randrange(max(1, len(content)))
@@ -143,3 +172,19 @@ def damage(path: Path, way: str, rng: random.Random) -> None:
             os.mkfifo(path)
         elif way == "a link":
             path.symlink_to(rng.choice(["/dev/zero", str(path), "/etc/hostname"]))
+
+
+def _changed(content: Any, keys: Keys, rng: random.Random) -> Any:
+    """A JSON file's content with another value under the keys: one like it, one of another type, or none."""
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    value, kind = inner[keys[-1]], rng.randrange(4)
+    if kind == 0:
+        del inner[keys[-1]]
+    elif kind == 1:
+        inner[keys[-1]] = rng.choice([None, [], {}, [value], {"a": value}, "x", 10**30])
+    else:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        inner[keys[-1]] = value + rng.choice([-1, 1]) if number else f"{value}"[::-1] + "x"
+    return content
