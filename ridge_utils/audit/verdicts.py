@@ -1,7 +1,6 @@
 """The judge: what the stored tables say of each of the nine claims, by the rules of the book's protocol."""
 
 import contextlib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -98,32 +97,33 @@ def judge(tables: Mapping[str, Mapping[str, Stored]]) -> pd.DataFrame:
         ``detectable``, the effect that would hold with a chance of 80 %. ``page`` is the notebook and ``files`` the
         tables. A claim that was not measured has one row, without an effect.
     """
-    rows: list[tuple[Any, ...]] = []
+    rows: list[dict[str, Any]] = []
     cases = _cases(tables)
     for name, claim in CLAIMS.items():
         for case, measured in cases.items():
             files = dict.fromkeys(measured[page]["file"].iloc[0] for page in claim.pages if page in measured)
-            judged = rules.judge(claim, _of_all(measured))
+            row = {"claim": name, **dict(zip(CASE, case, strict=True)), "files": ", ".join(files)}
+            judged = rules.judge(claim, _of_all(measured)) if files else []
             last = max((judgement.step for judgement in judged), default=0)
-            for judgement in judged:
-                rows += [(name, *case, *row, ", ".join(files)) for row in _statements(judgement, last)]
+            rows += [row | statement for judgement in judged for statement in _statements(judgement, last)]
             if not judged:
-                nothing = ("", "", NOT_MEASURED, "", math.nan, "", NOT_MEASURED, *[math.nan] * 4, "", *[math.nan] * 4)
-                rows.append((name, *case, *nothing, claim.page, ""))
+                nothing = dict.fromkeys(("part", "when", "why", "effect", "unit", "files"), "")
+                rows.append(row | nothing | {"verdict": NOT_MEASURED, "state": NOT_MEASURED, "page": claim.page})
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
-def _statements(judgement: Judgement, last: int) -> list[tuple[Any, ...]]:
+def _statements(judgement: Judgement, last: int) -> list[dict[str, Any]]:
     step = judgement.step
     when = f"step {step}, the last" if step == last > 0 else f"step {step}" if step else "untouched"
-    verdict = (judgement.part, when, judgement.verdict, judgement.why, judgement.share)
-    rows = []
-    for reading in judgement.readings:
-        of = reading.statement
-        interval = (reading.estimate, reading.low, reading.high, of.margin, of.unit)
-        error = (reading.n, reading.seeds, reading.n_to_decide, reading.detectable)
-        rows.append((*verdict, of.says, reading.state, *interval, *error, of.page))
-    return rows
+    of_all = {name: getattr(judgement, name) for name in ("part", "verdict", "why", "share")} | {"when": when}
+    numbers = ("state", "estimate", "low", "high", "n", "seeds", "n_to_decide", "detectable")
+    return [
+        of_all
+        | {name: getattr(reading, name) for name in numbers}
+        | {name: getattr(reading.statement, name) for name in ("margin", "unit", "page")}
+        | {"effect": reading.statement.says}
+        for reading in judgement.readings
+    ]
 
 
 def cases(judged: pd.DataFrame) -> pd.DataFrame:
