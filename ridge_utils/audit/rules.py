@@ -210,6 +210,8 @@ def _effects(tables: Tables, statement: Statement) -> pd.DataFrame:
     """The effects of a statement by step and training seed, the claim's side positive, with the divisor's ``z``."""
     table = tables[statement.page]
     rows = table[(table["split"] == statement.split) & (table["variant"] == statement.variant)]
+    if not rows["quantity"].isin([statement.quantity, statement.divisor]).any():
+        return pd.DataFrame(columns=[*_SEED, "n", *_INTERVAL, "z"])
     effects = inference.effects(rows[[*_SEED, "n", "quantity", "value"]], statement.quantity).assign(z=math.nan)
     if statement.divisor:
         # What would be divided by next to nothing has a z and no effect.
