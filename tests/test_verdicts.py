@@ -26,7 +26,7 @@ FALL = [("anatomy", f"{name}_{way}", "all", "last_block", 0.1, 1) for name, way 
 STATEMENTS = {
     "C1": FALL,
     "C2": [
-        ("early_exit", "exit_accuracy_gain", "ood", "", 0.02, -1),
+        ("anatomy", "exit_gain", "ood", "last_block", 0.02, 1),
         ("anatomy", "information_fall", "ood", "last_block", 0.1, 1),
     ],
     "C3": [
@@ -250,9 +250,16 @@ def test_every_end_has_its_own_verdict():
 def test_exits_need_a_ridge_and_to_be_right_somewhere():
     parts = planted("C2", ["holds", "holds"])
     for accuracy, expected in ((0.0, "not asked"), (0.01, "reproduced")):
-        exits = [("early_exit", value("early_exit_accuracy", accuracy, split="ood", layer=layer)) for layer in (1, 2)]
+        exits = [("anatomy", value("early_exit_accuracy", accuracy, split="ood", layer=layer)) for layer in (1, 2)]
         assert verdict("C2", [*parts, *exits]) == expected
     assert verdict("C2", planted("C2", ["holds", None])) == "undecided"
+
+
+def test_older_exits_stand_in_where_the_anatomy_has_none():
+    (_, fall) = planted("C2", [None, "holds"])[0]
+    older = [("early_exit", effect("exit_accuracy_gain", -0.1, split="ood"))]
+    assert verdict("C2", [*older, ("anatomy", fall)]) == "reproduced"
+    assert verdict("C2", [*older, *planted("C2", ["refuted", "holds"])]) == "refuted here"
 
 
 @pytest.mark.parametrize(
