@@ -20,6 +20,15 @@ PLANTED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Matrices this small are slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def planted(signal, shared, seed):
     """States, targets and labels."""
     generator = torch.Generator().manual_seed(seed)
@@ -32,8 +41,8 @@ def planted(signal, shared, seed):
 
 
 def at_last_block(table, quantities=()):
-    statements = [of for of in rules.CLAIMS["C1"].parts["last block"] if of.quantity not in quantities]
-    (judgement,) = rules.judge(replace(rules.CLAIMS["C1"], parts={"": statements}), {"anatomy": table})
+    statements = [of for of in rules.RULES["C1"].parts["last block"] if of.quantity not in quantities]
+    (judgement,) = rules.judge(replace(rules.RULES["C1"], parts={"": statements}), {"anatomy": table})
     return judgement.verdict, judgement.why
 
 

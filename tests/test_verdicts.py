@@ -350,7 +350,7 @@ def test_the_order_of_depths_by_every_resolution(states):
 
 def test_what_was_not_measured_is_said_for_every_claim():
     frame = verdicts.judge(stored(planted("C9", ["holds", "holds", "holds"])))
-    assert list(dict.fromkeys(frame["claim"])) == list(rules.CLAIMS)
+    assert list(dict.fromkeys(frame["claim"])) == list(rules.RULES)
     assert (frame.loc[frame["claim"] != "C9", "verdict"] == "not measured").all()
     own = frame[frame["claim"] == "C9"]
     assert set(own["files"]) == {"attention.csv"}
@@ -382,8 +382,8 @@ def test_checkpoints_that_differ_are_mixed(two):
 
 
 def test_the_page_has_a_row_for_every_part_and_every_statement(two):
-    grid = verdict_page.grid(two, list(rules.CLAIMS))
-    assert len(grid.data) == sum(len(claim.parts) for claim in rules.CLAIMS.values())
+    grid = verdict_page.grid(two, list(rules.RULES))
+    assert len(grid.data) == sum(len(claim.parts) for claim in rules.RULES.values())
     measured = grid.data.iloc[:, 1] != "–"
     assert grid.data.loc[measured, "claim"].str[:2].tolist() == ["C4"]
     cases = verdict_page.case_table(two, ["C4"])
@@ -421,8 +421,8 @@ def test_a_users_audit_is_found_and_can_be_left_out(tmp_path, monkeypatch):
 
 
 def test_claims_are_those_of_the_paper():
-    assert list(rules.CLAIMS) == paper.claims()["id"].tolist()
+    assert list(rules.RULES) == paper.claims()["id"].tolist()
     assert verdicts.chosen(["C3", "C1"]) == ["C1", "C3"]
-    assert verdicts.chosen([]) == list(rules.CLAIMS)
+    assert verdicts.chosen([]) == list(rules.RULES)
     with pytest.raises(InputError, match="no claim 'C10'"):
         verdicts.chosen(["C10"])

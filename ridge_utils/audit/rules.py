@@ -310,7 +310,7 @@ _FORMER_GAIN = Statement(
 # A line says what a statement says, then page, quantity, margin, unit, split and variant.
 # fmt: off
 #: The nine claims; the margins are the protocol's.
-CLAIMS: dict[str, Claim] = {
+RULES: dict[str, Claim] = {
     "C1": Claim("anatomy", {name: _ridge(end) for end, name in ENDS.items()}, made=_made),
     "C2": Claim("early_exit", {"": [
         Statement("exit of the ridge layer over the last",

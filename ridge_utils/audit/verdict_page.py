@@ -5,7 +5,7 @@ from pandas.io.formats.style import Styler
 
 from ridge_utils import formatting, models, paper
 from ridge_utils.audit import verdicts
-from ridge_utils.audit.rules import CLAIMS
+from ridge_utils.audit.rules import RULES
 from ridge_utils.audit.verdicts import CASE, NOT_MEASURED, ONE
 
 #: Backgrounds of the verdicts, safe for colour-blind readers; every cell says its verdict in words as well.
@@ -30,7 +30,7 @@ def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
     total = verdicts.overall(asked, ("claim", "part", *CASE))
     total = total.assign(case=_case(total), cell=[verdicts.count_text(row) for row in total.to_dict("records")])
     names = paper.claims().set_index("id")["name"]
-    rows = {(claim, part): f"{claim} {names[claim]}" for claim in claims for part in CLAIMS[claim].parts}
+    rows = {(claim, part): f"{claim} {names[claim]}" for claim in claims for part in RULES[claim].parts}
     by_claim = total.set_index(["claim", "part", "case"])
     cells, colours = (
         by_claim[name].unstack().reindex(index=list(rows), columns=total["case"].unique())  # noqa: PD010
@@ -45,7 +45,7 @@ def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
 
 def case_table(judged: pd.DataFrame, claims: list[str]) -> Styler:
     """Every checkpoint at which a claim was judged, with each of its statements and what would decide it."""
-    rows = judged[judged["claim"].isin(claims) & (judged["effect"] != "")]
+    rows = judged[judged["claim"].isin(claims) & (judged["verdict"] != NOT_MEASURED)]
     once = {
         "claim": rows["claim"],
         "model and task": _case(rows),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ridge_utils import cache, files, results
 from ridge_utils.audit import rules
-from ridge_utils.audit.rules import CLAIMS, Judgement, Verdict
+from ridge_utils.audit.rules import RULES, Judgement, Verdict
 from ridge_utils.errors import InputError, shown
 
 #: The verdicts on what was measured, the best for the paper first.
@@ -33,14 +33,14 @@ _COLUMNS = (*ONE, "verdict", "why", "share", *_EFFECT, "page", "files")
 
 def pages() -> list[str]:
     """The notebooks whose tables the claims are judged by, and ``audit``."""
-    return [*dict.fromkeys(page for claim in CLAIMS.values() for page in claim.pages), "audit"]
+    return [*dict.fromkeys(page for claim in RULES.values() for page in claim.pages), "audit"]
 
 
 def chosen(claims: Sequence[str]) -> list[str]:
     """The claims to show: those named, or all of them where none is."""
-    if unknown := [claim for claim in claims if claim not in CLAIMS]:
-        raise InputError(f"There is no claim {unknown[0]!r}; claims_shown may name {', '.join(CLAIMS)}.")
-    return [claim for claim in CLAIMS if claim in claims or not claims]
+    if unknown := [claim for claim in claims if claim not in RULES]:
+        raise InputError(f"There is no claim {unknown[0]!r}; claims_shown may name {', '.join(RULES)}.")
+    return [claim for claim in RULES if claim in claims or not claims]
 
 
 def stored(audits: bool = True) -> dict[str, dict[str, Stored]]:
@@ -99,7 +99,7 @@ def judge(tables: Mapping[str, Mapping[str, Stored]]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     cases = _cases(tables)
-    for name, claim in CLAIMS.items():
+    for name, claim in RULES.items():
         for case, measured in cases.items():
             files = dict.fromkeys(measured[page]["file"].iloc[0] for page in claim.pages if page in measured)
             row = {"claim": name, **dict(zip(CASE, case, strict=True)), "files": ", ".join(files)}
