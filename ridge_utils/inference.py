@@ -177,22 +177,30 @@ def gathered(tables: Mapping[str, pd.DataFrame], names: Mapping[str, str]) -> pd
     return pd.concat(parts, ignore_index=True)
 
 
-def together(every: Sequence[Effect]) -> Effect:
-    """The effects of several training seeds as one, so that each seed has to show it by itself.
+def together(every: Sequence[Effect], confidence: float = CONFIDENCE) -> Effect:
+    r"""The effects of K training seeds, measured on the same examples, as one estimate with its interval.
 
-    The mean estimate and size, the interval that spans all, and the largest p-value, 1 where the signs differ.
+    Their mean, with the variance :math:`\bar v + s^2 / K`: :math:`\bar v` is the mean of their own variances, by the
+    widths of their intervals, and s² the variance between seeds. Interval and p-value are Student's, with
+    Satterthwaite's degrees of freedom. The interval of one seed by itself is stretched about its estimate.
     """
     if not every:
         raise InputError("every must hold an effect or more, but is empty.")
-    signs = {math.copysign(1, effect.estimate) for effect in every}
+    within(1e-9, 1 - 1e-9, confidence=confidence)
+    covered = stats.norm.ppf((1 + CONFIDENCE) / 2)
+    if len(every) == 1:
+        (one,), stretch = every, stats.norm.ppf((1 + confidence) / 2) / covered
+        ends = (one.estimate + stretch * (end - one.estimate) for end in (one.low, one.high))
+        return Effect(one.estimate, *map(float, ends), one.p, one.size)
+    mean, spread = _moments(np.array([effect.estimate for effect in every]))
+    own = sum(((effect.high - effect.low) / 2 / covered) ** 2 for effect in every) / len(every)
+    between = spread**2 / len(every)
+    freedom = (len(every) - 1) * ((own + between) / between) ** 2 if between else math.inf
+    effect = _from_error(mean, math.sqrt(own + between), freedom, confidence)
+    # What none of the seeds was tested for is not tested by all.
+    p = math.nan if any(math.isnan(effect.p) for effect in every) else effect.p
     sizes = [effect.size for effect in every if not math.isnan(effect.size)]
-    return Effect(
-        sum(effect.estimate for effect in every) / len(every),
-        min(effect.low for effect in every),
-        max(effect.high for effect in every),
-        max(effect.p for effect in every) if len(signs) == 1 else 1.0,
-        sum(sizes) / len(sizes) if sizes else math.nan,
-    )
+    return replace(effect, p=p, size=sum(sizes) / len(sizes) if sizes else math.nan)
 
 
 def across_seeds(table: pd.DataFrame) -> pd.DataFrame:
@@ -206,11 +214,11 @@ def across_seeds(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out, columns=[*keys, *numbers]).astype(table.dtypes[[*keys, *numbers]])
 
 
-def _from_error(mean: float, error: float, freedom: float) -> Effect:
+def _from_error(mean: float, error: float, freedom: float, confidence: float = CONFIDENCE) -> Effect:
     if not error:
         return Effect(mean, mean, mean, 0.0 if mean else 1.0, math.nan)
     distribution = stats.t(freedom) if math.isfinite(freedom) else stats.norm()
-    reach = float(distribution.ppf((1 + CONFIDENCE) / 2)) * error
+    reach = float(distribution.ppf((1 + confidence) / 2)) * error
     return Effect(mean, mean - reach, mean + reach, float(2 * distribution.sf(abs(mean) / error)), math.nan)
 
 

@@ -374,24 +374,48 @@ def test_effects_are_gathered_in_the_order_asked_for(by_run):
     assert inference.gathered(by_run, {"other": "another"}).empty
 
 
-def test_training_seeds_stand_together_by_the_protocol(by_run):
+def test_training_seeds_stand_together(by_run):
     together = inference.across_seeds(inference.gathered(by_run, NAMES))
-    assert len(together) == 4
-    (row,) = together[together["step"] == 7].to_dict("records")
-    assert (row["estimate"], row["low"], row["high"]) == pytest.approx((0.3, 0.0, 0.5))
-    assert (row["p"], row["effect_size"]) == pytest.approx((0.04, 0.5))
-    assert together["p"].tolist() == pytest.approx([0.5, 0.001, 0.04, 0.0001])
+    trained = together["step"] == 7
+    (row,) = together[trained].to_dict("records")
+    assert (row["estimate"], row["effect_size"]) == pytest.approx((0.3, 0.5))
+    alone = together.loc[~trained, ["low", "high", "p"]].to_numpy().tolist()
+    assert alone == pytest.approx(np.array([[-0.2, 0.1, 0.5], [0.1, 0.5, 0.001], [-0.6, -0.4, 0.0001]]))
 
 
-def test_seeds_of_different_signs_show_nothing():
-    table = pd.concat(
-        [rows("fall", Effect(s * 0.2, -1, 1, 0.01, s), step=7, train_seed=s) for s in (1, -1)], ignore_index=True
-    )
-    (row,) = inference.across_seeds(inference.effects(table, "fall")).to_dict("records")
-    assert (row["estimate"], row["p"]) == (0, 1)
+def test_seeds_without_an_error_of_their_own_are_students_test():
+    values = [0.2, 0.5, 0.3, 0.7]
+    found = inference.together([Effect(value, value, value, 0.5, math.nan) for value in values], 0.99)
+    expected = stats.ttest_1samp(values, 0)
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval(0.99)))
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+def test_seeds_that_agree_keep_the_error_of_their_examples():
+    own = Effect(0.2, 0.1, 0.3, 0.01, 1.0)
+    found = inference.together([own] * 5)
+    assert (found.estimate, found.low, found.high) == pytest.approx((0.2, 0.1, 0.3))
+    assert math.isnan(inference.together([own, Effect(0.2, 0.1, 0.3, math.nan, 1.0)]).p)
+
+
+def test_one_seed_speaks_for_itself_at_any_confidence():
+    found = inference.together([Effect(0.0, -1.96, 3.92, 0.5, math.nan)], 0.99)
+    assert (found.low, found.high) == pytest.approx((-2.576, 2 * 2.576), abs=2e-3)
+
+
+@pytest.mark.parametrize("between", [0.0, 0.5, 3.0])
+def test_intervals_of_seeds_on_the_same_examples_cover_the_truth(between):
+    draws, seeds = 1000, 3
+    estimates = rng(1).normal(size=(draws, 1)) + between * rng(2).normal(size=(draws, seeds))
+    reach = stats.norm.ppf(0.975)
+    covered = 0
+    for row in estimates:
+        found = inference.together([Effect(value, value - reach, value + reach, 0.5, math.nan) for value in row])
+        covered += found.low <= 0 <= found.high
+    assert 0.92 < covered / draws < 0.98
 
 
 def test_a_table_of_effects_shows_p_values_after_holms_correction(by_run):
-    found = inference.across_seeds(inference.gathered(by_run, NAMES))
+    found = inference.gathered(by_run, NAMES)
     shown = formatting.effect_table(found, {"run": "run", "effect": "what"}, "Planted effects").data
-    assert shown["p"].tolist() == ["0.500", "0.003", "0.080", "< 0.001"]
+    assert shown["p"].tolist() == ["0.500", "0.004", "0.080", "0.030", "< 0.001"]

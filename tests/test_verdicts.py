@@ -1,325 +1,414 @@
-"""The rules of the verdicts, on planted evidence whose truth is known, and the tables that the page shows."""
+"""The protocol's rules, on planted effects on both sides of every margin, and the tables that the page shows."""
 
 import itertools
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from ridge_utils import inference, paper, results
-from ridge_utils.audit import rules, verdicts
+from ridge_utils.audit import rules, verdict_page, verdicts
 from ridge_utils.errors import InputError
 from ridge_utils.inference import Effect
 
 BLOCKS = 10
 CASE = {"model": "planted", "task": "made-up", "source": "synthetic"}
-ORIGIN = {"data": {"id": 100, "ood": 100}}
-SURE, UNSURE = 1e-6, 0.4
+#: Half of the width of a planted interval, and what a case adds to a margin so that the interval leaves it out.
+HALF, FAR = 0.01, 0.02
 
-
-def effect(quantity, estimate, p=SURE, *, split="all", variant="", step=0, train_seed=None):
-    made = Effect(estimate, estimate - 0.01, estimate + 0.01, p, math.nan)
-    row = {"split": split, "step": step, "train_seed": train_seed, "sample_seed": None, "n": 200, "variant": variant}
-    return inference.effect_rows(made, (BLOCKS, "block"), quantity, **CASE, **row)
-
-
-def profile(values, quantity, *, seed=0, split="all", step=0, model="planted", n=100, train_seed=None, **more):
-    sites = results.sites(len(values) - 1, final_norm=False) if len(values) > 1 else [(BLOCKS, "block")]
-    if quantity == "incremental_information":
-        sites = results.sites(len(values), final_norm=False)[1:]
-    row = {"split": split, "step": step, "train_seed": train_seed, "sample_seed": seed, "n": n}
-    return results.measurements(list(values), sites, quantity, **(CASE | {"model": model}), **row, **more)
-
-
-def judged(claim, origin=ORIGIN, **tables):
-    stored = {page: {f"{page}.csv": (pd.concat(parts, ignore_index=True), origin)} for page, parts in tables.items()}
-    rows = verdicts.judge(stored)
-    return rows[rows["claim"] == claim].reset_index(drop=True)
-
-
-def verdict(claim, **tables):
-    rows = judged(claim, **tables)
-    assert len(rows) == 1
-    return rows["verdict"][0]
-
-
-VARIANTS = ("", "excess", *rules.CONTROLS)
-
-
-def falls(**p):
-    return [effect("ridge_fall", 0.1, p.get(name or "raw", SURE), variant=name) for name in VARIANTS]
-
-
-PROBE = [effect("v_information_fall", 0.1)]
-
-
-@pytest.mark.parametrize(
-    ("p", "probe", "expected"),
-    [
-        ({}, SURE, "reproduced"),
-        ({"raw": UNSURE}, SURE, "not reproduced"),
-        ({"excess": UNSURE}, SURE, "artefact of the estimator"),
-        (dict.fromkeys(rules.CONTROLS, UNSURE), UNSURE, "artefact of the estimator"),
-        (dict.fromkeys(rules.CONTROLS, UNSURE), SURE, "partly"),
-        ({"whitened": UNSURE}, SURE, "partly"),
-        ({}, UNSURE, "partly"),
+#: The statements as the protocol's table has them: page, quantity, split, variant, margin, side of the stored effect.
+FALL = [("anatomy", f"{name}_{way}", "all", "last_block", 0.1, 1) for name, way in (
+    ("information", "fall"), ("correlation", "fall"), ("probe", "fall"), ("information", "rise"),
+)]  # fmt: skip
+STATEMENTS = {
+    "C1": FALL,
+    "C2": [
+        ("anatomy", "exit_gain", "ood", "last_block", 0.02, 1),
+        ("anatomy", "information_fall", "ood", "last_block", 0.1, 1),
     ],
-)
-def test_a_peak_must_survive_its_controls(p, probe, expected):
-    read = [effect("v_information_fall", 0.1, probe)]
-    assert verdict("C1", estimator_audit=falls(**p), decodability=read) == expected
-
-
-def test_a_peak_without_a_probe_is_never_reproduced():
-    assert verdict("C1", estimator_audit=falls()) == "partly"
-
-
-def test_a_rise_is_no_peak_however_sure_it_is():
-    rising = [effect("ridge_fall", -0.1, variant=name) for name in VARIANTS]
-    assert verdict("C1", estimator_audit=rising, decodability=PROBE) == "not reproduced"
-
-
-def test_each_training_seed_has_to_show_the_effect():
-    def seeds(*estimates):
-        parts = [
-            effect("ridge_fall", value, variant=name, step=9, train_seed=seed)
-            for name in VARIANTS
-            for seed, value in enumerate(estimates)
-        ]
-        return verdict("C1", estimator_audit=parts, decodability=[effect("v_information_fall", 0.1, step=9)])
-
-    assert seeds(0.1, 0.2) == "reproduced"
-    assert seeds(0.1, -0.2) == "not reproduced"
-
-
-def test_holm_runs_over_all_checkpoints_of_a_claim():
-    # One test at p = 0.03 holds alone and not beside others.
-    alone = [effect("ridge_fall", 0.1, 0.03)]
-    assert verdict("C1", estimator_audit=alone) == "partly"
-    many = [effect("ridge_fall", 0.1, 0.03 if step == 0 else 0.5, step=step) for step in range(5)]
-    assert (judged("C1", estimator_audit=many)["verdict"] == "not reproduced").all()
-
-
-def layers(estimate, half_width):
-    made = Effect(estimate, estimate - half_width, estimate + half_width, 0.5, math.nan)
-    row = {"split": "ood", "step": 0, "train_seed": None, "sample_seed": None, "n": 100}
-    accuracy = profile(np.linspace(0, 1, BLOCKS + 1), "early_exit_accuracy", seed=None, split="ood")
-    return [inference.effect_rows(made, (BLOCKS, "block"), "exit_layer_difference", **CASE, **row), accuracy]
-
-
-@pytest.mark.parametrize(
-    ("difference", "half_width", "gain_p", "fall_p", "expected"),
-    [
-        (0.0, 0.5, UNSURE, SURE, "reproduced"),
-        (3.0, 1.0, UNSURE, SURE, "not reproduced"),
-        (0.0, 0.5, SURE, SURE, "not reproduced"),
-        (0.0, 5.0, UNSURE, SURE, "partly"),
-        (0.0, 0.5, UNSURE, UNSURE, "not judged"),
-        (3.0, 1.0, UNSURE, UNSURE, "not judged"),
-        (0.0, 0.5, UNSURE, None, "partly"),
-        (3.0, 1.0, UNSURE, None, "not reproduced"),
+    "C3": [
+        ("interventions", "recall_depth_difference", "train", "", 1, 1),
+        ("interventions", "recall_depth", "train", "random", 7, 1),
     ],
-)
-def test_the_best_exit_must_coincide_with_a_ridge(difference, half_width, gain_p, fall_p, expected):
-    exits = [*layers(difference, half_width), effect("exit_accuracy_gain", 0.2, gain_p, split="ood")]
-    tables = {} if fall_p is None else {"estimator_audit": [effect("ridge_fall", 0.1, fall_p, split="ood")]}
-    assert verdict("C2", early_exit=exits, **tables) == expected
-
-
-def test_an_exit_that_is_never_right_is_not_judged():
-    exits = layers(0.0, 0.5)
-    exits[1]["value"] = 0.0
-    assert verdict("C2", early_exit=exits) == "not judged"
-
-
-@pytest.mark.parametrize(
-    ("p", "depth", "recalled", "expected"),
-    [
-        (SURE, 9, 0.8, "reproduced"),
-        (SURE, 5, 0.8, "partly"),
-        (UNSURE, 9, 0.8, "partly"),
-        (UNSURE, 5, 0.8, "not reproduced"),
-        (SURE, 9, 0.05, "not judged"),
+    "C4": [("anatomy", f"gain_over_{third}", "all", "", 0.1, 1) for third in ("last", "first")],
+    "C5": [
+        ("residual_scaling", "scaled_accuracy_gain", "ood", "", 0.02, 1),
+        ("residual_scaling", "scale_shift", "ood", "", 0.05, -1),
+        ("interventions", "ablation_contrast", "ood", "skip", 0.1, 1),
     ],
-)
-def test_memorisation_comes_later_and_after_the_ridge(p, depth, recalled, expected):
-    recall = profile(
-        np.linspace(0, recalled, BLOCKS + 1), "recall_accuracy", seed=None, split="train", variant="random"
-    )
-    one = {"seed": None, "split": "train"}
-    table = [
-        effect("recall_depth_difference", 2.0, p, split="train"),
-        recall,
-        profile([depth], "recall_depth", variant="random", **one),
-        profile([7], "memorisation_ridge_layer", **one),
+    "C6": [
+        ("multi_token", "window_correlation", "all", "", 0.5, 1),
+        ("multi_token", "level_growth", "all", "", 0.1, 1),
+    ],
+    "C8": [
+        ("overfitting", "last_block_rise", "all", "", 0.1, 1),
+        ("overfitting", "last_block_contrast", "all", "", 0.0, 1),
+    ],
+    "C9": [
+        ("attention", "ridge_attention_fall", "id", "", 0.02, 1),
+        ("attention", "ridge_attention_excess", "id", "", 0.0, 1),
+        ("attention", "last_token_lead", "id", "", 0.0, 1),
+    ],
+}
+
+
+def effect(quantity, estimate, *, half=HALF, **changes):
+    row = {"split": "all", "step": 0, "train_seed": None, "sample_seed": None, "n": 1000, "variant": ""}
+    made = Effect(estimate, estimate - half, estimate + half, math.nan, math.nan)
+    return inference.effect_rows(made, (BLOCKS, "block"), quantity, **CASE | row | changes)
+
+
+def value(quantity, number, *, layer=BLOCKS, **changes):
+    row = {"split": "all", "step": 0, "train_seed": None, "sample_seed": None, "n": 1000}
+    return results.measurements([number], [(layer, "block")], quantity, **CASE | row | changes)
+
+
+def stored(parts):
+    """Parts of tables by page, as :func:`verdicts.stored` gives them."""
+    pages = {page: [table for other, table in parts if other == page] for page, _ in parts}
+    return {page: {f"{page}.csv": (pd.concat(tables, ignore_index=True), {})} for page, tables in pages.items()}
+
+
+def judged(claim, parts):
+    return verdicts.judge(stored(parts)).query("claim == @claim").reset_index(drop=True)
+
+
+def verdict(claim, parts):
+    """The verdict of the first part of a claim."""
+    return judged(claim, parts)["verdict"][0]
+
+
+def beyond(margin, side, where):
+    """An effect far on the claim's side of a margin, around it, or on the other side."""
+    return side * (margin + {"holds": FAR, "undecided": 0.001, "refuted": -FAR}[where])
+
+
+def planted(claim, states, **changes):
+    """Tables in which the statements of a claim have these states; a state of None was not measured."""
+    parts = [
+        (page, effect(quantity, beyond(margin, side, where), split=split, variant=variant, **changes))
+        for (page, quantity, split, variant, margin, side), where in zip(STATEMENTS[claim], states, strict=True)
+        if where
     ]
-    assert verdict("C3", interventions=table) == expected
+    if claim == "C3":
+        parts.append(("interventions", value("memorisation_ridge_layer", 7, **changes)))
+    return parts
 
 
-def gains(first, middle, last, noise=0.001):
-    rng = np.random.default_rng(0)
-    base = np.repeat([first, middle, last], 4)
-    return [profile(base + noise * rng.normal(size=12), "incremental_information", seed=seed) for seed in range(5)]
+CASES = [(claim, place) for claim, statements in STATEMENTS.items() for place in range(len(statements))]
+
+
+@pytest.mark.parametrize(("claim", "place"), CASES)
+def test_every_statement_is_judged_by_its_own_margin(claim, place):
+    def states(where):
+        return [where if i == place else "holds" for i in range(len(STATEMENTS[claim]))]
+
+    rows = judged(claim, planted(claim, states("holds")))
+    own = rows[rows["part"] == rows["part"][0]].iloc[: len(STATEMENTS[claim])]
+    assert (rows["verdict"][0], set(own["state"])) == ("reproduced", {"holds"})
+    assert verdict(claim, planted(claim, states("undecided"))) == "undecided"
+    # C2 is not asked where its second statement, the ridge itself, is refuted.
+    other = {"C2": "not asked"}.get(claim, "partly")
+    assert verdict(claim, planted(claim, states("refuted"))) == (other if place else "refuted here")
+    # By itself the second statement of C2 is C1's.
+    expected = "not measured" if (claim, place) == ("C2", 0) else "undecided"
+    assert verdict(claim, planted(claim, states(None))) == expected
+
+
+STATES = st.lists(st.sampled_from(["holds", "refuted", "undecided", "not measured"]), min_size=1, max_size=6)
+
+
+@given(st.floats(-2, 2), st.floats(0, 2), st.floats(-2, 2), st.floats(0, 2))
+def test_only_an_interval_beyond_the_margin_decides(estimate, half, margin, more):
+    low, high = estimate - half, estimate + half
+    state = rules.state(low, high, margin)
+    assert (state == "holds") == (low > margin)
+    assert (state == "refuted") == (high < margin)
+    assert rules.state(low - more, high + more, margin) in ("undecided", state)
+
+
+@given(STATES, st.data())
+def test_less_certainty_never_decides_a_claim(states, data):
+    place = data.draw(st.integers(0, len(states) - 1))
+    less = [*states[:place], "undecided", *states[place + 1 :]]
+    before, after = rules.verdict(states), rules.verdict(less)
+    if before in ("undecided", "not measured"):
+        assert after == "undecided"
+    assert (after == "refuted here") <= (before == "refuted here")
+    assert (after == "reproduced") <= (before == "reproduced")
+
+
+@given(STATES)
+def test_a_claim_follows_its_statements(states):
+    verdict = rules.verdict(states)
+    assert (verdict == "reproduced") == (set(states) == {"holds"})
+    assert (verdict == "refuted here") == (states[0] == "refuted")
+    assert (verdict == "partly") == (states[0] == "holds" and "refuted" in states)
+    assert (verdict == "not measured") == (set(states) == {"not measured"})
+
+
+# The errors.
+
+
+def test_intervals_cover_for_all_checkpoints_of_a_claim_together():
+    """At one checkpoint of four the reach is that of 1 - 0.05 / 4; another model makes no difference."""
+    parts = [part for step in range(4) for part in planted("C4", ["holds", "holds"], step=step)]
+    rows = judged("C4", parts)
+    reach = HALF * stats.norm.isf(0.05 / 8) / stats.norm.isf(0.025)
+    assert (rows["high"] - rows["estimate"]).tolist() == pytest.approx([reach] * 8)
+    others = [(page, table.assign(model="another")) for page, table in planted("C4", ["refuted", "holds"], step=9)]
+    both = judged("C4", [*parts, *others])
+    pd.testing.assert_frame_equal(both[both["model"] == "planted"].reset_index(drop=True), rows)
+
+
+def test_training_seeds_are_one_estimate():
+    parts = [
+        ("anatomy", effect(f"gain_over_{third}", 0.3 + 0.1 * seed, step=5, train_seed=seed))
+        for third in ("last", "first")
+        for seed in range(3)
+    ]
+    row = judged("C4", parts).iloc[0]
+    expected = inference.together([Effect(e, e - HALF, e + HALF, math.nan, math.nan) for e in (0.3, 0.4, 0.5)])
+    assert (row["estimate"], row["low"], row["seeds"]) == pytest.approx((0.4, expected.low, 3))
+
+
+def test_the_page_says_how_many_examples_would_decide_and_what_could_be_seen():
+    row = judged("C4", planted("C4", ["undecided", "holds"])).iloc[0]
+    assert row["n_to_decide"] == pytest.approx(1000 * (HALF / 0.001) ** 2)
+    # An interval that wide by the square root of the examples just leaves out the margin.
+    assert HALF * math.sqrt(1000 / row["n_to_decide"]) == pytest.approx(row["estimate"] - row["margin"])
+    error = HALF / stats.norm.isf(0.025)
+    power = stats.norm.sf(row["margin"] + HALF, loc=row["detectable"], scale=error)
+    assert power == pytest.approx(0.8)
+    assert math.isnan(judged("C4", planted("C4", ["holds", "holds"]))["n_to_decide"][0])
+
+
+# C1.
+
+
+def peak(information="holds", correlation="holds", plug_in=0.4, bias=0.2, z=9.0):
+    parts = planted("C1", [information, correlation, "holds", "holds"])
+    parts += [("anatomy", value("ridge_z", z, variant="last_block"))] if z is not None else []
+    shown = (("plug_in_fall", plug_in), ("bias_share", bias))
+    return parts + [("anatomy", effect(name, number, variant="last_block")) for name, number in shown]
 
 
 @pytest.mark.parametrize(
-    ("thirds", "expected"),
+    ("planted_peak", "expected"),
     [
-        ((0.1, 0.3, 0.2), "reproduced"),
-        ((0.1, 0.2, 0.3), "not reproduced"),
-        ((0.3, 0.2, 0.1), "not reproduced"),
-        ((0.2, 0.2, 0.2), "not reproduced"),
-        ((0.1, 0.2, 0.2), "partly"),
+        (peak(), ("reproduced", "")),
+        (peak(information="undecided", bias=0.7), ("artefact", "of bias")),
+        (peak(information="refuted", bias=0.7), ("artefact", "of bias")),
+        (peak(bias=0.7), ("reproduced", "")),
+        (peak(information="refuted", bias=0.505), ("refuted here", "")),
+        (peak(information="refuted", plug_in=0.1, bias=0.7), ("refuted here", "")),
+        (peak(correlation="refuted"), ("artefact", "of spread")),
+        (peak(correlation="refuted", plug_in=0.1), ("partly", "")),
+        (peak(correlation="undecided"), ("undecided", "")),
+        (peak(information="undecided", correlation="refuted"), ("undecided", "")),
     ],
 )
-def test_the_middle_third_gains_most(thirds, expected):
-    assert verdict("C4", incremental_information=gains(*thirds)) == expected
+def test_a_fall_that_is_made_is_an_artefact(planted_peak, expected):
+    row = judged("C1", planted_peak).iloc[0]
+    assert (row["verdict"], row["why"]) == expected
+    assert math.isnan(row["share"]) == (row["verdict"] != "artefact")
 
 
-def test_scaling_asks_for_three_things():
-    shift = effect("scale_shift", -0.2, split="ood")
-    gain = effect("scaled_accuracy_gain", 0.1, split="ood")
-    cut = effect("ablation_contrast", 0.3, split="ood", variant="skip")
-    assert verdict("C5", residual_scaling=[shift, gain], interventions=[cut]) == "reproduced"
-    wrong = effect("scale_shift", 0.2, split="ood")
-    assert verdict("C5", residual_scaling=[wrong, gain], interventions=[cut]) == "partly"
-    none = effect("scaled_accuracy_gain", 0.1, UNSURE, split="ood")
-    assert verdict("C5", residual_scaling=[wrong, none]) == "not reproduced"
-    assert verdict("C5", residual_scaling=[shift]) == "not judged"
+def test_how_much_of_a_fall_is_made():
+    assert judged("C1", peak(information="refuted", bias=0.7))["share"][0] == pytest.approx(0.7)
+    assert judged("C1", peak(correlation="refuted"))["share"][0] == pytest.approx(1 - 0.08 / 0.12)
 
 
-def decoding(growth, same=True):
-    rng = np.random.default_rng(1)
-    shape = np.linspace(1, 2, BLOCKS + 1)
-    parts = []
-    for seed, (time, level) in itertools.product(range(5), ((1, 0.0), (50, growth))):
-        values = (shape if same or time == 50 else shape[::-1]) + level + 1e-3 * rng.normal(size=BLOCKS + 1)
-        name = "sequence_information_all_generated"
-        parts.append(profile(values, name, seed=seed, n=50, decoding_step=time))
-    return {"multi_token": parts, "origin": {"texts": {"generated": 100}}}
+def test_nothing_is_divided_by_what_may_be_0():
+    for where in ("holds", "refuted"):
+        row = judged("C1", peak(information=where, z=2.9)).iloc[0]
+        assert (row["verdict"], row["state"]) == ("undecided", "undecided")
+        assert row["why"]
+    assert verdict("C1", peak(information="refuted", z=2.9, bias=0.7)) == "artefact"
+    # The measurement leaves out an effect that would be.
+    left_out = [(page, table[~table["quantity"].str.startswith("information")]) for page, table in peak(z=1.0)]
+    assert verdict("C1", left_out) == "undecided"
+
+
+def test_every_end_has_its_own_verdict():
+    parts = planted("C1", ["holds"] * 4)
+    ends = {"block_before": "refuted", "final_norm": "undecided"}
+    for end, where in ends.items():
+        states = zip(FALL, [where, "holds", "holds", "holds"], strict=True)
+        parts += [("anatomy", effect(name, beyond(0.1, 1, state), variant=end)) for (_, name, *_), state in states]
+    found = verdicts.cases(judged("C1", parts)).set_index("part")["verdict"]
+    assert found.tolist() == ["reproduced", "refuted here", "undecided"]
+    assert len(found) == len(rules.ENDS)
+
+
+# Where a claim is not asked.
+
+
+def test_exits_need_a_ridge_and_to_be_right_somewhere():
+    parts = planted("C2", ["holds", "holds"])
+    for accuracy, expected in ((0.0, "not asked"), (0.01, "reproduced")):
+        exits = [("anatomy", value("early_exit_accuracy", accuracy, split="ood", layer=layer)) for layer in (1, 2)]
+        assert verdict("C2", [*parts, *exits]) == expected
+    assert verdict("C2", planted("C2", ["holds", None])) == "undecided"
+
+
+def test_older_exits_stand_in_where_the_anatomy_has_none():
+    (_, fall) = planted("C2", [None, "holds"])[0]
+    older = [("early_exit", effect("exit_accuracy_gain", -0.1, split="ood"))]
+    assert verdict("C2", [*older, ("anatomy", fall)]) == "reproduced"
+    assert verdict("C2", [*older, *planted("C2", ["refuted", "holds"])]) == "refuted here"
 
 
 @pytest.mark.parametrize(
-    ("growth", "same", "expected"),
-    [(0.5, True, "reproduced"), (0.5, False, "partly"), (0.0, True, "partly"), (-0.5, False, "not reproduced")],
+    ("falls", "expected"),
+    [
+        ({}, "reproduced"),
+        ({48: "holds", 0: "refuted"}, "reproduced"),
+        ({48: "refuted", 0: "holds"}, "not asked"),
+        ({0: "refuted", 20: "refuted"}, "not asked"),
+        ({0: "refuted", 20: "undecided"}, "reproduced"),
+    ],
 )
-def test_the_profile_persists_over_decoding(growth, same, expected):
-    assert verdict("C6", **decoding(growth, same)) == expected
+def test_memorisation_needs_a_ridge(falls, expected):
+    parts = planted("C3", ["holds", "holds"], step=48, train_seed=0)
+    parts += [
+        ("anatomy", effect("information_fall", beyond(0.1, 1, where), variant="last_block", step=step))
+        for step, where in falls.items()
+    ]
+    assert verdict("C3", parts) == expected
 
 
-def cuts(*with_ridge):
-    rng = np.random.default_rng(2)
-    parts = []
-    for blocks, ridge in with_ridge:
-        shape = np.linspace(0, 1, blocks + 1)
-        if ridge:
-            shape[-1] = 0.5
-        parts += [
-            profile(
-                shape + 1e-3 * rng.normal(size=blocks + 1),
-                "predictive_information",
-                seed=seed,
-                step=9,
-                model=f"planted[:{blocks}]",
-            )
-            for seed in range(5)
-        ]
+@pytest.mark.parametrize(("recalled", "expected"), [(0.05, "not asked"), (0.2, "reproduced")])
+def test_memorisation_needs_something_recalled(recalled, expected):
+    recall = [
+        ("interventions", value("recall_accuracy", share, layer=layer, split="train", variant="random"))
+        for layer, share in ((1, 0.9), (BLOCKS, recalled))
+    ]
+    assert verdict("C3", planted("C3", ["holds", "holds"]) + recall) == expected
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"), [((2, 1, 3), "reproduced"), ((1, 2, 3), "not asked"), ((3, 2, 1), "not asked")]
+)
+def test_overfitting_needs_an_optimum_that_is_passed(losses, expected):
+    parts = planted("C8", ["holds", "holds"], step=20)
+    parts += [("overfitting", value("loss", loss, split="id", step=10 * i)) for i, loss in enumerate(losses)]
+    assert verdict("C8", parts) == expected
+
+
+# C7.
+
+
+def depths(*states, whole="holds", step=7):
+    fall = {"variant": "last_block", "train_seed": 0}
+    parts = [
+        ("truncation", effect("information_fall", beyond(0.1, 1, where), model=f"planted[:{n}]", step=9, **fall))
+        for n, where in zip((4, 8, 12), states, strict=False)
+    ]
+    # Untouched, a model that was cut is broken.
+    parts.append(("truncation", effect("information_fall", 0.9, model="planted[:4]", variant="last_block")))
+    if whole:
+        parts.append(("anatomy", effect("information_fall", beyond(0.1, 1, whole), step=step, **fall)))
+        parts.append(("anatomy", effect("information_fall", -1.0, step=100, **fall)))
     return parts
 
 
 @pytest.mark.parametrize(
-    ("ridges", "expected"),
+    ("states", "whole", "expected"),
     [
-        ((False, True, True), "reproduced"),
-        ((False, True, False, True), "partly"),
-        ((False, True, False), "not reproduced"),
-        ((True, True), "not reproduced"),
-        ((False, False), "not reproduced"),
+        (("refuted", "holds", "holds"), "holds", "reproduced"),
+        (("refuted", "refuted", "refuted"), "holds", "reproduced"),
+        (("refuted", "undecided", "holds"), "holds", "reproduced"),
+        (("refuted", "undecided", "undecided"), "holds", "undecided"),
+        (("refuted", "holds", "refuted"), "holds", "partly"),
+        (("holds", "holds", "holds"), "holds", "partly"),
+        (("undecided",), "holds", "undecided"),
+        (("refuted", "holds"), "refuted", "refuted here"),
+        (("refuted", "holds"), None, "undecided"),
     ],
 )
-def test_a_ridge_needs_depth(ridges, expected):
-    assert verdict("C7", truncation=cuts(*enumerate(ridges, 4))) == expected
-    # The model that was not cut counts as the deepest.
-    *shallower, deepest = enumerate(ridges, 4)
-    whole = [table.assign(model="planted", step=7) for table in cuts(deepest)]
-    rising = [table.assign(model="planted", step=100) for table in cuts((deepest[0], not deepest[1]))]
-    if len(shallower) > 1:
-        assert verdict("C7", truncation=cuts(*shallower), predictive_information=whole + rising) == expected
+def test_a_ridge_needs_depth(states, whole, expected):
+    rows = judged("C7", depths(*states, whole=whole))
+    assert set(rows["verdict"]) == {expected}
+    assert set(rows["model"]) == {"planted"}
 
 
-def _overfitting(before, after, losses=(2.0, 1.0, 1.5)):
-    rng = np.random.default_rng(3)
-    parts = []
-    for step, loss, level in zip((0, 10, 20), losses, (0.0, before, after), strict=True):
-        train_seed = 0 if step else None
-        parts.append(profile([loss], "loss", seed=None, split="id", step=step, train_seed=train_seed))
-        parts += [
-            profile(
-                np.linspace(0, 1, BLOCKS + 1) + level + 1e-3 * rng.normal(size=BLOCKS + 1),
-                "predictive_information",
-                seed=seed,
-                step=step,
-                train_seed=train_seed,
-            )
-            for seed in range(5)
-        ]
-    return parts
+@given(st.lists(st.sampled_from(["holds", "refuted", "undecided"]), max_size=5))
+def test_the_order_of_depths_by_every_resolution(states):
+    """The definition: what the undecided ones may be is tried."""
+    ways = itertools.product(*(["holds", "refuted"] if state == "undecided" else [state] for state in states))
+    broken = {"holds refuted" in " ".join(way) for way in ways}
+    expected = {frozenset([True]): "refuted", frozenset([False]): "holds"}.get(frozenset(broken), "undecided")
+    assert rules._ordered(states) == expected
 
 
-def test_overfitting_raises_the_last_block():
-    assert verdict("C8", overfitting=_overfitting(0.0, 1.0)) == "reproduced"
-    assert verdict("C8", overfitting=_overfitting(1.0, 0.0)) == "not reproduced"
-    assert verdict("C8", overfitting=_overfitting(0.0, 1.0, losses=(3.0, 2.0, 1.0))) == "not judged"
-    assert verdict("C8", overfitting=_overfitting(0.0, 1.0, losses=(1.0, 2.0, 3.0))) == "not judged"
-
-
-def test_attention_moves_from_signal_to_positions():
-    names = ("signal_attention_fall", "signal_attention_excess", "last_token_attention_excess")
-    every = [effect(name, 0.1, split="id") for name in names]
-    assert verdict("C9", attention=every) == "reproduced"
-    assert verdict("C9", attention=[*every[:2], effect(names[2], -0.1, split="id")]) == "partly"
-    assert verdict("C9", attention=[effect(name, -0.1, split="id") for name in names]) == "not reproduced"
+# The judge and its tables.
 
 
 def test_what_was_not_measured_is_said_for_every_claim():
-    stored = {"attention": {"a.csv": (effect("signal_attention_fall", 0.1, split="id"), ORIGIN)}}
-    frame = verdicts.judge(stored)
-    assert list(dict.fromkeys(frame["claim"])) == list(verdicts.RULES)
-    assert (frame.loc[frame["claim"] != "C9", "verdict"] == "not judged").all()
-    assert frame.loc[frame["claim"] == "C9", "files"].tolist() == ["a.csv"]
+    frame = verdicts.judge(stored(planted("C9", ["holds", "holds", "holds"])))
+    assert list(dict.fromkeys(frame["claim"])) == list(rules.RULES)
+    assert (frame.loc[frame["claim"] != "C9", "verdict"] == "not measured").all()
+    own = frame[frame["claim"] == "C9"]
+    assert set(own["files"]) == {"attention.csv"}
+    assert dict(zip(own["part"], own["verdict"], strict=True)) == {"ID": "reproduced", "OOD": "not measured"}
 
 
 def test_an_audit_stands_in_where_a_notebook_has_no_table():
-    stored = {"audit": {"audit/x.csv": (pd.concat([*falls(), *PROBE]), ORIGIN)}}
-    frame = verdicts.judge(stored)
-    row = frame[frame["claim"] == "C1"].iloc[0]
+    tables = {"audit": {"audit/x.csv": (pd.concat([table for _, table in planted("C1", ["holds"] * 4)]), {})}}
+    row = verdicts.judge(tables).query("claim == 'C1'").iloc[0]
     assert (row["verdict"], row["files"]) == ("reproduced", "audit/x.csv")
-    stored["estimator_audit"] = {"e.csv": (pd.concat(falls(raw=UNSURE)), ORIGIN)}
-    row = verdicts.judge(stored).query("claim == 'C1'").iloc[0]
-    assert (row["verdict"], row["files"]) == ("not reproduced", "e.csv, audit/x.csv")
+    tables |= stored(planted("C1", ["refuted", "holds", "holds", "holds"]))
+    row = verdicts.judge(tables).query("claim == 'C1'").iloc[0]
+    assert (row["verdict"], row["files"]) == ("refuted here", "anatomy.csv")
 
 
 @pytest.fixture
-def planted():
-    """C1 on one model and task: reproduced untouched, not at step 5."""
-    audit = pd.concat([*falls(), effect("ridge_fall", 0.1, UNSURE, step=5)])
-    stored = {"estimator_audit": {"e.csv": (audit, ORIGIN)}, "decodability": {"d.csv": (pd.concat(PROBE), ORIGIN)}}
-    return verdicts.judge(stored)
+def two():
+    """C4 reproduced untouched, refuted at step 5, and C1 nowhere."""
+    return verdicts.judge(
+        stored(planted("C4", ["holds", "holds"]) + planted("C4", ["refuted", "holds"], step=5, train_seed=0))
+    )
 
 
-def test_checkpoints_that_differ_are_mixed(planted):
-    total = verdicts.overall(planted).query("claim == 'C1'").iloc[0]
-    assert (total["reproduced"], total["not reproduced"], total["verdict"]) == (1, 1, "mixed")
+def test_checkpoints_that_differ_are_mixed(two):
+    total = verdicts.overall(two).query("claim == 'C4'").iloc[0]
+    assert (total["reproduced"], total["refuted here"], total["verdict"]) == (1, 1, verdicts.MIXED)
+    assert verdicts.overall(two).query("claim == 'C1'")["verdict"].tolist() == ["not measured"]
+    assert len(verdicts.cases(two).query("claim == 'C4'")) == 2
+
+
+def test_the_page_has_a_row_for_every_part_and_every_statement(two):
+    grid = verdict_page.grid(two, list(rules.RULES))
+    assert len(grid.data) == sum(len(claim.parts) for claim in rules.RULES.values())
+    measured = grid.data.iloc[:, 1] != "–"
+    assert grid.data.loc[measured, "claim"].str[:2].tolist() == ["C4"]
+    cases = verdict_page.case_table(two, ["C4"])
+    assert cases.data["verdict"].tolist() == ["reproduced", "", "refuted here", ""]
+    assert cases.data["state"].tolist() == ["holds", "holds", "refuted", "holds"]
+    for table in (grid, cases, verdict_page.case_table(two, ["C1"])):
+        assert "<table" in table.to_html()
+    assert "anatomy.ipynb" in verdict_page.sources(two, "C4")
+
+
+def test_colours_differ_without_red_and_green():
+    """Lightness and blue against yellow, what every reader can see, tell the verdicts apart."""
+    seen = [tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5)) for colour in verdict_page.COLOURS.values()]
+    for one, other in itertools.combinations(seen, 2):
+        (light, blue), (light2, blue2) = (((r + g) / 2, b - (r + g) / 2) for r, g, b in (one, other))
+        assert math.hypot(light - light2, blue - blue2) > 20
 
 
 def test_a_users_audit_is_found_and_can_be_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FOLDER", tmp_path)
-    table = pd.concat([*falls(), *PROBE], ignore_index=True)
+    table = pd.concat([table for _, table in planted("C1", ["holds"] * 4)], ignore_index=True)
     table["model"] = "some/model: v2"
     file = verdicts.audit_file(table)
     assert file == tmp_path / "audit" / "some-model-v2-made-up" / "audit.csv"
-    results.write(table, file, ORIGIN)
+    results.write(table, file, {})
     row = verdicts.judge(verdicts.stored()).query("claim == 'C1'").iloc[0]
     assert (row["model"], row["verdict"]) == ("some/model: v2", "reproduced")
     assert not any(verdicts.stored(audits=False).values())

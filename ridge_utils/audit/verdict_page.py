@@ -5,16 +5,16 @@ from pandas.io.formats.style import Styler
 
 from ridge_utils import formatting, models, paper
 from ridge_utils.audit import verdicts
-from ridge_utils.audit.rules import NOT_JUDGED
-from ridge_utils.audit.verdicts import MIXED, NOT_MEASURED, VERDICTS
+from ridge_utils.audit.rules import RULES
+from ridge_utils.audit.verdicts import CASE, NOT_MEASURED, ONE
 
 #: Backgrounds of the verdicts, safe for colour-blind readers; every cell says its verdict in words as well.
 COLOURS = {
     "reproduced": "#56b4e9",
     "partly": "#f0e442",
-    "not reproduced": "#e69f00",
-    "artefact of the estimator": "#cc79a7",
-    MIXED: "#d9d9d9",
+    "refuted here": "#e69f00",
+    "undecided": "#d9d9d9",
+    "artefact": "#cc79a7",
 }
 #: How the pages call sources of data and tasks.
 _DATA = {"synthetic": "made", "hub": "real", "local": "real", "own": "own"}
@@ -24,48 +24,52 @@ _TASKS = {"clutrr": "CLUTRR", "ecqa": "ECQA", "cnn_dailymail": "CNN/DailyMail"}
 def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
     """Claims in rows, models and tasks in columns; a cell says how many checkpoints have each verdict.
 
-    The colour is the verdict that all judged checkpoints share, grey where they differ.
+    The colour is the verdict that all of them share.
     """
-    asked = judged[judged["why"] != NOT_MEASURED]
-    measured = set(zip(asked["claim"], _case(asked), strict=True))
-    # A model and task that no claim was measured on has no column.
-    total = verdicts.overall(judged[judged["claim"].isin(claims)]).merge(asked[[*verdicts.CASE]].drop_duplicates())
-    total = total.assign(case=_case)
-    total["cell"] = [
-        ", ".join(f"{row[verdict]} {verdict}" for verdict in VERDICTS if row[verdict])
-        or (NOT_JUDGED if (row["claim"], row["case"]) in measured else "–")
-        for row in total.to_dict("records")
-    ]
-    cases = list(dict.fromkeys(total["case"]))
-    by_claim = total.set_index(["claim", "case"])
-    cells, colours = (by_claim[name].unstack()[cases] for name in ("cell", "verdict"))  # noqa: PD010
+    asked = judged[judged["verdict"] != NOT_MEASURED]
+    total = verdicts.overall(asked, ("claim", "part", *CASE))
+    total = total.assign(case=_case(total), cell=[verdicts.count_text(row) for row in total.to_dict("records")])
     names = paper.claims().set_index("id")["name"]
-    shown = pd.DataFrame({"claim": [f"{claim} {names[claim]}" for claim in cells.index]})
-    shown = shown.join(cells.reset_index(drop=True))
+    rows = {(claim, part): f"{claim} {names[claim]}" for claim in claims for part in RULES[claim].parts}
+    by_claim = total.set_index(["claim", "part", "case"])
+    cells, colours = (
+        by_claim[name].unstack().reindex(index=list(rows), columns=total["case"].unique())  # noqa: PD010
+        for name in ("cell", "verdict")
+    )
+    shown = pd.DataFrame({"claim": [f"{name}, {part}" if part else name for (_, part), name in rows.items()]})
+    shown = shown.join(cells.fillna("–").reset_index(drop=True))
     fills = colours.map(_fill).reset_index(drop=True).reindex(columns=shown.columns, fill_value="")
-    caption = f"{_models(asked)}: how many checkpoints (C6: texts) have each verdict; –: not measured"
+    caption = f"{_models(asked)}: how many checkpoints have each verdict; –: not measured"
     return _wrapped(shown, caption).apply(lambda _: fills, axis=None)
 
 
 def case_table(judged: pd.DataFrame, claims: list[str]) -> Styler:
-    """Every checkpoint at which a claim was judged, with its first effect, interval, p-value and reason."""
-    rows = judged[judged["claim"].isin(claims) & (judged["effect"] != "")]
-    shown = pd.DataFrame(
-        {
-            "claim": rows["claim"],
-            "model and task": _case(rows),
-            "checkpoint": rows["when"],
-            "verdict": rows["verdict"],
-            "effect": rows["effect"],
-            "estimate, 95 % interval": [
-                f"{row.estimate + 0.0:.3f} [{row.low + 0.0:.3f}, {row.high + 0.0:.3f}] {row.unit}"
-                for row in rows.itertuples()
-            ],
-            "p (Holm)": rows["p"].map(formatting.p_text),
-            "why": rows["why"],
-        }
+    """Every checkpoint at which a claim was judged, with each of its statements and what would decide it."""
+    rows = judged[judged["claim"].isin(claims) & (judged["verdict"] != NOT_MEASURED)]
+    once = {
+        "claim": rows["claim"],
+        "model and task": _case(rows),
+        "checkpoint": rows["when"] + rows["part"].where(rows["part"] == "", ", " + rows["part"]),
+        "verdict": rows["verdict"],
+        "why": rows["why"],
+    }
+    intervals = [
+        f"{row.estimate + 0.0:.3f} [{row.low + 0.0:.3f}, {row.high + 0.0:.3f}] {row.unit}" for row in rows.itertuples()
+    ]
+    each = {
+        "statement": rows["effect"],
+        "state": rows["state"],
+        "estimate, interval": pd.Series(intervals, rows.index).where(rows["estimate"].notna(), "–"),
+        "margin": [formatting.number(margin, 2) for margin in rows["margin"]],
+        "N, training seeds": [f"{row.n:.0f}, {row.seeds:.0f}" if row.n == row.n else "–" for row in rows.itertuples()],
+        "N to decide": [formatting.number(n, 0) for n in rows["n_to_decide"]],
+        "detectable": [formatting.number(effect, 2) for effect in rows["detectable"]],
+    }
+    shown = pd.DataFrame(once).mask(rows.duplicated(list(ONE)), "").assign(**each)
+    caption = (
+        f"{_models(rows)}: estimates have the claim's side positive; intervals cover 95 % for all checkpoints of a "
+        "claim together; detectable: what would hold with a chance of 80 %"
     )
-    caption = f"{_models(rows)}: every case that was judged; estimates have the claim's side positive"
     return _wrapped(shown, caption).map(_fill, subset=["verdict"])
 
 

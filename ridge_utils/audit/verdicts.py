@@ -1,7 +1,6 @@
 """The judge: what the stored tables say of each of the nine claims, by the rules of the book's protocol."""
 
 import contextlib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,15 +8,14 @@ from typing import Any
 
 import pandas as pd
 
-from ridge_utils import cache, files, inference, results
-from ridge_utils.audit.rules import NOT_JUDGED, RULES, Verdict
+from ridge_utils import cache, files, results
+from ridge_utils.audit import rules
+from ridge_utils.audit.rules import RULES, Judgement, Verdict
 from ridge_utils.errors import InputError, shown
-from ridge_utils.inference import LEVEL, Effect
 
 #: The verdicts on what was measured, the best for the paper first.
-VERDICTS: tuple[Verdict, ...] = ("reproduced", "partly", "not reproduced", "artefact of the estimator")
-#: Why a claim is not judged on a model and task that has no table for it; any other reason is one of its rule.
-NOT_MEASURED = "Not measured."
+VERDICTS: tuple[Verdict, ...] = ("reproduced", "partly", "refuted here", "undecided", "artefact", "not asked")
+NOT_MEASURED: Verdict = "not measured"
 #: Of several checkpoints that have different verdicts.
 MIXED = "mixed"
 
@@ -27,13 +25,15 @@ CASE = ("model", "task", "source")
 #: A table of measurements and its provenance.
 Stored = tuple[pd.DataFrame, Mapping[str, Any]]
 
-_NOTHING = Effect(math.nan, math.nan, math.nan, math.nan, math.nan)
-_COLUMNS = ("claim", *CASE, "when", "verdict", "effect", "estimate", "low", "high", "p", "unit", "why", "page", "files")
+#: What tells one verdict from another.
+ONE = ("claim", *CASE, "part", "when")
+_EFFECT = ("effect", "state", "estimate", "low", "high", "margin", "unit", "n", "seeds", "n_to_decide", "detectable")
+_COLUMNS = (*ONE, "verdict", "why", "share", *_EFFECT, "page", "files")
 
 
 def pages() -> list[str]:
     """The notebooks whose tables the claims are judged by, and ``audit``."""
-    return [*dict.fromkeys(page for rule in RULES.values() for page in rule.pages), "audit"]
+    return [*dict.fromkeys(page for claim in RULES.values() for page in claim.pages), "audit"]
 
 
 def chosen(claims: Sequence[str]) -> list[str]:
@@ -84,66 +84,76 @@ def forget(name: str) -> None:
 def judge(tables: Mapping[str, Mapping[str, Stored]]) -> pd.DataFrame:
     """Judge every claim on every model and task that the tables speak of.
 
-    Holm's correction runs over all tests of a claim before its rule decides. The tables are those of :func:`stored`;
-    those of ``audit`` hold the quantities of several notebooks and stand in where a notebook has no table for a model
-    and task.
+    The tables are those of :func:`stored`; those of ``audit`` hold the quantities of several notebooks and stand in
+    where a notebook has no table for a model and task.
 
     Returns:
-        A table with a row per claim, model, task and checkpoint (or text). It has ``verdict`` and ``why``; ``effect``,
-        ``estimate``, ``low``, ``high`` and ``unit`` of the rule's first effect, ``p`` after correction; ``page``, the
-        notebook that holds the figure; and ``files``. What a claim has no evidence for has one row ``not judged``.
+        A row for each statement of each claim at each checkpoint of a model on a task, the first statement first.
+        ``part`` is the end (C1) or the split (C9) that is judged, ``when`` the checkpoint, ``verdict`` that of all
+        statements, ``why`` what their states do not say, ``share`` how much of the fall is made where it is an
+        artefact. Of the statement there is ``effect``, its ``state``, the ``estimate`` with the claim's side positive,
+        its interval ``low`` to ``high``, which covers 95 % for all checkpoints together, ``margin``, ``unit``, ``n``
+        examples and training ``seeds``; ``n_to_decide``, the examples that would leave out the margin, and
+        ``detectable``, the effect that would hold with a chance of 80 %. ``page`` is the notebook and ``files`` the
+        tables. A claim that was not measured has one row, without an effect.
     """
+    rows: list[dict[str, Any]] = []
     cases = _cases(tables)
-    rows: list[tuple[Any, ...]] = []
-    for claim, rule in RULES.items():
-        evidence = {case: rule.gather(_of_all(rule.pages, measured)) for case, measured in cases.items()}
-        tests = [
-            (case, place, name, effect)
-            for case, pieces in evidence.items()
-            for place, piece in enumerate(pieces)
-            for name, effect in piece.effects.items()
-        ]
-        corrected = inference.holm([effect.p for *_, effect in tests])
-        p_values = {test[:3]: p for test, p in zip(tests, corrected, strict=True)}
-        for case, pieces in evidence.items():
-            measured = [cases[case][page]["file"].iloc[0] for page in rule.pages if page in cases[case]]
-            files = ", ".join(dict.fromkeys(measured))
-            for place, piece in enumerate(pieces):
-                firm = [name for name in piece.effects if p_values[case, place, name] <= LEVEL]
-                holds = {name for name in firm if piece.effects[name].estimate > 0}
-                verdict, why = rule.decide(piece, holds, set(firm) - holds)
-                name, effect = next(iter(piece.effects.items()), ("", _NOTHING))
-                p = p_values.get((case, place, name), math.nan)
-                numbers = (name, effect.estimate, effect.low, effect.high, p, piece.unit)
-                rows.append((claim, *case, piece.when, verdict, *numbers, why, rule.pages[0], files))
-            if not pieces:
-                nothing = ("", math.nan, math.nan, math.nan, math.nan, "")
-                rows.append((claim, *case, "", NOT_JUDGED, *nothing, NOT_MEASURED, rule.pages[0], ""))
+    for name, claim in RULES.items():
+        for case, measured in cases.items():
+            files = dict.fromkeys(measured[page]["file"].iloc[0] for page in claim.pages if page in measured)
+            row = {"claim": name, **dict(zip(CASE, case, strict=True)), "files": ", ".join(files)}
+            judged = rules.judge(claim, _of_all(measured)) if files else []
+            last = max((judgement.step for judgement in judged), default=0)
+            rows += [row | statement for judgement in judged for statement in _statements(judgement, last)]
+            if not judged:
+                nothing = dict.fromkeys(("part", "when", "why", "effect", "unit", "files"), "")
+                rows.append(row | nothing | {"verdict": NOT_MEASURED, "state": NOT_MEASURED, "page": claim.page})
     return pd.DataFrame(rows, columns=list(_COLUMNS))
 
 
-def overall(verdicts: pd.DataFrame, by: Sequence[str] = ("claim", *CASE)) -> pd.DataFrame:
-    """The checkpoints of each claim, model and task together, or of what else the columns ``by`` tell apart.
+def _statements(judgement: Judgement, last: int) -> list[dict[str, Any]]:
+    step = judgement.step
+    when = f"step {step}, the last" if step == last > 0 else f"step {step}" if step else "untouched"
+    of_all = {name: getattr(judgement, name) for name in ("part", "verdict", "why", "share")} | {"when": when}
+    numbers = ("state", "estimate", "low", "high", "n", "seeds", "n_to_decide", "detectable")
+    return [
+        of_all
+        | {name: getattr(reading, name) for name in numbers}
+        | {name: getattr(reading.statement, name) for name in ("margin", "unit", "page")}
+        | {"effect": reading.statement.says}
+        for reading in judgement.readings
+    ]
+
+
+def cases(judged: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`judge` that hold the first statement: one for each verdict."""
+    return judged.drop_duplicates(list(ONE), ignore_index=True)
+
+
+def overall(judged: pd.DataFrame, by: Sequence[str] = ("claim", *CASE)) -> pd.DataFrame:
+    """The verdicts on each claim, model and task together, or on what else the columns ``by`` tell apart.
 
     Returns:
-        A row per group with the number of checkpoints of each of :data:`VERDICTS`, and ``verdict``: the one that all
-        judged checkpoints share, ``mixed`` where they differ, ``not judged`` where there are none.
+        A row per group with the number of each of :data:`VERDICTS`, and ``verdict``: the one that all have in common,
+        ``mixed`` where they differ, ``not measured`` where there are none.
     """
     rows = []
-    for group, cases in verdicts.groupby(list(by), sort=False):
-        counts = {verdict: int((cases["verdict"] == verdict).sum()) for verdict in VERDICTS}
+    for group, own in cases(judged).groupby(list(by), sort=False):
+        counts = {verdict: int((own["verdict"] == verdict).sum()) for verdict in VERDICTS}
         given = [verdict for verdict, count in counts.items() if count]
-        rows.append((*group, *counts.values(), given[0] if len(given) == 1 else MIXED if given else NOT_JUDGED))
+        rows.append((*group, *counts.values(), given[0] if len(given) == 1 else MIXED if given else NOT_MEASURED))
     return pd.DataFrame(rows, columns=[*by, *VERDICTS, "verdict"])
 
 
-def counted(verdicts: pd.DataFrame) -> dict[str, str]:
-    """How often each verdict was given, by claim: ``13 not reproduced, 2 artefact of the estimator``."""
-    counts = overall(verdicts, ["claim"]).set_index("claim")[list(VERDICTS)]
-    return {
-        str(claim): ", ".join(f"{count} {verdict}" for verdict, count in row.items() if count) or NOT_JUDGED
-        for claim, row in counts.iterrows()
-    }
+def counted(judged: pd.DataFrame) -> dict[str, str]:
+    """How often each verdict was given, by claim: ``13 refuted here, 2 artefact``."""
+    return {total["claim"]: count_text(total) for total in overall(judged, ["claim"]).to_dict("records")}
+
+
+def count_text(total: Mapping[str, Any]) -> str:
+    """The numbers of verdicts in a row of :func:`overall`."""
+    return ", ".join(f"{total[verdict]} {verdict}" for verdict in VERDICTS if total[verdict]) or NOT_MEASURED
 
 
 def _cases(tables: Mapping[str, Mapping[str, Stored]]) -> dict[tuple[str, ...], dict[str, pd.DataFrame]]:
@@ -151,9 +161,9 @@ def _cases(tables: Mapping[str, Mapping[str, Stored]]) -> dict[tuple[str, ...], 
     cases: dict[tuple[str, ...], dict[str, pd.DataFrame]] = {}
     # Tables of one notebook come before the audit's, which stands in for those that are missing.
     for page in sorted(tables, key=lambda page: page == "audit"):
-        for file, (table, origin) in tables[page].items():
-            table = table.assign(fraction=table["n"] / _pool(table, origin), file=file)
-            whole = table["model"].str.replace(r"\[:\d+\]$", "", regex=True)
+        for file, (table, _) in tables[page].items():
+            table = table.assign(file=file)
+            whole = table["model"].str.replace(rules.CUT, "", regex=True)
             for case, rows in table.groupby([whole, *(table[column] for column in CASE[1:])], sort=False):
                 by_page = cases.setdefault(tuple(map(str, case)), {})
                 for name in pages()[:-1] if page == "audit" else [page]:
@@ -161,18 +171,7 @@ def _cases(tables: Mapping[str, Mapping[str, Stored]]) -> dict[tuple[str, ...], 
     return cases
 
 
-def _of_all(pages: Sequence[str], measured: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def _of_all(measured: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """A table for each of the notebooks, without rows where none was measured."""
     nothing = next(iter(measured.values()))[:0]
-    return {page: measured.get(page, nothing) for page in pages}
-
-
-def _pool(table: pd.DataFrame, origin: Mapping[str, Any]) -> pd.Series:
-    """How many examples there were to draw from, for each row."""
-    if "texts" in origin:
-        texts = origin["texts"]
-        if isinstance(texts, Mapping):
-            return table["quantity"].str.rpartition("_")[2].map(texts).astype(float)
-        return pd.Series(float(texts), index=table.index)
-    counts = {split: origin.get("data", {}).get(split, math.nan) for split in ("id", "ood")}
-    return table["split"].map({**counts, "all": sum(counts.values())}).astype(float)
+    return {page: measured.get(page, nothing) for page in pages()}
