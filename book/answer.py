@@ -90,13 +90,6 @@ def _falling_measures(step: int) -> set[str]:
     return set(effects.loc[effects["low"] > 0, "variant"])
 
 
-def _probe_rise(step: int) -> pd.Series:
-    """What a linear probe reads at the last block less what it reads at the ridge layer, within examples."""
-    effects = inference.effects(reference("smollm2-synthetic/decodability"), "v_information_fall")
-    row = effects[(effects["variant"] == "") & (effects["step"] == step)].iloc[0]
-    return pd.Series({"estimate": -row["estimate"], "low": -row["high"], "high": -row["low"]})
-
-
 def _controls(task: str, step: int) -> pd.DataFrame:
     """Of each other setting of the estimator, on ID examples: whether its curve falls, and whether above its null."""
     table = reference(f"smollm2-{task}/estimator_audit")
@@ -176,6 +169,18 @@ def _from_scratch() -> pd.DataFrame:
     ).T
 
 
+def _anatomy(quantity: str) -> tuple[pd.DataFrame, inference.Effect]:
+    """An effect at the last block after 40 steps on synthetic arithmetic: a row per training seed, and all together."""
+    effects = inference.effects(reference("smollm2-synthetic/anatomy"), quantity)
+    rows = effects[(effects["split"] == "all") & (effects["step"] == 40) & (effects["variant"] == "last_block")]
+    numbers = rows[["estimate", "low", "high", "p", "effect_size"]]
+    return rows, inference.together([inference.Effect(*row) for row in numbers.to_numpy()])
+
+
+def _percent(effect: inference.Effect) -> tuple[str, str]:
+    return f"{100 * effect.estimate:.0f} %", f"{100 * effect.low:.0f} to {100 * effect.high:.0f} %"
+
+
 def _interval(effect: pd.Series, digits: int, sign: int = 1) -> str:
     low, high = sorted((sign * effect["low"], sign * effect["high"]))
     return f"{low:.{digits}f} to {high:.{digits}f}"
@@ -185,13 +190,21 @@ def numbers() -> dict[str, str]:
     """The numbers in the sentences, as they are printed, by the name of their substitution."""
     fall, ridge = falls(), ridges()
     largest = int(fall.index.max())
-    rise = _probe_rise(40)
     untouched, early = _controls("synthetic", 0), _controls("synthetic", 20)
     attention, scaling = _effects("attention", ATTENTION), _effects("residual_scaling", SCALING)
     ablation = _untouched("interventions", "ablation_contrast", "skip")
     gap = _untouched("early_exit", "exit_layer_difference", "")
     early_gaps = _exit_gaps(20)["estimate"]
+    bias, centred, probe = (_percent(_anatomy(name)[1]) for name in ("bias_share", "correlation_fall", "probe_fall"))
+    unbiased = 100 * _anatomy("information_fall")[0]["estimate"]
     return {
+        "bias": bias[0],
+        "bias_interval": bias[1],
+        "centred": centred[0],
+        "centred_interval": centred[1],
+        "probe": probe[0],
+        "probe_interval": probe[1],
+        "unbiased_falls": f"{unbiased.min():.0f} to {unbiased.max():.0f} %",
         "controls": str(len(untouched)),
         "controls_with_ridge": str(untouched["falls"].sum()),
         "controls_above_null": str(early["above_null"].sum()),
@@ -211,8 +224,6 @@ def numbers() -> dict[str, str]:
         "excess_largest": f"{fall.loc[largest, 'excess']:.4f}",
         "states": str(len(ridge)),
         "states_with_ridge": str(int(ridge["has_ridge"].sum())),
-        "probe_rise": f"{rise['estimate']:.2f}",
-        "probe_rise_interval": f"{rise['low']:.2f} to {rise['high']:.2f}",
     }
 
 
@@ -271,8 +282,17 @@ def facts() -> dict[str, bool]:
         "step 20: the best OOD exit lies after the ridge in each training seed": bool(
             len(_exit_gaps(20)) == 3 and (_exit_gaps(20)["low"] > 0).all()
         ),
-        "steps 20 and 40: a linear probe reads more at the last block than at the ridge": all(
-            bool(_probe_rise(step)["low"] > 0) for step in (20, 40)
+        "step 40: in two of three training seeds the fall is large enough to say how much of it is bias": bool(
+            len(_anatomy("bias_share")[0]) == 2 and _anatomy("bias_share")[1].low > 0
+        ),
+        "step 40: the fall of what a probe reads is within its error": bool(
+            _anatomy("probe_fall")[1].low < 0 < _anatomy("probe_fall")[1].high
+        ),
+        "step 40: far less falls once the states are centred": bool(
+            _anatomy("correlation_fall")[1].high < _anatomy("information_fall")[0]["estimate"].min()
+        ),
+        "step 40: the unbiased estimate falls beyond its interval in each of three training seeds": bool(
+            len(_anatomy("information_fall")[0]) == 3 and (_anatomy("information_fall")[0]["low"] > 0).all()
         ),
     }
 

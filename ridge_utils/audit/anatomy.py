@@ -28,6 +28,8 @@ ENDS = {"last_block": -2, "block_before": -3, "final_norm": -1}
 PAPER_N = 200
 #: For states that were scaled to length 1 already, among them those that are zero.
 _SCALED = replace(ORDER_TWO, normalize=False)
+#: States whose mean cosine is not below this are all the same, but for rounding.
+_EQUAL = 1 - 1e-9
 #: How many standard errors above 0 what an effect is divided by has to be.
 SURE = 3.0
 
@@ -221,8 +223,9 @@ def profile(
         "unbiased_information_low": low,
         "unbiased_information_high": high,
         "collision_entropy": -pairs.means.a.log(),
-        "correlation": pairs.correlation.value,
-        "alignment": pairs.alignment,
+        # States that are equal but for rounding, as at the embedding of prompts that end alike, have no correlation.
+        "correlation": pairs.correlation.value.where(cosine < _EQUAL, 0.0),
+        "alignment": pairs.alignment.where(cosine < _EQUAL, 0.0),
         "mean_cosine": cosine,
         "effective_rank": rank,
     }
@@ -240,8 +243,7 @@ def profile(
     for values_by_name, size in ((whole, len(pool)), (of_paper, n)):
         row = {"sample_seed": None, "n": size, **context}
         for name, values in values_by_name.items():
-            # Equal states, as at the embedding of prompts that end alike, have no correlation.
-            tables.append(results.measurements(values.nan_to_num().tolist(), sites, name, **row))
+            tables.append(results.measurements(values.tolist(), sites, name, **row))
     shuffled = targets[torch.randperm(len(pool), generator=torch.Generator().manual_seed(sampling_seeds[0]))]
     measure = information.predictive_information
     if len(pool) > exact_up_to:
