@@ -233,6 +233,16 @@ def test_nothing_is_divided_by_what_may_be_0():
     assert verdict("C1", left_out) == "undecided"
 
 
+def test_a_checkpoint_without_a_divisor_counts_as_one():
+    """It is undecided, not left out, and the interval of the other pays for both; so for a seed among several."""
+    asked = [("anatomy", value("ridge_z", 9.0, step=step, variant="last_block")) for step in (0, 5)]
+    rows = verdicts.cases(judged("C4", planted("C4", ["holds", "holds"]) + asked))
+    assert rows["verdict"].tolist() == ["reproduced", "undecided"]
+    assert rows["high"][0] - rows["estimate"][0] == pytest.approx(HALF * stats.norm.isf(0.0125) / stats.norm.isf(0.025))
+    seeds = [("anatomy", value("ridge_z", 9.0, step=5, variant="last_block", train_seed=seed)) for seed in (0, 1)]
+    assert verdict("C4", planted("C4", ["holds", "holds"], step=5, train_seed=0) + seeds) == "undecided"
+
+
 def test_every_end_has_its_own_verdict():
     parts = planted("C1", ["holds"] * 4)
     ends = {"block_before": "refuted", "final_norm": "undecided"}

@@ -51,6 +51,8 @@ class Statement:
     less: str = ""
     #: a quantity that says how many standard errors the divisor of the effect lies above 0
     divisor: str = ""
+    #: a quantity of every checkpoint that was asked: one without the effect has no divisor clearly above 0
+    beside: str = ""
     #: the claim's own; ``borrowed``, so that alone it makes no case of the claim; ``shown``, no part of the verdict
     role: Literal["own", "borrowed", "shown"] = "own"
     #: an older measurement, which stands in where the table has none
@@ -147,8 +149,9 @@ def judge(claim: Claim, tables: Tables) -> list[Judgement]:
     """The verdicts on a claim, for one model on one task."""
     judgements = []
     for step, part, readings in (claim.cases or _by_step)(claim, tables):
-        found = verdict([reading.state for reading in readings if reading.statement.role != "shown"])
-        why, share = next((reading.why for reading in readings if reading.why), ""), math.nan
+        counted = [reading for reading in readings if reading.statement.role != "shown"]
+        found, share = verdict([reading.state for reading in counted]), math.nan
+        why = next((reading.why for reading in counted if reading.why), "") if found == "undecided" else ""
         if made := claim.made(readings):
             found, (why, share) = "artefact", made
         elif reason := claim.not_asked(tables, step, readings):
@@ -201,7 +204,7 @@ def _current(tables: Tables, of: Statement) -> Statement:
 
 def _read(statement: Statement, rows: pd.DataFrame, checkpoints: int) -> Reading:
     """A statement at one of so many checkpoints, from a row per training seed."""
-    why = "information at the ridge layer is not clearly above 0" if rows["z"].min() < SURE else ""
+    why = "what it is divided by is not clearly above 0" if rows["z"].min() < SURE else ""
     if rows.empty or rows[_INTERVAL].isna().any(axis=None):
         return Reading(statement, "undecided" if why else "not measured", why=why)
     confidence = 1 - (1 - CONFIDENCE) / checkpoints
@@ -217,12 +220,15 @@ def _effects(tables: Tables, statement: Statement) -> pd.DataFrame:
     """The effects of a statement by step and training seed, the claim's side positive, with the divisor's ``z``."""
     table = tables[statement.page]
     rows = table[(table["split"] == statement.split) & (table["variant"] == statement.variant)]
-    if not rows["quantity"].isin([statement.quantity, statement.divisor]).any():
+    asked = _by_seed(table[table["split"] == statement.split], statement.beside, "asked")
+    if asked.empty and not (rows["quantity"] == statement.quantity).any():
         return pd.DataFrame(columns=[*_SEED, "n", *_INTERVAL, "z"])
     effects = inference.effects(rows[[*_SEED, "n", "quantity", "value"]], statement.quantity).assign(z=math.nan)
     if statement.divisor:
-        # What would be divided by next to nothing has a z and no effect.
-        effects = effects.drop(columns="z").merge(_by_seed(rows, statement.divisor, "z"), "outer", _SEED)
+        effects = effects.drop(columns="z").merge(_by_seed(rows, statement.divisor, "z"), "left", _SEED)
+    if statement.beside:
+        effects = effects.merge(asked, "outer", _SEED)
+        effects["z"] = effects["z"].mask(effects["estimate"].isna(), 0.0)
     if statement.less:
         less = effects[_SEED].merge(_by_seed(table, statement.less, "less"), "left", _SEED)["less"]
         effects[_INTERVAL] = effects[_INTERVAL].sub(less, axis=0)
@@ -278,7 +284,7 @@ def _no_optimum(tables: Tables, _step: int, _: Sequence[Reading]) -> str:
 
 
 def _ridge(end: str) -> list[Statement]:
-    of_end = {"page": "anatomy", "variant": end}
+    of_end = {"page": "anatomy", "variant": end, "beside": "ridge_z"}
     return [
         Statement("fall of I", quantity="information_fall", margin=0.1, divisor="ridge_z", **of_end),
         Statement("fall of Mantel's r, centred", quantity="correlation_fall", margin=0.1, **of_end),
@@ -324,8 +330,8 @@ RULES: dict[str, Claim] = {
                   "interventions", "recall_depth", 0.0, "blocks", "train", "random", less="memorisation_ridge_layer"),
     ]}, _not_memorised),
     "C4": Claim("anatomy", {"": [
-        Statement("middle third over the last", "anatomy", "gain_over_last", 0.1),
-        Statement("middle third over the first", "anatomy", "gain_over_first", 0.1),
+        Statement("middle third over the last", "anatomy", "gain_over_last", 0.1, beside="ridge_z"),
+        Statement("middle third over the first", "anatomy", "gain_over_first", 0.1, beside="ridge_z"),
     ]}),
     "C5": Claim("residual_scaling", {"": [
         Statement("accuracy gained by scales, OOD",
