@@ -50,6 +50,11 @@ def measure(
         the targets) by the eigenvalues, and with :data:`QUADRATURE` as their variant by the quadrature, with its
         ``quadrature_error``; the null by the quadrature only where there are no eigenvalues.
     """
+    if not any(n <= exact_up_to or n >= quadrature_from for n in sizes):
+        raise InputError(
+            f"None of the sizes {list(sizes)} is at most exact_up_to={exact_up_to} or at least "
+            f"quadrature_from={quadrature_from}, so nothing would be measured: change one of the three."
+        )
     depth = len(pool.hidden) - 1
     chosen = sorted({*range(0, depth, every), depth, depth + 1})
     sites = [results.sites(depth)[index] for index in chosen]
