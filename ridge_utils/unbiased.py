@@ -78,7 +78,7 @@ class Means(NamedTuple):
 
     @property
     def correlation(self) -> Tensor:
-        """Correlation of A and B over pairs, Mantel's r: free of the scale of both, between -1 and 1."""
+        """Mantel's r, the correlation of A and B over pairs, free of the scale of both and between -1 and 1."""
         return (self.c - self.a * self.b) / ((self.aa - self.a**2) * (self.bb - self.b**2)).sqrt()
 
     def plug_in(self, n: int) -> Tensor:

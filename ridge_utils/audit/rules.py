@@ -51,7 +51,7 @@ class Statement:
     less: str = ""
     #: a quantity that says how many standard errors the divisor of the effect lies above 0
     divisor: str = ""
-    #: a quantity of every checkpoint that was asked: one without the effect has no divisor clearly above 0
+    #: a quantity of every checkpoint that was asked, one without the effect has no divisor clearly above 0
     beside: str = ""
     #: the claim's own; ``borrowed``, so that alone it makes no case of the claim; ``shown``, no part of the verdict
     role: Literal["own", "borrowed", "shown"] = "own"
