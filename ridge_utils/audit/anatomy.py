@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ridge_utils import early_exit, inference, information, measures, results, statistics
 from ridge_utils.audit import geometry, probes, quadrature
+from ridge_utils.audit.origins import majority_accuracy
 from ridge_utils.errors import at_least
 from ridge_utils.inference import Effect
 from ridge_utils.models import LoadedModel
@@ -57,7 +58,7 @@ def measure(
         profile(pools["all"], both, **settings),
         gains(pools["all"].updates, pools["all"].targets, both),
         measures.early_exit_accuracy(loaded, pools, context),
-        majority(pools, context),
+        majority_accuracy(pools, context),
     ]
     for split in ("all", "ood"):
         pool, row = pools[split], context | {"split": split}
@@ -89,10 +90,10 @@ def effects(
         Effects ``information_fall`` and ``probe_fall``, from the ridge layer to the end, ``information_rise``, from the
         embedding to it, and, each from its own largest layer, ``correlation_fall``, of Mantel's r of the centred
         states, and ``plug_in_fall``, of the plug-in estimate at :data:`PAPER_N` examples; all as shares of the value
-        at the layer; ``bias_share``, the share of that last fall
-        which its null has as well; ``ridge_information``, in nats, and ``ridge_z``, over its standard error;
-        ``exit_gain``, accuracy at the ridge layer less that at the last block; and ``ridge_layer``, for each half. What
-        is divided by a value that is not above 0 by :data:`SURE` standard errors is left out.
+        at the layer; ``bias_share``, the share of that last fall which its null has as well; ``ridge_information``, in
+        nats, and ``ridge_z``, over its standard error; ``exit_gain``, accuracy at the ridge layer less that at the last
+        block; and ``ridge_layer``, for each half. What is divided by a value that is not above 0 by :data:`SURE`
+        standard errors is left out.
     """
     halves = in_halves(states, targets, seed=seed)
     centred = in_halves(geometry.unit_length(geometry.centred(states)), targets, _SCALED, seed=seed)
@@ -104,9 +105,17 @@ def effects(
         layers = range(1, last)
         if not layers:
             continue
-        found = _falls(halves, centred, layers, last)
         chosen = halves.chosen(layers, lambda means: means.information)
         ridge = halves.estimate(chosen, lambda means, layer: means.at(layer).information)
+        found = {"ridge_information": _effect(ridge)}
+        if _sure(ridge):
+            found["information_fall"] = _effect(
+                halves.estimate(chosen, lambda m, layer, end=last: 1 - m.at(end).information / m.at(layer).information)
+            )
+            found["information_rise"] = _effect(
+                halves.estimate(chosen, lambda m, layer: 1 - m.at(0).information / m.at(layer).information)
+            )
+        found |= _correlation_fall(centred, layers, last) | _plug_in_fall(halves, layers, last)
         if target_ids is not None and _sure(ridge):
             for layer in {*chosen, last} - set(read):
                 read[layer] = _probe(states[layer], targets, target_ids, seed)
@@ -126,24 +135,17 @@ def effects(
     return pd.concat(tables, ignore_index=True)
 
 
-def _falls(halves: Halves, centred: Halves, layers: Sequence[int], last: int) -> dict[str, Effect]:
-    """The effects that need no probe."""
-    chosen = halves.chosen(layers, lambda means: means.information)
-    ridge = halves.estimate(chosen, lambda means, layer: means.at(layer).information)
-    found = {"ridge_information": _effect(ridge)}
-    if _sure(ridge):
-        found["information_fall"] = _effect(
-            halves.estimate(chosen, lambda m, layer: 1 - m.at(last).information / m.at(layer).information)
-        )
-        found["information_rise"] = _effect(
-            halves.estimate(chosen, lambda m, layer: 1 - _at_embedding(m) / m.at(layer).information)
-        )
+def _correlation_fall(centred: Halves, layers: Sequence[int], last: int) -> dict[str, Effect]:
+    """From the layer whose centred states have the largest Mantel's r."""
     best = centred.chosen(layers, lambda means: means.correlation.nan_to_num())
     if _sure(centred.estimate(best, lambda means, layer: means.at(layer).correlation)):
-        found["correlation_fall"] = _effect(
-            centred.estimate(best, lambda m, layer: 1 - m.at(last).correlation / m.at(layer).correlation)
-        )
-    # The paper's statistic has a ridge layer of its own.
+        fall = centred.estimate(best, lambda m, layer: 1 - m.at(last).correlation / m.at(layer).correlation)
+        return {"correlation_fall": _effect(fall)}
+    return {}
+
+
+def _plug_in_fall(halves: Halves, layers: Sequence[int], last: int) -> dict[str, Effect]:
+    """From the layer where the plug-in estimate is largest, and how much of it the null makes."""
     chosen = halves.chosen(layers, lambda means: means.plug_in(PAPER_N))
 
     def fall(means: Means, layer: int) -> Tensor:
@@ -153,7 +155,7 @@ def _falls(halves: Halves, centred: Halves, layers: Sequence[int], last: int) ->
         return means.at(layer).plug_in_null(PAPER_N) - means.at(last).plug_in_null(PAPER_N)
 
     relative = halves.estimate(chosen, lambda m, layer: fall(m, layer) / m.at(layer).plug_in(PAPER_N))
-    found["plug_in_fall"] = _effect(relative)
+    found = {"plug_in_fall": _effect(relative)}
     if _sure(halves.estimate(chosen, fall)):
         found["bias_share"] = _effect(halves.estimate(chosen, lambda m, layer: null(m, layer) / fall(m, layer)))
     return found
@@ -245,26 +247,10 @@ def profile(
         for name, values in values_by_name.items():
             tables.append(results.measurements(values.tolist(), sites, name, **row))
     shuffled = targets[torch.randperm(len(pool), generator=torch.Generator().manual_seed(sampling_seeds[0]))]
-    measure = information.predictive_information
-    if len(pool) > exact_up_to:
-        measure = _by_quadrature
+    estimate = information.predictive_information if len(pool) <= exact_up_to else _by_quadrature
     for name, paired in (("predictive_information", targets), ("null_information", shuffled)):
         row = {"sample_seed": None, "n": len(pool), **context, "variant": "whole"}
-        tables.append(results.measurements(measure(states, paired).tolist(), sites, name, **row))
-    return pd.concat(tables, ignore_index=True)
-
-
-def majority(pools: Mapping[str, Representations], context: Mapping[str, Any]) -> pd.DataFrame:
-    """The accuracy of always answering with the commonest first target token of the split.
-
-    A model that is no better has learned nothing of the rule behind the targets.
-    """
-    tables = []
-    for split, pool in pools.items():
-        share = pool.target_ids.unique(return_counts=True)[1].max().item() / len(pool)
-        row = {**context, "split": split, "sample_seed": None, "n": len(pool)}
-        end = [(len(pool.hidden) - 1, "final_norm")]
-        tables.append(results.measurements([share], end, "majority_accuracy", **row))
+        tables.append(results.measurements(estimate(states, paired).tolist(), sites, name, **row))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -292,10 +278,6 @@ def _sure(estimate: Estimate) -> bool:
 
 def _by_quadrature(states: Tensor, targets: Tensor) -> Tensor:
     return quadrature.predictive_information(states, targets).value
-
-
-def _at_embedding(means: Means) -> Tensor:
-    return means.at(0).information
 
 
 def _probe(states: Tensor, targets: Tensor, target_ids: Tensor, seed: int) -> Tensor:
