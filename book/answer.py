@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ridge_utils import inference, results, statistics
+from ridge_utils.audit import verdicts
 
 #: The two panels; the first page puts them side by side, or below each other on a phone.
 IMAGES = [Path(__file__).parent / "images" / f"answer-{panel}.png" for panel in ("null", "tasks")]
@@ -169,16 +170,26 @@ def _from_scratch() -> pd.DataFrame:
     ).T
 
 
-def _anatomy(quantity: str) -> tuple[pd.DataFrame, inference.Effect]:
-    """An effect at the last block after 40 steps on synthetic arithmetic: a row per training seed, and all together."""
+@cache
+def _judged() -> pd.DataFrame:
+    """What the protocol reads of the ridge at the last block after 40 steps on synthetic arithmetic, by statement."""
+    rows = verdicts.judge(verdicts.stored(audits=False))
+    chosen = (rows["claim"] == "C1") & (rows["part"] == "last block") & rows["when"].str.startswith("step 40")
+    return rows[chosen & (rows["task"] == "synthetic_arithmetic") & (rows["model"] == "smollm2-135m")].set_index(
+        "effect"
+    )
+
+
+def _by_seed(quantity: str) -> pd.Series:
+    """The same, a value per training seed, by the name of the stored effect."""
     effects = inference.effects(reference("smollm2-synthetic/anatomy"), quantity)
-    rows = effects[(effects["split"] == "all") & (effects["step"] == 40) & (effects["variant"] == "last_block")]
-    numbers = rows[["estimate", "low", "high", "p", "effect_size"]]
-    return rows, inference.together([inference.Effect(*row) for row in numbers.to_numpy()])
+    chosen = (effects["split"] == "all") & (effects["step"] == 40) & (effects["variant"] == "last_block")
+    return effects[chosen].set_index("train_seed")["estimate"]
 
 
-def _percent(effect: inference.Effect) -> tuple[str, str]:
-    return f"{100 * effect.estimate:.0f} %", f"{100 * effect.low:.0f} to {100 * effect.high:.0f} %"
+def _percent(statement: str) -> tuple[str, str]:
+    row = 100 * _judged().loc[statement, ["estimate", "low", "high"]].astype(float)
+    return f"{row['estimate']:.0f} %", f"{row['low']:.0f} to {row['high']:.0f} %"
 
 
 def _interval(effect: pd.Series, digits: int, sign: int = 1) -> str:
@@ -195,8 +206,10 @@ def numbers() -> dict[str, str]:
     ablation = _untouched("interventions", "ablation_contrast", "skip")
     gap = _untouched("early_exit", "exit_layer_difference", "")
     early_gaps = _exit_gaps(20)["estimate"]
-    bias, centred, probe = (_percent(_anatomy(name)[1]) for name in ("bias_share", "correlation_fall", "probe_fall"))
-    unbiased = 100 * _anatomy("information_fall")[0]["estimate"]
+    bias, centred, probe = map(
+        _percent, ("share of it that is bias", "fall of Mantel's r, centred", "fall of what a probe reads")
+    )
+    unbiased = 100 * _by_seed("information_fall")
     return {
         "bias": bias[0],
         "bias_interval": bias[1],
@@ -282,18 +295,16 @@ def facts() -> dict[str, bool]:
         "step 20: the best OOD exit lies after the ridge in each training seed": bool(
             len(_exit_gaps(20)) == 3 and (_exit_gaps(20)["low"] > 0).all()
         ),
-        "step 40: in two of three training seeds the fall is large enough to say how much of it is bias": bool(
-            len(_anatomy("bias_share")[0]) == 2 and _anatomy("bias_share")[1].low > 0
+        "step 40: in two of three training seeds the fall is large enough to say how much of it is bias": (
+            len(_by_seed("bias_share")) == 2 and len(_by_seed("information_fall")) == 3
         ),
-        "step 40: the fall of what a probe reads is within its error": bool(
-            _anatomy("probe_fall")[1].low < 0 < _anatomy("probe_fall")[1].high
+        "step 40: in each seed less than half of the fall is left once the states are centred": bool(
+            (_by_seed("correlation_fall") < _by_seed("information_fall") / 2).all()
         ),
-        "step 40: far less falls once the states are centred": bool(
-            _anatomy("correlation_fall")[1].high < _anatomy("information_fall")[0]["estimate"].min()
+        "step 40: in each seed what a probe reads falls by less than a fifth of what the estimate does": bool(
+            (_by_seed("probe_fall") < _by_seed("information_fall") / 5).all()
         ),
-        "step 40: the unbiased estimate falls beyond its interval in each of three training seeds": bool(
-            len(_anatomy("information_fall")[0]) == 3 and (_anatomy("information_fall")[0]["low"] > 0).all()
-        ),
+        "step 40: the ridge is undecided by the protocol": set(_judged()["verdict"]) == {"undecided"},
     }
 
 
