@@ -31,6 +31,8 @@ from ridge_utils.kernels import PAPER, Estimator, median_bandwidth, unit_rows
 #: The paper's kernel, at the order that has an unbiased form.
 ORDER_TWO = replace(PAPER, alpha=2.0)
 
+#: A variance that is smaller than this, beside the mean square, is rounding.
+_ROUNDING = 1e-13
 #: Rows of a kernel matrix that are held at a time: they stay in the processor's cache.
 _STRIP = 128
 #: Numbers of the layers' states that are held at a time, as float64.
@@ -78,8 +80,13 @@ class Means(NamedTuple):
 
     @property
     def correlation(self) -> Tensor:
-        """Mantel's r, the correlation of A and B over pairs, free of the scale of both and between -1 and 1."""
-        return (self.c - self.a * self.b) / ((self.aa - self.a**2) * (self.bb - self.b**2)).sqrt()
+        """Mantel's r, the correlation of A and B over pairs, free of the scale of both and between -1 and 1.
+
+        0 where all samples of one of them are the same, but for rounding.
+        """
+        spread_a, spread_b = self.aa - self.a**2, self.bb - self.b**2
+        varies = (spread_a > _ROUNDING * self.aa) & (spread_b > _ROUNDING * self.bb)
+        return ((self.c - self.a * self.b) / (spread_a * spread_b).where(varies, 1.0).sqrt()).where(varies, 0.0)
 
     def plug_in(self, n: int) -> Tensor:
         r"""The plug-in estimate from n samples, :math:`\ln f(c) / (f(a) f(b))`, :math:`f(t) = t + (1 - t) / n`."""
@@ -166,7 +173,10 @@ class UnbiasedInformation:
 
     @cached_property
     def alignment(self) -> Tensor:
-        """Unbiased alignment of A and B, both U-centred, between -1 and 1 (Song et al. 2012), shape (L,)."""
+        """Unbiased alignment of A and B, both U-centred, between -1 and 1 (Song et al. 2012), shape (L,).
+
+        0 where all samples of one of them are the same, but for rounding.
+        """
         n, (row_a, row_b) = self.n, self.sums[:2]
         total_ab, total_aa, total_bb = self.sums[2:].sum(1)
 
@@ -175,7 +185,9 @@ class UnbiasedInformation:
             return product + sides - 2 / (n - 2) * (left * right).sum(0)
 
         both = centred(total_ab, row_a, row_b)
-        return both / (centred(total_aa, row_a, row_a) * centred(total_bb, row_b, row_b)).sqrt()
+        own_a, own_b = centred(total_aa, row_a, row_a), centred(total_bb, row_b, row_b)
+        varies = (own_a > _ROUNDING * total_aa) & (own_b > _ROUNDING * total_bb)
+        return (both / (own_a * own_b).where(varies, 1.0).sqrt()).where(varies, 0.0)
 
     def plug_in(self, n: int | None = None) -> Estimate:
         """The plug-in estimate that ``n`` samples would give, by default these N, shape (L,).

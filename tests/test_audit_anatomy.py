@@ -51,6 +51,13 @@ def test_the_null_makes_all_of_the_fall_where_states_know_nothing():
     assert inference.effects(table, "information_fall").empty, "nothing to divide by"
 
 
+def test_targets_that_are_all_the_same_give_no_share_of_anything():
+    states, targets, _ = planted(RIDGE)
+    table = anatomy.effects(states, targets[:1].expand(N, -1), CONTEXT)
+    falls = "information_fall|information_rise|correlation_fall|plug_in_fall|bias_share|probe_fall"
+    assert not table["quantity"].str.contains(falls).any()
+
+
 def test_exits_are_those_of_the_ridge_layer_and_the_last_block():
     states, targets, _ = planted(RIDGE)
     exits = torch.zeros(6, N, dtype=torch.bool)

@@ -112,6 +112,14 @@ def test_scale_free_forms_are_their_definitions():
     assert result.alignment.item() == pytest.approx(((a * b).sum() / ((a * a).sum() * (b * b).sum()).sqrt()).item())
 
 
+@pytest.mark.parametrize("rounding", [0.0, 1e-9])
+def test_what_does_not_vary_correlates_with_nothing(rounding):
+    x, same = samples(50, seed=19), samples(1, seed=20).expand(50, -1) + rounding * samples(50, seed=21)
+    for result in (unbiased_information(x, same), unbiased_information(same, x)):
+        assert result.correlation.value.item() == result.correlation.standard_error.item() == 0
+        assert result.alignment.item() == 0
+
+
 def test_equal_targets_are_exactly_alike():
     y = samples(3, seed=12)[torch.arange(60) % 3]
     kernel = squared_kernel(samples(3, seed=12), KERNELS[2]).fill_diagonal_(1)

@@ -29,8 +29,8 @@ ENDS = {"last_block": -2, "block_before": -3, "final_norm": -1}
 PAPER_N = 200
 #: For states that were scaled to length 1 already, among them those that are zero.
 _SCALED = replace(ORDER_TWO, normalize=False)
-#: States whose mean cosine is not below this are all the same, but for rounding.
-_EQUAL = 1 - 1e-9
+#: Information below this is rounding, nats.
+_NOTHING = 1e-9
 #: How many standard errors above 0 what an effect is divided by has to be.
 SURE = 3.0
 
@@ -137,7 +137,7 @@ def effects(
 
 def _correlation_fall(centred: Halves, layers: Sequence[int], last: int) -> dict[str, Effect]:
     """From the layer whose centred states have the largest Mantel's r."""
-    best = centred.chosen(layers, lambda means: means.correlation.nan_to_num())
+    best = centred.chosen(layers, lambda means: means.correlation)
     if _sure(centred.estimate(best, lambda means, layer: means.at(layer).correlation)):
         fall = centred.estimate(best, lambda m, layer: 1 - m.at(last).correlation / m.at(layer).correlation)
         return {"correlation_fall": _effect(fall)}
@@ -154,6 +154,8 @@ def _plug_in_fall(halves: Halves, layers: Sequence[int], last: int) -> dict[str,
     def null(means: Means, layer: int) -> Tensor:
         return means.at(layer).plug_in_null(PAPER_N) - means.at(last).plug_in_null(PAPER_N)
 
+    if not halves.estimate(chosen, lambda means, layer: means.at(layer).plug_in(PAPER_N)).value > _NOTHING:
+        return {}
     relative = halves.estimate(chosen, lambda m, layer: fall(m, layer) / m.at(layer).plug_in(PAPER_N))
     found = {"plug_in_fall": _effect(relative)}
     if _sure(halves.estimate(chosen, fall)):
@@ -225,9 +227,8 @@ def profile(
         "unbiased_information_low": low,
         "unbiased_information_high": high,
         "collision_entropy": -pairs.means.a.log(),
-        # States that are equal but for rounding, as at the embedding of prompts that end alike, have no correlation.
-        "correlation": pairs.correlation.value.where(cosine < _EQUAL, 0.0),
-        "alignment": pairs.alignment.where(cosine < _EQUAL, 0.0),
+        "correlation": pairs.correlation.value,
+        "alignment": pairs.alignment,
         "mean_cosine": cosine,
         "effective_rank": rank,
     }
@@ -273,7 +274,7 @@ def _effect(estimate: Estimate) -> Effect:
 
 
 def _sure(estimate: Estimate) -> bool:
-    return bool(estimate.value > SURE * estimate.standard_error) and bool(estimate.value > 0)
+    return bool(estimate.value > SURE * estimate.standard_error) and bool(estimate.value > _NOTHING)
 
 
 def _by_quadrature(states: Tensor, targets: Tensor) -> Tensor:
