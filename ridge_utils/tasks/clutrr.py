@@ -146,8 +146,12 @@ def _local(folder: Path, split: Split, hops: tuple[int, ...]) -> Iterator[Exampl
 
 
 def _read(path: Path, hops: tuple[int, ...], split: Split) -> Iterator[tuple[Example, int]]:
+    seen: set[tuple[str, ...]] = set()
     for where, columns in sources.read_csv(path, _Row.model_fields):
-        yield _parse(columns, where, hops, split, "local")
+        # A repeated row is no other example, and to check it again takes most of the time of a long file.
+        if (row := tuple(map(str, columns.values()))) not in seen:
+            seen.add(row)
+            yield _parse(columns, where, hops, split, "local")
 
 
 def _hub(split: Split, hops: tuple[int, ...]) -> list[Example]:
