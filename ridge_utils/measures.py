@@ -99,6 +99,20 @@ def early_exit_accuracy(
     return pd.concat(tables, ignore_index=True)
 
 
+def majority_accuracy(pools: Mapping[str, Representations], context: Mapping[str, Any]) -> pd.DataFrame:
+    """The accuracy of always answering with the commonest first target token of the split.
+
+    A model that is no better has learned nothing of the rule behind the targets.
+    """
+    tables = []
+    for split, pool in pools.items():
+        share = pool.target_ids.unique(return_counts=True)[1].max().item() / len(pool)
+        row = {**context, "split": split, "sample_seed": None, "n": len(pool)}
+        end = [(len(pool.hidden) - 1, "final_norm")]
+        tables.append(results.measurements([share], end, "majority_accuracy", **row))
+    return pd.concat(tables, ignore_index=True)
+
+
 def loss(loaded: LoadedModel, pools: Mapping[str, Representations], context: Mapping[str, Any]) -> pd.DataFrame:
     """Mean cross-entropy of the first target token under the model itself, in nats, one row per split."""
     tables = []

@@ -66,8 +66,7 @@ def check(runs: Iterable[Mapping[str, Any]]) -> None:
 
     A Hub that does not answer is not asked again, neither in this process nor in those that it starts.
     """
-    chosen = [name for values in runs for name in (values.get("model"), *values.get("models", [])) if name]
-    for name in dict.fromkeys(chosen):
+    for name in dict.fromkeys(values["model"] for values in runs if values.get("model")):
         whole, _ = split(name)
         if not (whole == EMBEDDED or whole.startswith(PREFIX) or is_folder(whole)) and not hub_answers(whole):
             constants.HF_HUB_OFFLINE = True

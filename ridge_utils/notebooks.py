@@ -82,19 +82,19 @@ _TYPES = {
 #: From where to where numbers go, by the names of the parameters that hold them; the first pattern that fits counts.
 _RANGES: dict[str, tuple[float, float]] = {
     r".*seeds?": (0, 2**32 - 1),  # what numpy's generator takes
-    r"n_samples|sizes|probes|n_fit": (2, 20_000),  # a matrix of N x N numbers
-    r"n_halves|halves": (20, 10_000),
+    r"n_samples|n_fit": (2, 20_000),  # a matrix of N x N numbers
+    r"halves": (20, 10_000),
     r"n_known": (8, 20_000),
-    r"exact_up_to|n_halved": (0, 20_000),
+    r"exact_up_to": (0, 20_000),
     r"n_shuffles|.*_epochs": (1, 10_000),
-    r"decoding_steps|measured_steps|depths|shown|rank": (1, 10_000),
+    r"decoding_steps|measured_steps|depths|shown": (1, 10_000),
     r"(.*_)?batch_size|(.*_)?every|spacing|(last|mapped)_checkpoints|n_intervened|n_memorise": (1, 100_000),
     r"memorise_share": (0, 1),
     r".*learning_rate|bandwidth|alpha": (1e-12, 1000),
     r".*": (0, 1_000_000),
 }
 #: Lists that need an entry, whatever the other parameters.
-_NOT_EMPTY = {"sampling_seeds", "models", "splits", "pairs", "measured_steps", "depths", "sizes", "variants"}
+_NOT_EMPTY = {"sampling_seeds", "splits", "pairs", "measured_steps", "depths", "variants"}
 #: What texts may be, by the names of the parameters that hold them.
 _CHOICES = {
     "kernel": ("gaussian", "laplacian", "polynomial", "linear"),

@@ -16,7 +16,6 @@ def samples(*shape, seed=0):
 ALL = [
     geometry.mean_cosine,
     geometry.effective_rank,
-    geometry.mean_norm,
     geometry.unit_length,
     geometry.centred,
     lambda x: geometry.without_largest_dimensions(x, 2),

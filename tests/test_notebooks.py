@@ -137,7 +137,6 @@ SMALL = {
     "multi_token": ["model=random:gpt2", "decoding_steps=4", "measured_steps=[1, 4]", "n_samples=20"],
     "estimator_audit": [
         *["model=random:qwen2", "task=clutrr", *FEW, "n_samples=16", "n_examples=24"],
-        *["n_shuffles=5", "control_steps=[0, 2]", "sizes=[8, 16]", "n_halved=0"],
     ],
     "decodability": ["model=random:llama-3x16", "task=clutrr", *FEW, "n_examples=30", "spacing=5", "n_known=60"],
     "early_exit": [
@@ -148,15 +147,7 @@ SMALL = {
         *["model=random:qwen2", "task=clutrr", *FEW, "n_samples=8", "n_examples=24"],
         *["memorise_steps=2", "n_memorise=8", "joint_steps=2"],
     ],
-    "origins": [
-        *["models=[random:gpt2-2x16, random:mamba-2x16]", "task=clutrr", "task_options={}"],
-        *[*FEW, "n_samples=16", "n_shuffles=2"],
-    ],
     "anatomy": ["model=random:qwen2", "task=clutrr", *FEW, "n_examples=40", "n_shuffles=2"],
-    "sample_size": [
-        *["model=random:llama", "task=clutrr", *FEW, "n_examples=24", "sizes=[10, 40]", "every=3"],
-        *["exact_up_to=10", "quadrature_from=10", "probes=4", "rank=6"],
-    ],
     "audit": [
         *["model=random:gpt2-3x16", "task=clutrr", *FEW, "n_samples=30", "n_examples=40", "n_intervened=8"],
         *["n_fit=8", "fit_steps=2", "fit_seeds=[0, 1]"],
@@ -235,9 +226,9 @@ def test_every_notebook_runs_on_one_to_four_blocks(name, tmp_path, monkeypatch):
     monkeypatch.setattr(decodability, "validation", functools.cache(decodability.validation))
     for blocks in range(1, 5):
         model = f"random:gpt2-{blocks}x16"
-        few = {"truncation": [f"depths=[{blocks}]"], "origins": [f"models=[{model}]"]}.get(name, [])
+        few = [f"depths=[{blocks}]"] if name == "truncation" else []
         given = [text for text in SMALL[name] if not text.startswith("model")] + few
-        given += [f"model={model}"] if name != "origins" else []
+        given += [f"model={model}"]
         execute(name, given, tmp_path / f"{blocks}.csv", monkeypatch)
         assert results.read(tmp_path / f"{blocks}.csv")[0]["value"].notna().all()
 

@@ -260,7 +260,7 @@ def test_one_table_holds_all_runs_that_are_done_with_their_provenance(runs, tmp_
 def test_a_model_that_is_nowhere_is_refused_before_the_first_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep, "work", lambda runs, **_: map(finish, runs))
-    content = {"notebooks": {INFORMATION: {}, "origins": {"models": ["x/c", "x/b"]}}, "models": ["x/a", "random:gpt2"]}
+    content = {"notebooks": {INFORMATION: {}}, "models": ["x/a", "random:gpt2", "x/b"]}
     Path("mine.yaml").write_text(yaml.safe_dump(content))
     runs = sweep.load(Path("mine.yaml"), Path("runs/mine")).runs
     for missing in ("x/a", "x/b"):

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ridge_utils import early_exit, inference, information, measures, results, statistics
 from ridge_utils.audit import geometry, probes, quadrature
-from ridge_utils.audit.origins import majority_accuracy
 from ridge_utils.errors import at_least
 from ridge_utils.inference import Effect
 from ridge_utils.models import LoadedModel
@@ -58,7 +57,7 @@ def measure(
         profile(pools["all"], both, **settings),
         gains(pools["all"].updates, pools["all"].targets, both),
         measures.early_exit_accuracy(loaded, pools, context),
-        majority_accuracy(pools, context),
+        measures.majority_accuracy(pools, context),
     ]
     for split in ("all", "ood"):
         pool, row = pools[split], context | {"split": split}

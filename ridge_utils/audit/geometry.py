@@ -52,11 +52,6 @@ def effective_rank(x: Tensor) -> Tensor:
     return torch.exp(-torch.xlogy(shares, shares).sum(-1)).where(total.squeeze(-1) > 0, 0.0)
 
 
-def mean_norm(x: Tensor) -> Tensor:
-    """Mean Euclidean length of the samples, in their units, shape (...)."""
-    return torch.linalg.vector_norm(tensors.samples(x, "x"), dim=-1).mean(-1)
-
-
 def unit_length(x: Tensor) -> Tensor:
     """Samples scaled to Euclidean length 1; a zero sample, which has no direction, stays zero."""
     x = tensors.samples(x, "x")
