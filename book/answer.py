@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 
 from ridge_utils import inference, results, statistics
-from ridge_utils.audit import verdicts
+from ridge_utils.audit import controls, verdicts
 
 #: The two panels; the first page puts them side by side, or below each other on a phone.
 IMAGES = [Path(__file__).parent / "images" / f"answer-{panel}.png" for panel in ("null", "tasks")]
 
 #: The reference runs whose tables the figure is drawn from.
-SIZES = "smollm2-synthetic/sample_size"
+ANATOMY = "smollm2-synthetic/anatomy"
 PROFILES = {
     "synthetic arithmetic, step 20": ("smollm2-synthetic/predictive_information", 20),
     "CLUTRR, step 20": ("smollm2-clutrr/predictive_information", 20),
@@ -32,39 +32,21 @@ def reference(name: str) -> pd.DataFrame:
     return results.read(results.FOLDER / "reference" / f"{name}.csv")[0]
 
 
-def falls() -> pd.DataFrame:
-    """How far I, its null and the excess fall from the ridge layer to the last block, by number of examples N.
+def untouched() -> pd.DataFrame:
+    """Profiles of the untouched SmolLM2-135M-Instruct on synthetic arithmetic: nats, by layer and quantity.
 
-    Returns:
-        Index N; ``ridge_layer``, ``information`` and ``null`` (their falls) and ``excess`` (what is left), in nats; the
-        untouched SmolLM2-135M-Instruct on synthetic arithmetic, means over samples.
+    ``predictive_information`` and ``null_information`` are the paper's at 200 examples, means over samples.
     """
-    rows = []
-    for n, table in reference(SIZES).groupby("n"):
-        profiles = _profiles(table)
-        ridge, last = profiles["predictive_information"].idxmax(), profiles.index.max()
-        fall = profiles.loc[ridge] - profiles.loc[last]
-        rows.append(
-            {
-                "n": n,
-                "ridge_layer": ridge,
-                "information": fall["predictive_information"],
-                "null": fall["null_information"],
-            }
-        )
-    frame = pd.DataFrame(rows).set_index("n")
-    return frame.assign(excess=frame["information"] - frame["null"])
+    table = reference(ANATOMY)
+    body = table[(table["step"] == 0) & (table["split"] == "all") & (table["site"] != "final_norm")]
+    return body[body["variant"] == ""].pivot_table(index="layer", columns="quantity", values="value")
 
 
-def _profiles(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean profiles over samples of I and its null, a row per layer, the state after the final norm left out."""
-    body = table[
-        (table["site"] != "final_norm") & table["quantity"].isin(["predictive_information", "null_information"])
-    ]
-    # The quadrature takes over where the eigenvalues of all examples are out of reach.
-    exact = body[body["variant"] == ""]
-    body = exact if len(exact) else body
-    return body.pivot_table(index="layer", columns="quantity", values="value")
+def null_share() -> float:
+    """How much of the fall to the last block shuffled targets give, at 200 examples, untouched."""
+    profiles = untouched()[["predictive_information", "null_information"]]
+    fall = profiles.loc[profiles["predictive_information"].idxmax()] - profiles.iloc[-1]
+    return fall["null_information"] / fall["predictive_information"]
 
 
 @cache
@@ -78,12 +60,6 @@ def ridges() -> pd.DataFrame:
     return frame[frame["split"] == "all"].set_index(["task", "step"])
 
 
-def _excess_falls(step: int) -> pd.DataFrame:
-    """The cross-fitted fall of the excess on synthetic arithmetic, a row per training seed."""
-    effects = inference.effects(reference("smollm2-synthetic/estimator_audit"), "ridge_fall")
-    return effects[(effects["split"] == "all") & (effects["variant"] == "excess") & (effects["step"] == step)]
-
-
 def _falling_measures(step: int) -> set[str]:
     """The other measures that fall from their own largest layer to the last block beyond the interval."""
     effects = inference.effects(reference("smollm2-synthetic/decodability"), "peak_fall")
@@ -92,16 +68,10 @@ def _falling_measures(step: int) -> set[str]:
 
 
 def _controls(task: str, step: int) -> pd.DataFrame:
-    """Of each other setting of the estimator, on ID examples: whether its curve falls, and whether above its null."""
+    """Of each other setting of the estimator, on ID examples: whether it has a ridge, and whether above its null."""
     table = reference(f"smollm2-{task}/estimator_audit")
-    keys = ["split", "step", "train_seed", "variant"]
-    falls, excess, excess_falls = (
-        inference.effects(table, quantity).set_index(keys)["low"] > 0
-        for quantity in ("control_fall", "control_excess", "control_excess_fall")
-    )
-    frame = pd.DataFrame({"falls": falls, "above_null": falls & excess & excess_falls}).dropna().reset_index()
-    chosen = (frame["split"] == "id") & (frame["step"] == step) & ~frame["variant"].isin(["", "excess"])
-    return frame[chosen].set_index("variant")[["falls", "above_null"]].astype(bool)
+    marks = controls.ridges(table[table["step"] == step])
+    return marks[marks["split"] == "id"].set_index("variant")[["has_ridge", "above_null"]]
 
 
 def _effects(notebook: str, quantities: Mapping[str, int]) -> pd.DataFrame:
@@ -160,20 +130,34 @@ def _depths_with_ridge() -> set[int]:
 
 
 def _from_scratch() -> pd.DataFrame:
-    """Whether each model from scratch has a ridge: a row per model, a column per step."""
-    runs = results.references("origins")
-    summaries = {
-        name: statistics.ridge_summary(table) for name, (table, _) in runs.items() if name.startswith("scratch")
-    }
-    return pd.DataFrame(
-        {name: s[s["split"] == "all"].set_index("step")["has_ridge"] for name, s in summaries.items()}
-    ).T
+    """What the protocol reads of each model from scratch at the last block: its state by model (rows) and step."""
+    rows = verdicts.cases(_verdicts())
+    rows = rows[(rows["claim"] == "C1") & (rows["part"] == "last block") & rows["model"].str.startswith("random:")]
+    step = rows["when"].str.extract(r"(\d+)", expand=False).fillna("0").astype(int)
+    return rows.assign(step=step).pivot_table(index="model", columns="step", values="state", aggfunc="first")
+
+
+def _transfers() -> bool:
+    """Whether any model from scratch ends with an OOD accuracy above that of the commonest answer."""
+    ends = []
+    for name, (table, _) in results.references("anatomy").items():
+        if name.startswith("scratch"):
+            rows = table[(table["split"] == "ood") & (table["step"] == table["step"].max())]
+            exits = rows[(rows["quantity"] == "early_exit_accuracy") & (rows["layer"] == rows["layer"].max())]
+            commonest = rows.loc[rows["quantity"] == "majority_accuracy", "value"].mean()
+            ends.append(exits["value"].max() > commonest)
+    return any(ends)
+
+
+@cache
+def _verdicts() -> pd.DataFrame:
+    return verdicts.judge(verdicts.stored(audits=False))
 
 
 @cache
 def _judged() -> pd.DataFrame:
     """What the protocol reads of the ridge at the last block after 40 steps on synthetic arithmetic, by statement."""
-    rows = verdicts.judge(verdicts.stored(audits=False))
+    rows = _verdicts()
     chosen = (rows["claim"] == "C1") & (rows["part"] == "last block") & rows["when"].str.startswith("step 40")
     return rows[chosen & (rows["task"] == "synthetic_arithmetic") & (rows["model"] == "smollm2-135m")].set_index(
         "effect"
@@ -199,9 +183,8 @@ def _interval(effect: pd.Series, digits: int, sign: int = 1) -> str:
 
 def numbers() -> dict[str, str]:
     """The numbers in the sentences, as they are printed, by the name of their substitution."""
-    fall, ridge = falls(), ridges()
-    largest = int(fall.index.max())
-    untouched, early = _controls("synthetic", 0), _controls("synthetic", 20)
+    ridge = ridges()
+    before, early = _controls("synthetic", 0), _controls("synthetic", 20)
     attention, scaling = _effects("attention", ATTENTION), _effects("residual_scaling", SCALING)
     ablation = _untouched("interventions", "ablation_contrast", "skip")
     gap = _untouched("early_exit", "exit_layer_difference", "")
@@ -216,8 +199,8 @@ def numbers() -> dict[str, str]:
         "probe": probe[0],
         "probe_interval": probe[1],
         "unbiased_falls": f"{unbiased.min():.0f} to {unbiased.max():.0f} %",
-        "controls": str(len(untouched)),
-        "controls_with_ridge": str(untouched["falls"].sum()),
+        "controls": str(len(before)),
+        "controls_with_ridge": str(before["has_ridge"].sum()),
         "controls_above_null": str(early["above_null"].sum()),
         "attention_effects": str(len(attention)),
         "attention_claimed": str(attention["claimed"].sum()),
@@ -228,11 +211,8 @@ def numbers() -> dict[str, str]:
         "exit_gap": f"{gap['estimate']:.1f}",
         "exit_gap_interval": _interval(gap, 1),
         "exit_gap_early": f"{early_gaps.min():.1f} to {early_gaps.max():.1f}",
-        "null_share": f"{fall.loc[200, 'null'] / fall.loc[200, 'information']:.0%}".replace("%", " %"),
-        "fall_200": f"{fall.loc[200, 'information']:.3f}",
-        "largest_n": f"{largest:,}",
-        "fall_largest": f"{fall.loc[largest, 'information']:.4f}",
-        "excess_largest": f"{fall.loc[largest, 'excess']:.4f}",
+        "null_share": f"{null_share():.0%}".replace("%", " %"),
+        "untouched_high": f"{untouched()['unbiased_information_high'].max():.4f}",
         "states": str(len(ridge)),
         "states_with_ridge": str(int(ridge["has_ridge"].sum())),
     }
@@ -240,8 +220,7 @@ def numbers() -> dict[str, str]:
 
 def facts() -> dict[str, bool]:
     """What the sentences say without a number, by what is said; each must be true."""
-    fall, ridge = falls(), ridges()
-    largest = int(fall.index.max())
+    ridge = ridges()
     natural = ridge.loc[["clutrr", "ecqa"]]
     synthetic = ridge.loc["synthetic"]
     steps = list(synthetic.index[synthetic["has_ridge"]])
@@ -255,16 +234,7 @@ def facts() -> dict[str, bool]:
         "synthetic arithmetic: the last block has the largest I from step 80 on": bool(
             (synthetic.loc[80:, "ridge_layer"] == synthetic.loc[80:, "blocks"]).all()
         ),
-        "untouched: the ridge layer is 24 at every N": bool((fall["ridge_layer"] == 24).all()),
-        "untouched, N = 200: the null makes more than nine tenths of the fall": bool(
-            fall.loc[200, "null"] > 0.9 * fall.loc[200, "information"]
-        ),
-        "untouched, largest N: more than half of the fall is above the null": bool(
-            fall.loc[largest, "excess"] > 0.5 * fall.loc[largest, "information"]
-        ),
-        "steps 20 and 40: the excess falls beyond its error in each of three training seeds": all(
-            len(_excess_falls(step)) == 3 and bool((_excess_falls(step)["low"] > 0).all()) for step in (20, 40)
-        ),
+        "untouched, N = 200: the null makes more than nine tenths of the fall": null_share() > 0.9,
         "after the final norm the estimate is lower on synthetic arithmetic, higher on the other tasks": bool(
             (synthetic["at_final_norm"] < synthetic["at_last_block"]).all()
             and (natural["at_final_norm"] > natural["at_last_block"]).all()
@@ -283,12 +253,13 @@ def facts() -> dict[str, bool]:
             _controls(task, step)["above_null"].any()
             for task, step in (("synthetic", 0), ("clutrr", 0), ("clutrr", 20), ("ecqa", 0), ("ecqa", 30))
         ),
-        "from scratch: none of four models has a ridge at the end of its training": bool(
-            len(scratch) == 4 and not scratch.iloc[:, -1].any()
+        "from scratch: at the end of training a fall of a tenth is excluded for all four": bool(
+            len(scratch) == 4 and (scratch.iloc[:, -1] == "refuted").all()
         ),
-        "from scratch: each GPT-2 has a ridge at an earlier checkpoint, the Mamba none, one with random weights": bool(
-            (scratch.iloc[:, :-1].any(axis=1) == scratch.index.str.contains("gpt2")).all() and scratch[0].sum() == 1
+        "from scratch: each GPT-2 has a fall on the way, the Mamba none": bool(
+            ((scratch == "holds").any(axis=1) == scratch.index.str.contains("gpt2")).all()
         ),
+        "from scratch: none answers OOD examples better than by the commonest answer": not _transfers(),
         "cut and fine-tuned: a ridge at 8 and 9 blocks alone": _depths_with_ridge() == {8, 9},
         "residual scaling: no effect on either side": not _effects("residual_scaling", SCALING).any(axis=None),
         "step 20: the best OOD exit lies after the ridge in each training seed": bool(
@@ -317,16 +288,15 @@ def draw() -> None:
     figures.style()
     panels = [plt.subplots(figsize=(4.4, 3.7)) for _ in IMAGES]
     (_, left), (_, right) = panels
-    table = reference(SIZES)
-    for n, colour in ((200, "#0072b2"), (int(table["n"].max()), "#d55e00")):
-        profiles = _profiles(table[table["n"] == n])
-        left.plot(profiles["predictive_information"], color=colour, label=f"I, N = {n:,}")
-        left.plot(profiles["null_information"], color=colour, linestyle="--", label=f"targets shuffled, N = {n:,}")
-    left.set_title(
-        "Untouched, synthetic arithmetic: with 200\nexamples chance gives nearly the same curve", fontsize=10
-    )
+    profiles = untouched()
+    left.plot(profiles["predictive_information"], color="#0072b2", label="the paper's estimate, N = 200")
+    left.plot(profiles["null_information"], color="#0072b2", linestyle="--", label="its targets shuffled")
+    left.plot(profiles["unbiased_information"], color="#009e73", label="without bias, 95 % interval")
+    ends = (profiles[f"unbiased_information_{end}"] for end in ("low", "high"))
+    left.fill_between(profiles.index.astype(int), *ends, color="#009e73", alpha=0.25, lw=0)
+    left.set_title("Untouched, synthetic arithmetic: chance gives\nnearly the same curve", fontsize=10)
     left.set_ylabel("I(Z; Y) in nats")
-    for (name, (run, step)), colour in zip(PROFILES.items(), ("#0072b2", "#009e73", "#cc79a7"), strict=True):
+    for (name, (run, step)), colour in zip(PROFILES.items(), ("#0072b2", "#d55e00", "#cc79a7"), strict=True):
         rows = reference(run)
         rows = rows[(rows["split"] == "all") & (rows["step"] == step) & (rows["site"] != "final_norm")]
         profile = rows[rows["quantity"] == "predictive_information"].groupby("layer")["value"].mean()
@@ -343,7 +313,7 @@ def draw() -> None:
 
 def source() -> str:
     """The digests of the tables that the figure is drawn from."""
-    names = [SIZES, *(run for run, _ in PROFILES.values())]
+    names = [ANATOMY, *(run for run, _ in PROFILES.values())]
     return " ".join(results.read(results.FOLDER / "reference" / f"{name}.csv")[1]["sha256"][:12] for name in names)
 
 

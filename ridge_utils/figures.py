@@ -103,6 +103,31 @@ def profiles(
     return figure
 
 
+def two_estimates(
+    table: pd.DataFrame, null: pd.DataFrame, unbiased: pd.DataFrame, quantity: str, *, title: str = ""
+) -> Figure:
+    """The paper's estimate with its null beside the unbiased one, over layers, a curve per checkpoint.
+
+    Args:
+        table: measurements of ``quantity`` on both splits together.
+        null: rows ``null_information`` of the same.
+        unbiased: what :func:`ridge_utils.measures.unbiased_profile` gave; training seeds are averaged.
+    """
+    names = ("the paper's estimate; dotted: its null", "without bias (order 2)")
+    right = unbiased[unbiased["quantity"] == "unbiased_information"].assign(quantity=quantity, estimate=names[1])
+    left = pd.concat([table[table["split"] == "all"], null]).assign(estimate=names[0])
+    figure = profiles(pd.concat([left, right]), quantity, panels="estimate", null="null_information", title=title)
+    ax = figure.axes[1]
+    ends = unbiased[unbiased["site"] != "final_norm"].pivot_table(
+        index=["step", "layer"], columns="quantity", values="value"
+    )
+    steps = ends.index.unique("step")
+    for step, shade in zip(steps, checkpoint_shades("all", len(steps)), strict=True):
+        low, high = (ends.loc[step, f"unbiased_information_{end}"] for end in ("low", "high"))
+        ax.fill_between(low.index.astype(int), low, high, color=shade, alpha=0.25, linewidth=0)
+    return figure
+
+
 def curve(ax: Axes, rows: pd.DataFrame, colour: Any, label: str, sigmas: float = 2.0, line: str = "-") -> None:
     """Draw one mean over layers with its band, and a diamond for the state after the final norm if it is there.
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ridge_utils import early_exit, inference, information, results, sequences, statistics
+from ridge_utils import early_exit, inference, information, results, sequences, statistics, unbiased
 from ridge_utils import residual_scaling as scaling
 from ridge_utils.attention import AttentionShares
 from ridge_utils.errors import InputError
@@ -77,6 +77,24 @@ def null_profile(
             null = information.permutation_null(vectors[:, sample], pool.targets[sample], n_shuffles, seed, estimator)
             row = {**context, "split": split, "sample_seed": seed, "n": n_samples}
             tables.append(results.measurements(null.mean(0).tolist(), where, "null_information", **row))
+    return pd.concat(tables, ignore_index=True)
+
+
+def unbiased_profile(
+    pools: Mapping[str, Representations], context: Mapping[str, Any], *, quantity: Quantity = "predictive_information"
+) -> pd.DataFrame:
+    """``unbiased_information`` of all of a pool, order 2, in nats, with the ends of its 95 % interval.
+
+    The ends are rows ``unbiased_information_low`` and ``unbiased_information_high``.
+    """
+    tables = []
+    for split, pool in pools.items():
+        vectors, where = _vectors(pool, quantity)
+        estimate = unbiased.unbiased_information(vectors, pool.targets).information
+        low, high = estimate.interval().unbind(-1)
+        row = {**context, "split": split, "sample_seed": None, "n": len(pool)}
+        for end, values in (("", estimate.value), ("_low", low), ("_high", high)):
+            tables.append(results.measurements(values.tolist(), where, f"unbiased_information{end}", **row))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -22,15 +21,11 @@ def test_the_figure_was_drawn_from_the_stored_tables(path):
 
 
 def test_a_table_that_changes_changes_the_fact(monkeypatch):
-    table = answer.reference(answer.SIZES).copy()
-    fall = answer.falls()
-    assert fall.loc[200, "null"] + fall.loc[200, "excess"] == pytest.approx(fall.loc[200, "information"])
-    ridge = (table["layer"] == 24) & (table["quantity"] == "null_information") & (table["n"] == 200)
-    table.loc[ridge, "value"] /= 2
+    table = answer.reference(answer.ANATOMY).copy()
+    peak = (table["layer"] == 24) & (table["quantity"] == "null_information") & (table["n"] == 200)
+    table.loc[peak & (table["step"] == 0), "value"] /= 2
     monkeypatch.setattr(answer, "reference", lambda name: table)
-    changed = answer.falls()
-    assert changed.loc[200, "null"] < 0.5 * changed.loc[200, "information"]
-    pd.testing.assert_frame_equal(changed.drop(200), fall.drop(200))
+    assert answer.null_share() < 0.5
 
 
 def test_the_readme_gives_the_answer_of_the_first_page():
