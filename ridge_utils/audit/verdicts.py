@@ -132,13 +132,11 @@ def cases(judged: pd.DataFrame) -> pd.DataFrame:
 
 
 def stated(claim: str, tables: Mapping[str, pd.DataFrame]) -> str:
-    """The verdicts on a claim by the tables of some pages, as a page states them: ``untouched: undecided; step 5: …``."""
+    """The verdicts on a claim by the tables of some pages, as a fact has them (``untouched: partly; ...``)."""
     rows = cases(judge({page: {page: (table, {})} for page, table in tables.items()}))
     rows = rows[rows["claim"] == claim]
     places = (rows["when"] + " " + rows["part"]).str.strip()
-    return "; ".join(
-        f"{place}: {verdict}" if place else verdict for place, verdict in zip(places, rows["verdict"], strict=True)
-    )
+    return "; ".join(f"{place}: {name}".removeprefix(": ") for place, name in zip(places, rows["verdict"], strict=True))
 
 
 def overall(judged: pd.DataFrame, by: Sequence[str] = ("claim", *CASE)) -> pd.DataFrame:
