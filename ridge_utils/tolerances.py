@@ -22,7 +22,8 @@ _BY_TOLERANCE = {
     # What follows from the states smoothly: float32 in the forward pass, float64 in the estimator.
     1e-4: """mean_cosine unbiased_information ridge_information plug_in plug_in_null
         signal_attention signal_after_first_attention last_token_attention first_token_attention
-        signal_attention_fall signal_attention_excess last_token_attention_excess""",
+        signal_attention_fall signal_attention_excess last_token_attention_excess
+        ridge_attention_fall ridge_attention_excess last_token_lead""",
     1e-3: """predictive_information incremental_information null_information null_information_high excess_information
         sequence_information_all_reference sequence_information_aligned_reference predictive_information_error
         quadrature_error state_entropy target_entropy loss loss_scaled_on_id loss_scaled_on_ood residual_scale
@@ -55,6 +56,9 @@ DIFFERENCE_OF = {
     "signal_attention_fall": "signal_after_first_attention",
     "signal_attention_excess": "signal_after_first_attention",
     "last_token_attention_excess": "signal_after_first_attention",
+    "ridge_attention_fall": "signal_after_first_attention",
+    "ridge_attention_excess": "signal_after_first_attention",
+    "last_token_lead": "signal_after_first_attention",
     "scale_shift": "residual_scale",
     "scaled_accuracy_gain": "accuracy",
 }

@@ -106,16 +106,16 @@ def effects(
             continue
         chosen = halves.chosen(layers, lambda means: means.information)
         ridge = halves.estimate(chosen, lambda means, layer: means.at(layer).information)
-        found = {"ridge_information": _effect(ridge)}
-        if _sure(ridge):
-            found["information_fall"] = _effect(
+        found = {"ridge_information": effect_of(ridge)}
+        if sure(ridge):
+            found["information_fall"] = effect_of(
                 halves.estimate(chosen, lambda m, layer, end=last: 1 - m.at(end).information / m.at(layer).information)
             )
-            found["information_rise"] = _effect(
+            found["information_rise"] = effect_of(
                 halves.estimate(chosen, lambda m, layer: 1 - m.at(0).information / m.at(layer).information)
             )
         found |= _correlation_fall(centred, layers, last) | _plug_in_fall(halves, layers, last)
-        if target_ids is not None and _sure(ridge):
+        if target_ids is not None and sure(ridge):
             for layer in {*chosen, last} - set(read):
                 read[layer] = _probe(states[layer], targets, target_ids, seed)
             fall = _probe_fall(halves, chosen, last, read)
@@ -137,9 +137,9 @@ def effects(
 def _correlation_fall(centred: Halves, layers: Sequence[int], last: int) -> dict[str, Effect]:
     """From the layer whose centred states have the largest Mantel's r."""
     best = centred.chosen(layers, lambda means: means.correlation)
-    if _sure(centred.estimate(best, lambda means, layer: means.at(layer).correlation)):
+    if sure(centred.estimate(best, lambda means, layer: means.at(layer).correlation)):
         fall = centred.estimate(best, lambda m, layer: 1 - m.at(last).correlation / m.at(layer).correlation)
-        return {"correlation_fall": _effect(fall)}
+        return {"correlation_fall": effect_of(fall)}
     return {}
 
 
@@ -156,9 +156,9 @@ def _plug_in_fall(halves: Halves, layers: Sequence[int], last: int) -> dict[str,
     if not halves.estimate(chosen, lambda means, layer: means.at(layer).plug_in(PAPER_N)).value > _NOTHING:
         return {}
     relative = halves.estimate(chosen, lambda m, layer: fall(m, layer) / m.at(layer).plug_in(PAPER_N))
-    found = {"plug_in_fall": _effect(relative)}
-    if _sure(halves.estimate(chosen, fall)):
-        found["bias_share"] = _effect(halves.estimate(chosen, lambda m, layer: null(m, layer) / fall(m, layer)))
+    found = {"plug_in_fall": effect_of(relative)}
+    if sure(halves.estimate(chosen, fall)):
+        found["bias_share"] = effect_of(halves.estimate(chosen, lambda m, layer: null(m, layer) / fall(m, layer)))
     return found
 
 
@@ -182,11 +182,11 @@ def gains(updates: Tensor, targets: Tensor, context: Mapping[str, Any]) -> pd.Da
         gain = means.information
         return (gain[..., by_third["middle"]].mean(-1) - gain[..., by_third[other]].mean(-1)) / gain.mean(-1)
 
-    if not _sure(pairs.estimate(lambda means: means.information.mean(-1))):
+    if not sure(pairs.estimate(lambda means: means.information.mean(-1))):
         return nothing
     tables = []
     for other in ("last", "first"):
-        effect = _effect(pairs.estimate(lambda means, other=other: lead(means, other)))
+        effect = effect_of(pairs.estimate(lambda means, other=other: lead(means, other)))
         tables.append(inference.effect_rows(effect, (blocks, "block"), f"gain_over_{other}", **row))
     return pd.concat(tables, ignore_index=True)
 
@@ -267,12 +267,14 @@ def spread_entropy(mean_cosine: Tensor, effective_rank: Tensor) -> Tensor:
     return binary + d * effective_rank.clamp(min=1).log()
 
 
-def _effect(estimate: Estimate) -> Effect:
+def effect_of(estimate: Estimate) -> Effect:
+    """An estimate, shape (), with its interval; it was not tested, so there is neither a p-value nor a size."""
     low, high = estimate.interval(inference.CONFIDENCE).tolist()
     return Effect(estimate.value.item(), low, high, math.nan, math.nan)
 
 
-def _sure(estimate: Estimate) -> bool:
+def sure(estimate: Estimate) -> bool:
+    """Whether an estimate lies so far above 0 (:data:`SURE`) that something may be divided by it."""
     return bool(estimate.value > SURE * estimate.standard_error) and bool(estimate.value > _NOTHING)
 
 
@@ -304,4 +306,4 @@ def _probe_fall(halves: Halves, chosen: Sequence[int], last: int, read: Mapping[
     value = 1 - end.sum() / ridge.sum()
     others = 1 - (end.sum() - end) / (ridge.sum() - ridge)
     error = ((n - 1) / n * (others - others.mean()).square().sum()).sqrt()
-    return _effect(Estimate(n * value - (n - 1) * others.mean(), error, n))
+    return effect_of(Estimate(n * value - (n - 1) * others.mean(), error, n))

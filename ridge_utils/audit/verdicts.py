@@ -131,6 +131,14 @@ def cases(judged: pd.DataFrame) -> pd.DataFrame:
     return judged.drop_duplicates(list(ONE), ignore_index=True)
 
 
+def stated(claim: str, tables: Mapping[str, pd.DataFrame]) -> str:
+    """The verdicts on a claim by the tables of some pages, as a fact has them (``untouched: partly; ...``)."""
+    rows = cases(judge({page: {page: (table, {})} for page, table in tables.items()}))
+    rows = rows[rows["claim"] == claim]
+    places = (rows["when"] + " " + rows["part"]).str.strip()
+    return "; ".join(f"{place}: {name}".removeprefix(": ") for place, name in zip(places, rows["verdict"], strict=True))
+
+
 def overall(judged: pd.DataFrame, by: Sequence[str] = ("claim", *CASE)) -> pd.DataFrame:
     """The verdicts on each claim, model and task together, or on what else the columns ``by`` tell apart.
 
