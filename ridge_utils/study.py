@@ -58,14 +58,14 @@ class Study:
         """Model, task and source, the columns of its tables that never change."""
         return {
             "model": models.title(self.base.name),
-            "task": tasks.title(self.parameters["task"]),
+            "task": tasks.title(self.parameters["task"], self.parameters["task_options"]),
             "source": next(iter(self.examples.values()))[0].source,
         }
 
     @property
     def title(self) -> str:
         """What figures are headed with, the model as its makers write it, the task and the source."""
-        task = str(self.context["task"]).replace("_", " ")
+        task = str(self.context["task"]).replace("_", " ").replace(":", ", ")
         return f"{models.display_name(self.base.name)}, {task} ({SOURCES[self.context['source']]})"
 
     def checkpoints(self, last: bool = False, ends: bool = False) -> Iterator[Checkpoint]:

@@ -4,10 +4,12 @@ import hashlib
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import pytest
+from scipy import stats
 
 from ridge_utils.errors import InputError
 from ridge_utils.tasks import ecqa
@@ -197,6 +199,22 @@ def test_rotations_move_the_choices_and_nothing_else():
     assert set(ecqa.load("train", None, rotations=2)) < set(asked)
 
 
+def test_letters_are_the_answers_of_the_same_questions(folder):
+    def both(split, **where):
+        return zip(*(ecqa.load(split, None, **where, answer=form) for form in ("text", "letter")), strict=True)
+
+    for where in ({}, {"data_dir": folder()}):
+        for text, letter in (pair for split in SPLITS for pair in both(split, **where)):
+            assert replace(letter, target=text.target) == text
+            assert letter.target == " " + parts(text)[2]
+    for text, letter in zip(ecqa.load("id", 20, 3), ecqa.load("id", 20, 3, answer="letter"), strict=True):
+        assert letter.prompt == text.prompt
+    # Not rotated, they are the file's own.
+    keys = {entry["question"]["stem"]: entry["answerKey"] for entry in OWN}
+    for example in ecqa.load("ood", None, rotations=1, answer="letter"):
+        assert example.target == " " + keys[PROMPT.fullmatch(example.prompt)[1]]
+
+
 def read(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
@@ -225,6 +243,16 @@ def test_the_real_splits_equal_a_reading_by_hand(real_data, published, split, co
     assert len(found) == len(expected) == count
     assert {(e.prompt, e.target) for e in found} == expected
     assert all(parts(e) for e in found)
+
+
+def test_real_letters_are_the_published_keys_and_about_a_fifth_each(real_data, published):
+    rows, _ = published
+    keys = {entry["question"]["stem"].strip(): entry["answerKey"] for entry in rows.values()}
+    assert len(keys) == len(rows)
+    for split in SPLITS:
+        found = ecqa.load(split, None, data_dir=real_data, answer="letter")
+        assert all(e.target == " " + keys[PROMPT.fullmatch(e.prompt)[1]] for e in found)
+        assert stats.chisquare(list(Counter(e.target for e in found).values())).pvalue > 0.05
 
 
 @pytest.mark.slow

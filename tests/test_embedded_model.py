@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ridge_utils import cache, models
+from ridge_utils import cache, models, tasks
 from ridge_utils.errors import InputError, StorageError
 
 
@@ -49,6 +49,24 @@ def test_the_embedded_model_equals_the_dequantised_gguf(embedded):
     expected = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
     loaded = models.load(models.EMBEDDED, device="cpu")
     torch.testing.assert_close(loaded.blocks[7].mlp.down_proj.weight.detach(), expected)
+
+
+@pytest.mark.slow
+def test_answers_as_letters_are_one_token_each_and_those_of_the_prompt(embedded):
+    tokenizer = models.load(models.EMBEDDED, device="cpu").tokenizer
+    letters = {f" {letter}": tokenizer.encode(f" {letter}") for letter in "ABCDEFGHIJKLMNOPQRSTUVWXY"}
+    assert all(len(ids) == 1 for ids in letters.values())
+    assert len({ids[0] for ids in letters.values()}) == 25
+    for example in tasks.load("synthetic_arithmetic", "ood", 300, answer="letter"):
+        prompt, whole = tokenizer.encode(example.prompt), tokenizer.encode(example.prompt + example.target)
+        assert whole == prompt + letters[example.target]
+        # S, signal, N, noise of one digit, nine times, and the last S.
+        signals = [example.prompt[end - 2 : end] for _, end in example.signal_spans]
+        assert prompt[1::4] == [letters[signal][0] for signal in signals]
+        assert len(prompt) == 37
+    for example in tasks.load("ecqa", "id", 40, answer="letter"):
+        prompt, whole = tokenizer.encode(example.prompt), tokenizer.encode(example.prompt + example.target)
+        assert whole == prompt + letters[example.target]
 
 
 @pytest.mark.slow

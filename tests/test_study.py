@@ -253,6 +253,12 @@ def test_references_can_be_chosen_by_the_names_of_their_profiles(reference):
     assert study.references("truncation") == {}
 
 
+def test_another_form_of_the_answers_is_said_in_tables_figures_and_provenance():
+    work = study.prepare(PARAMETERS | {"task_options": {"answer": "letter"}, "steps": 0})
+    assert work.context["task"] == work.data["task"] == "synthetic_arithmetic:letter"
+    assert "synthetic arithmetic, letter (" in work.title
+
+
 def test_own_files_are_a_source_of_their_own(tmp_path):
     rows = [{"prompt": f"{i} and", "target": f" {i}", "split": s} for i in range(6) for s in ("id", "ood")]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))

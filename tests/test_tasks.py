@@ -88,6 +88,27 @@ def test_spans_cover_the_signals():
         assert texts == [f"S{s}" for s in signals(example)[:-1]]
 
 
+@pytest.mark.parametrize("split", tasks.SPLITS)
+def test_letters_write_the_same_sequences(split):
+    def number(signal):
+        return str("ABCDEFGHIJKLMNOPQRSTUVWXY".index(signal[1]))
+
+    options = {"n": 300, "seed": 5, "noise_max": 4}
+    numbers, letters = (tasks.load("synthetic_arithmetic", split, **options, answer=a) for a in ("number", "letter"))
+    for plain, example in zip(numbers, letters, strict=True):
+        assert re.sub(r"S( [A-Y])", lambda m: f"S{number(m[1])}", example.prompt) == plain.prompt
+        assert number(example.target) == plain.target
+        spans = [[e.prompt[a:b] for a, b in e.signal_spans] for e in (plain, example)]
+        assert [f"S{number(text[1:])}" for text in spans[1]] == spans[0]
+
+
+def test_another_form_of_the_answers_is_another_task():
+    assert tasks.title("ecqa", {"answer": "letter", "rotations": 2}) == "ecqa:letter"
+    assert tasks.title("synthetic_arithmetic", {"answer": "letter"}) == "synthetic_arithmetic:letter"
+    for name, options in (("ecqa", {}), ("ecqa", {"answer": "text"}), ("clutrr", {}), ("ecqa", {"rotations": 1})):
+        assert tasks.title(name, options) == tasks.title(name) == name
+
+
 def test_holdout_keeps_signal_pairs_out_of_training():
     def pairs(split):
         found = (signals(e) for e in tasks.load("synthetic_arithmetic", split, 3000, holdout=0.25))
@@ -183,6 +204,8 @@ def test_a_bad_file_is_named_with_its_line(own_task, rows, words):
         ("ecqa", {"n": 9999}, "has 210 different"),
         ("ecqa", {"n": 43, "rotations": 1}, "has 42 different"),
         ("ecqa", {"rotations": 6}, "rotations"),
+        ("ecqa", {"answer": "number"}, "text or letter"),
+        ("synthetic_arithmetic", {"answer": "text"}, "number or letter"),
         ("ecqa", {"rotations": 2, "data_dir": "here"}, "rotations"),
         ("cnn_dailymail", {"max_words": 0}, "max_words"),
     ],

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ridge_utils import inference, paper, results
+from ridge_utils import inference, paper, results, tasks
 from ridge_utils.audit import rules, verdict_page, verdicts
 from ridge_utils.errors import InputError
 from ridge_utils.inference import Effect
@@ -365,6 +365,15 @@ def test_what_was_not_measured_is_said_for_every_claim():
     own = frame[frame["claim"] == "C9"]
     assert set(own["files"]) == {"attention.csv"}
     assert dict(zip(own["part"], own["verdict"], strict=True)) == {"ID": "reproduced", "OOD": "not measured"}
+
+
+def test_another_form_of_a_task_is_judged_by_itself():
+    parts = {
+        options.get("answer"): planted("C1", [where, "holds", "holds", "holds"], task=tasks.title("ecqa", options))
+        for options, where in (({}, "refuted"), ({"answer": "letter"}, "holds"))
+    }
+    found = verdicts.cases(judged("C1", [*parts[None], *parts["letter"]])).query("part == 'last block'")
+    assert found.set_index("task")["verdict"].to_dict() == {"ecqa": "refuted here", "ecqa:letter": "reproduced"}
 
 
 def test_an_audit_stands_in_where_a_notebook_has_no_table():

@@ -96,9 +96,14 @@ def _case(rows: pd.DataFrame) -> list[str]:
     several = len(set(rows["model"])) > 1
     return [
         (f"{models.display_name(row.model)}, " if several else "")
-        + f"{_TASKS.get(row.task, row.task.replace('_', ' '))} ({_DATA.get(row.source, row.source)} data)"
+        + f"{_task(row.task)} ({_DATA.get(row.source, row.source)} data)"
         for row in rows.itertuples()
     ]
+
+
+def _task(title: str) -> str:
+    name, *answer = title.split(":")
+    return ", ".join([_TASKS.get(name, name.replace("_", " ")), *answer])
 
 
 def _fill(verdict: str) -> str:

@@ -30,9 +30,15 @@ def names() -> list[str]:
     return sorted(TASKS)
 
 
-def title(name: str) -> str:
-    """How tables and figures call a task: its name, or a file's name without the folders before it."""
-    return Path(name).name if name.endswith(".jsonl") else name
+def title(name: str, options: Mapping[str, Any] | None = None) -> str:
+    """How tables call a task: its name, or a file's name without the folders before it.
+
+    Another form of its answers than the default is another task, ``ecqa:letter``.
+    """
+    short = Path(name).name if name.endswith(".jsonl") else name
+    form = _options(name if name in TASKS else "").model_fields.get("answer")
+    answer = (options or {}).get("answer", form and form.default)
+    return f"{short}:{answer}" if form and answer != form.default else short
 
 
 def digest(examples: Sequence[Example]) -> str:

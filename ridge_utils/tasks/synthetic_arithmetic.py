@@ -7,12 +7,21 @@ elements and the tenth's ``S``; the target is the tenth signal:
 
 Training and in-distribution (ID) sequences have K = 13, out-of-distribution (OOD) ones K uniform on {5, …, 25} without
 13. d = 0, a constant sequence, is left out.
+
+Where a tokenizer spells digits, 1 and 10 to 19 share their first token, the one that is measured, and so do 2 and 20 to
+24. With ``answer="letter"`` the signals 0 to 24 are the letters A to Y instead, set off by a space:
+
+    S E N3 S H N1 S K N9 S A N0 S D N3 S G N8 S J N4 S M N0 S C N5 S   →   " F"
+
+With SmolLM2's tokenizer the targets are 25 different tokens, and each signal of the prompt is the token of its target.
+With a tokenizer of single bytes, as the untrained models have, the token would be the space: leave them the numbers.
 """
 
 import hashlib
 import itertools
 import random
-from typing import Annotated
+import string
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -24,6 +33,12 @@ LENGTH = 10
 ID_MODULUS = 13
 OOD_MODULI = tuple(k for k in range(5, 26) if k != ID_MODULUS)
 
+#: How a signal is written, with what stands before it, by the form of the answers.
+_SIGNALS = {
+    "number": tuple(str(signal) for signal in range(max(OOD_MODULI))),
+    # Without the space a letter can be one token with the S before it.
+    "letter": tuple(f" {letter}" for letter in string.ascii_uppercase[: max(OOD_MODULI)]),
+}
 #: Every (s_0, d) with K = 13.
 _PAIRS = tuple(itertools.product(range(ID_MODULUS), range(1, ID_MODULUS)))
 #: Of the noise sequences, this share of 10 belongs to training and the rest to evaluation.
@@ -39,13 +54,15 @@ def load(
     *,
     noise_max: Annotated[int, Field(ge=0, le=10**6, description="an integer from 0 to 1000000")] = 9,
     holdout: Annotated[float, Field(ge=0, lt=1, description="a number of at least 0 and less than 1")] = 0.0,
+    answer: Annotated[Literal["number", "letter"], Field(description="number or letter")] = "number",
 ) -> list[Example]:
     """``n`` different sequences, whose ``signal_spans`` cover ``S{signal}`` of the nine elements in the prompt.
 
     Training and evaluation are disjoint whatever n and the seeds: every sequence of noise values belongs to one of the
     two by its hash. Signals are not disjoint by default, since K = 13 has only 13 · 12 = 156 of them; ``holdout`` keeps
     a share of those, in [0, 1), out of training, and ID examples are then drawn from that share alone. Noise is uniform
-    on {0, …, ``noise_max``}; the paper does not state its range.
+    on {0, …, ``noise_max``}; the paper does not state its range. Signals are written as ``answer`` says, in prompt and
+    target; a seed draws the same sequences for both.
     """
     if n is None:
         raise InputError(f"Task {NAME!r} is generated and has no end: say how many examples it should give.")
@@ -71,7 +88,7 @@ def load(
         noise = tuple(rng.randrange(noise_max + 1) for _ in range(LENGTH - 1))
         if _is_training_noise(noise) != (split == "train"):
             continue
-        example = _write(start, step, modulus, noise, split)
+        example = _write(start, step, modulus, noise, split, _SIGNALS[answer])
         # Two OOD rules can write the same prompt (all signals below both moduli), so the text is compared.
         if example.prompt not in seen:
             seen.add(example.prompt)
@@ -91,14 +108,16 @@ def held_out_pairs(holdout: float) -> frozenset[tuple[int, int]]:
     return frozenset(pairs[:count])
 
 
-def _write(start: int, step: int, modulus: int, noise: tuple[int, ...], split: Split) -> Example:
-    signals = [(start + t * step) % modulus for t in range(LENGTH)]
+def _write(
+    start: int, step: int, modulus: int, noise: tuple[int, ...], split: Split, written: tuple[str, ...]
+) -> Example:
+    signals = [written[(start + t * step) % modulus] for t in range(LENGTH)]
     prompt, spans = "", []
     for signal, value in zip(signals[:-1], noise, strict=True):
         element = f"S{signal}"
         spans.append((len(prompt), len(prompt) + len(element)))
         prompt += f"{element} N{value} "
-    return Example(f"{prompt}S", str(signals[-1]), split, "synthetic", tuple(spans))
+    return Example(f"{prompt}S", signals[-1], split, "synthetic", tuple(spans))
 
 
 def _is_training_noise(noise: tuple[int, ...]) -> bool:
