@@ -265,13 +265,6 @@ def test_exits_need_a_ridge_and_to_be_right_somewhere():
     assert verdict("C2", planted("C2", ["holds", None])) == "undecided"
 
 
-def test_older_exits_stand_in_where_the_anatomy_has_none():
-    (_, fall) = planted("C2", [None, "holds"])[0]
-    older = [("early_exit", effect("exit_accuracy_gain", -0.1, split="ood"))]
-    assert verdict("C2", [*older, ("anatomy", fall)]) == "reproduced"
-    assert verdict("C2", [*older, *planted("C2", ["refuted", "holds"])]) == "refuted here"
-
-
 @pytest.mark.parametrize(
     ("falls", "expected"),
     [

@@ -55,8 +55,6 @@ class Statement:
     beside: str = ""
     #: the claim's own; ``borrowed``, so that alone it makes no case of the claim; ``shown``, no part of the verdict
     role: Literal["own", "borrowed", "shown"] = "own"
-    #: an older measurement, which stands in where the table has none
-    former: "Statement | None" = None
 
 
 @dataclass(frozen=True)
@@ -161,11 +159,10 @@ def judge(claim: Claim, tables: Tables) -> list[Judgement]:
 
 
 def _by_step(claim: Claim, tables: Tables) -> Iterable[tuple[int, str, Sequence[Reading]]]:
-    parts = {part: [_current(tables, of) for of in statements] for part, statements in claim.parts.items()}
-    effects = {of: _effects(tables, of) for part in parts.values() for of in part}
+    effects = {of: _effects(tables, of) for part in claim.parts.values() for of in part}
     steps = sorted({int(step) for of, rows in effects.items() if of.role == "own" for step in rows["step"]})
     for step in steps:
-        for part, statements in parts.items():
+        for part, statements in claim.parts.items():
             yield step, part, [_read(of, _at(effects[of], step), len(steps)) for of in statements]
 
 
@@ -196,10 +193,6 @@ def _ordered(states: Sequence[State]) -> State:
     if ("holds", "refuted") in pairs:
         return "refuted"
     return "holds" if all(earlier == "refuted" or later == "holds" for earlier, later in pairs) else "undecided"
-
-
-def _current(tables: Tables, of: Statement) -> Statement:
-    return of.former if of.former and not (tables[of.page]["quantity"] == of.quantity).any() else of
 
 
 def _read(statement: Statement, rows: pd.DataFrame, checkpoints: int) -> Reading:
@@ -307,12 +300,6 @@ def _attention(split: str) -> list[Statement]:
 _FALL, *_ = _ridge("last_block")
 _OOD_FALL = replace(_FALL, says="fall of I, OOD", split="ood", role="borrowed")
 
-_FORMER_GAIN = Statement(
-    "exit of the layer of the paper's I over the last",
-    *("early_exit", "exit_accuracy_gain", 0.02, "accuracy", "ood"),
-    sign=-1,
-)
-
 # A line says what a statement says, then page, quantity, margin, unit, split and variant.
 # fmt: off
 #: The nine claims; the margins are the protocol's.
@@ -320,7 +307,7 @@ RULES: dict[str, Claim] = {
     "C1": Claim("anatomy", {name: _ridge(end) for end, name in ENDS.items()}, made=_made),
     "C2": Claim("early_exit", {"": [
         Statement("exit of the ridge layer over the last",
-                  "anatomy", "exit_gain", 0.02, "accuracy", "ood", "last_block", former=_FORMER_GAIN),
+                  "anatomy", "exit_gain", 0.02, "accuracy", "ood", "last_block"),
         _OOD_FALL,
     ]}, _no_fall_or_exit),
     "C3": Claim("interventions", {"": [
