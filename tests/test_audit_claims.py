@@ -83,3 +83,25 @@ def test_one_block_has_no_ridge_layer_and_still_a_last_block():
     table = claims.attention({"id": pool}, {"id": share}, {"id": range(80)}, CONTEXT)
     assert set(table["quantity"].str.removesuffix("_low")) >= {"last_token_lead"}
     assert not table["quantity"].str.startswith("ridge").any()
+
+
+# C7.
+
+
+def test_the_fall_is_planted_and_judged_on_the_half_that_did_not_choose_it():
+    pool = planted(RIDGE, n=400)
+    row = CONTEXT | {"split": "all"}
+    found = effect(claims.fall(pool, row), "information_fall", variant="last_block")
+    halves = in_halves(pool.states, pool.targets)
+    assert halves.chosen(range(1, BLOCKS), lambda means: means.information) == [2, 2]
+    exact = [1 - float(half.means.information[BLOCKS] / half.means.information[2]) for half in halves.halves]
+    assert found.estimate == pytest.approx(sum(exact) / 2, abs=0.01)
+    assert found.low < found.estimate < found.high and found.low > 0.1
+    assert (found.layer, found.site, found.n) == (BLOCKS, "block", 400)
+
+
+def test_a_fall_from_nothing_has_its_divisor_alone_and_one_block_has_no_row():
+    row = CONTEXT | {"split": "all"}
+    table = claims.fall(planted([0.0] * 6), row)
+    assert table["quantity"].tolist() == ["ridge_z"] and abs(table["value"].item()) < 3
+    assert claims.fall(planted([0.0, 1.0, 1.0]), row).empty

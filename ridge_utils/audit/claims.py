@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ridge_utils import inference
 from ridge_utils.attention import AttentionShares
+from ridge_utils.audit import anatomy
 from ridge_utils.representations import Representations
 from ridge_utils.unbiased import Halves, Means, in_halves
 
@@ -60,6 +61,23 @@ def attention(
             tables.append(inference.effect_rows(effect, (blocks, "block"), name, **row))
         before += len(pools[split])
     return pd.concat(tables, ignore_index=True)
+
+
+def fall(pool: Representations, context: Mapping[str, Any], *, seed: int = 0) -> pd.DataFrame:
+    """The effect of C7 for one model: C1's relative fall of information to the last block, on all examples.
+
+    Args:
+        pool: the states of both splits together.
+        context: columns of the table, with ``split``.
+        seed: of the halves.
+
+    Returns:
+        Of :func:`ridge_utils.audit.anatomy.effects` the effect ``information_fall`` and ``ridge_z``, variant
+        ``last_block``; nothing for a model of one block, which has none before the last.
+    """
+    table = anatomy.effects(pool.states, pool.targets, context, seed=seed)
+    own = table["quantity"].str.match("information_fall|ridge_z") & (table["variant"] == "last_block")
+    return table[own].reset_index(drop=True)
 
 
 def _ridge_layers(halves: Halves, last: int) -> Tensor:
