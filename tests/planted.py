@@ -128,10 +128,21 @@ def named(verdict: str, why: str) -> str:
 
 
 def outcomes(source: Source, n: int, draws: int, probed: int) -> pd.DataFrame:
-    """How often each statement has each state and C1 each verdict, beside what the truth asks for."""
+    """How often each statement has each state and C1 each verdict, beside what the truth asks for.
+
+    ``wrong`` is what says of a statement that it lies on a side of its margin where the truth does not.
+    """
     true = truths(source)
     readings = [Reading(of, rules.state(true[of.quantity], true[of.quantity], of.margin)) for of in _STATEMENTS]
     counted = [reading.state for reading in readings if reading.statement.role != "shown"]
+    fall, correlation, *_, plug_in, bias = (reading.state for reading in readings)
+    is_true = {
+        "reproduced": set(counted) == {"holds"},
+        "partly": fall == "holds" and "refuted" in counted,
+        "refuted here": fall == "refuted",
+        "artefact of spread": fall == "holds" and correlation == "refuted",
+        "artefact of bias": plug_in == bias == "holds",
+    }
     made = RULES["C1"].made([replace(r, estimate=true[r.statement.quantity]) for r in readings])
     expected = dict.fromkeys(_PARTS, named("artefact", made[0]) if made else rules.verdict(counted))
     expected |= {reading.statement.quantity: reading.state for reading in readings}
@@ -141,8 +152,11 @@ def outcomes(source: Source, n: int, draws: int, probed: int) -> pd.DataFrame:
         rows += [(judgement.part, named(judgement.verdict, judgement.why)) for judgement in judgements]
         rows += [(reading.statement.quantity, reading.state) for reading in judgements[0].readings]
     found = pd.DataFrame(rows, columns=["of", "outcome"]).value_counts(sort=False).reset_index()
-    whole = found.groupby("of")["count"].transform("sum")
-    return found.assign(draws=whole, truth=found["of"].map(true), expected=found["of"].map(expected))
+    found["draws"] = found.groupby("of")["count"].transform("sum")
+    found["truth"], found["expected"] = found["of"].map(true), found["of"].map(expected)
+    decided = ~found["outcome"].isin(["undecided", "not measured"])
+    agrees = found["outcome"].map(is_true).fillna(found["outcome"] == found["expected"]).astype(bool)
+    return found.assign(wrong=decided & ~agrees)
 
 
 def main(draws: int = 200, probed: int = 40) -> None:
@@ -153,7 +167,7 @@ def main(draws: int = 200, probed: int = 40) -> None:
         for n in (200, 1000):
             tables.append(outcomes(source, n, draws, probed).assign(planted=planted, fall=fall, n=n))
             print(f"{planted}, {fall}, N = {n}: {time.monotonic() - started:.0f} s", flush=True)
-    columns = ["planted", "fall", "n", "of", "truth", "expected", "outcome", "count", "draws"]
+    columns = ["planted", "fall", "n", "of", "truth", "expected", "outcome", "wrong", "count", "draws"]
     origin = results.provenance({"draws": draws, "probed": probed}, seconds=round(time.monotonic() - started))
     results.write(pd.concat(tables)[columns], results.FOLDER / "planted.csv", origin)
 
