@@ -110,5 +110,5 @@ def test_the_stored_rates_are_those_of_the_simulation():
     both = again.merge(stored, on=["of", "outcome"], suffixes=("_again", ""))
     assert len(both) == len(again)
     assert (both["count"] >= both["count_again"]).all()
-    assert both["truth"].to_numpy() == pytest.approx(both["truth_again"].to_numpy(), abs=1e-6, nan_ok=True)
+    assert both["truth"].to_numpy() == pytest.approx(both["truth_again"].to_numpy(), abs=2e-4, nan_ok=True)
     assert (both["expected"] == both["expected_again"]).all()
