@@ -93,6 +93,18 @@ def effect_table(effects: pd.DataFrame, columns: Mapping[str, str] | Sequence[st
     return styled(pd.DataFrame(shown), says)
 
 
+def effect_text(effects: pd.DataFrame) -> str:
+    """An effect as a number in a sentence, ``0.12 [0.05, 0.19]``; of a table without rows that it is not measured yet.
+
+    Args:
+        effects: a row at most, with ``estimate``, ``low`` and ``high``.
+    """
+    if effects.empty:
+        return "not measured yet"
+    estimate, low, high = (number(value, 2) for value in effects[["estimate", "low", "high"]].iloc[0])
+    return f"{estimate} [{low}, {high}]"
+
+
 def p_text(p: float) -> str:
     """A p-value with three decimals; ``< 0.001`` where it is smaller, – where there is none."""
     if pd.isna(p):

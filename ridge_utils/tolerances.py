@@ -31,7 +31,8 @@ _BY_TOLERANCE = {
         ablation_contrast ablation_shift collision_entropy predicted_entropy correlation alignment""",
     2e-3: "ridge_fall final_norm_fall control_fall control_excess control_excess_fall",
     1e-2: """v_information v_information_fall exit_loss exit_divergence information_fall information_rise
-        correlation_fall plug_in_fall bias_share gain_over_first gain_over_last""",
+        correlation_fall plug_in_fall bias_share gain_over_first gain_over_last last_block_rise
+        last_block_contrast""",
     # Two examples of 250 may change their likeliest token.
     0.0081: """accuracy accuracy_scaled_on_id accuracy_scaled_on_ood early_exit_accuracy scaled_accuracy_gain
         class_share probe_accuracy accuracy_change constant_accuracy majority_accuracy exit_accuracy_gain exit_gain""",

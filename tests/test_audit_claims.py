@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from scipy import stats
 
 from ridge_utils import inference
 from ridge_utils.attention import AttentionShares
 from ridge_utils.audit import claims
 from ridge_utils.representations import Representations
-from ridge_utils.unbiased import in_halves
+from ridge_utils.unbiased import in_halves, unbiased_information
 
 CONTEXT = {"model": "m", "task": "t", "source": "own", "step": 0, "train_seed": None}
 WIDTH, CLASSES = 12, 5
@@ -105,3 +106,67 @@ def test_a_fall_from_nothing_has_its_divisor_alone_and_one_block_has_no_row():
     table = claims.fall(planted([0.0] * 6), row)
     assert table["quantity"].tolist() == ["ridge_z"] and abs(table["value"].item()) < 3
     assert claims.fall(planted([0.0, 1.0, 1.0]), row).empty
+
+
+# C8.
+
+LOSSES = {0: 3.0, 4: 2.0, 16: 1.0, 64: 1.5}
+
+
+def checkpoints(last_block, n=40):
+    """Checkpoints that differ in what their last block knows, by step; each has its own embedding of the targets."""
+    made = {}
+    for step, signal in last_block.items():
+        pool = planted([0.0, 0.5, 2.0, 1.0, signal, signal], n, seed=7)
+        random = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        made[step] = pool.hidden, pool.targets @ random
+    return made
+
+
+def rises(made, losses=LOSSES, seeds=(0,)):
+    halves = {seed: {step: in_halves(hidden, targets) for step, (hidden, targets) in made.items()} for seed in seeds}
+    context = {name: value for name, value in CONTEXT.items() if name not in ("step", "train_seed")}
+    return claims.rises(halves, losses, context | {"split": "all"})
+
+
+def test_rises_and_their_errors_are_those_of_leaving_each_example_out_of_all_checkpoints():
+    made = checkpoints({4: 0.6, 16: 1.0, 64: 1.8})
+    table = rises(made)
+
+    def both(kept):
+        known = [
+            unbiased_information(hidden[:, kept], targets[kept]).means.information for hidden, targets in made.values()
+        ]
+        before, at, after = (float(layers[4]) for layers in known)
+        rise = (after - at) / float(known[1][2]) / 2
+        return torch.tensor([rise, rise - (at - before) / float(known[1][2]) / 2], dtype=torch.float64)
+
+    values, errors = [], []
+    for index in in_halves(*made[16]).indices:
+        n, kept = len(index), index.tolist()
+        left_out = torch.stack([both([j for j in kept if j != i]) for i in kept])
+        values.append(n * both(kept) - (n - 1) * left_out.mean(0))
+        errors.append(((n - 1) / n * (left_out - left_out.mean(0)).square().sum(0)).sqrt())
+    expected, error = sum(values) / 2, (errors[0] ** 2 + errors[1] ** 2).sqrt() / 2
+    for place, quantity in enumerate(("last_block_rise", "last_block_contrast")):
+        found, value = effect(table, quantity), float(expected[place])
+        reach = stats.t.ppf(0.975, 39) * float(error[place])
+        assert (found.estimate, found.low, found.high) == pytest.approx((value, value - reach, value + reach))
+        assert (found.step, found.train_seed, found.n, found.layer) == (64, 0, 40, 4)
+
+
+def test_a_checkpoint_that_changes_nothing_rises_by_nothing_for_sure():
+    """A sum of the variances of both would leave it in doubt."""
+    same = checkpoints({16: 1.0})[16]
+    found = effect(rises(dict.fromkeys((4, 16, 64), same)), "last_block_rise")
+    assert (found.estimate, found.low, found.high) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
+
+
+def test_what_is_not_asked_is_not_written():
+    made = checkpoints({4: 0.6, 16: 1.0, 64: 1.8})
+    assert rises(made, LOSSES | {0: 0.5}).empty
+    assert rises(made, LOSSES | {64: 0.5}).empty
+    assert inference.effects(rises(made, LOSSES | {4: 0.5}), "last_block_contrast").empty
+    blind = {step: (hidden.flip(1), targets) for step, (hidden, targets) in made.items()}
+    assert set(rises(blind)["quantity"]) == {"ridge_z"}, "nothing to divide by"
+    assert set(rises(made, seeds=(3, 5))["train_seed"]) == {3, 5}

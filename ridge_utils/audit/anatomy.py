@@ -126,8 +126,7 @@ def effects(
             found["exit_gain"] = inference.paired_effect(at_end.double(), at_ridge.double(), seed)
         for name, effect in found.items():
             tables.append(inference.effect_rows(effect, sites[last], name, **row, variant=variant))
-        z = (ridge.value / ridge.standard_error).item() if ridge.standard_error else 0.0
-        tables.append(results.measurements([z], [sites[last]], "ridge_z", **row, variant=variant))
+        tables.append(results.measurements([z_of(ridge)], [sites[last]], "ridge_z", **row, variant=variant))
         for half, layer in enumerate(chosen):
             site = [sites[layer]]
             tables.append(results.measurements([layer], site, "ridge_layer", **row, variant=f"{variant}_{half}"))
@@ -271,6 +270,11 @@ def effect_of(estimate: Estimate) -> Effect:
     """An estimate, shape (), with its interval; it was not tested, so there is neither a p-value nor a size."""
     low, high = estimate.interval(inference.CONFIDENCE).tolist()
     return Effect(estimate.value.item(), low, high, math.nan, math.nan)
+
+
+def z_of(estimate: Estimate) -> float:
+    """How many of its standard errors an estimate, shape (), lies above 0; 0 where it has none."""
+    return (estimate.value / estimate.standard_error).item() if estimate.standard_error else 0.0
 
 
 def sure(estimate: Estimate) -> bool:

@@ -11,11 +11,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ridge_utils import inference
+from ridge_utils import inference, results
 from ridge_utils.attention import AttentionShares
 from ridge_utils.audit import anatomy
+from ridge_utils.inference import Effect
 from ridge_utils.representations import Representations
-from ridge_utils.unbiased import Halves, Means, in_halves
+from ridge_utils.unbiased import Halves, Means, UnbiasedInformation, in_halves
 
 
 def attention(
@@ -78,6 +79,70 @@ def fall(pool: Representations, context: Mapping[str, Any], *, seed: int = 0) ->
     table = anatomy.effects(pool.states, pool.targets, context, seed=seed)
     own = table["quantity"].str.match("information_fall|ridge_z") & (table["variant"] == "last_block")
     return table[own].reset_index(drop=True)
+
+
+def rises(
+    halves: Mapping[int, Mapping[int, Halves]], losses: Mapping[int, float], context: Mapping[str, Any]
+) -> pd.DataFrame:
+    r"""The effects of C8: how information at the last block rises after the lowest ID loss, less how it did before.
+
+    With :math:`I_s` the information at the last block after s steps, :math:`R_s` that at the ridge layer, f the first
+    trained checkpoint, b that of the lowest loss and e the last, they are, per doubling of the step,
+
+    .. math::
+
+       \frac{I_e - I_b}{R_b \log_2 (e / b)} \qquad \text{and} \qquad
+       \frac{I_e - I_b}{R_b \log_2 (e / b)} - \frac{I_b - I_f}{R_b \log_2 (b / f)}.
+
+    Their errors are the jackknife's of the whole expression: an example is left out of the three checkpoints at once,
+    each with its own embedding of the target.
+
+    Args:
+        halves: of the states of the same examples, before the final norm, by training seed and step.
+        losses: mean ID loss of the training seeds, by step.
+        context: columns of the table, with ``split`` and without ``step`` and ``train_seed``.
+
+    Returns:
+        ``last_block_rise`` and ``last_block_contrast`` of each training seed, at the last step, with ``ridge_z``, how
+        many standard errors :math:`R_b` lies above 0; below :data:`~ridge_utils.audit.anatomy.SURE` of them it stands
+        alone. No contrast where the first trained checkpoint has the lowest loss; nothing where that is untouched or at
+        the end.
+    """
+    lowest, end = min(losses, key=lambda step: losses[step]), max(losses)
+    row = {**context, "step": end, "sample_seed": None}
+    tables = [results.measurements([], [], "last_block_rise", **row, train_seed=None, n=0)]
+    for seed, by_step in halves.items() if lowest not in (0, end) else ():
+        last = by_step[end].halves[0].sums.shape[-1] - 1
+        if last > 1:
+            chosen = by_step[lowest].chosen(range(1, last), _information)
+            ridge = by_step[lowest].estimate(chosen, lambda means, layer: means.at(layer).information)
+            found = row | {"train_seed": seed, "n": ridge.n}
+            tables.append(results.measurements([anatomy.z_of(ridge)], [(last, "block")], "ridge_z", **found))
+            for name, effect in _rises(by_step, lowest, end, chosen).items() if anatomy.sure(ridge) else ():
+                tables.append(inference.effect_rows(effect, (last, "block"), name, **found))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _rises(by_step: Mapping[int, Halves], lowest: int, end: int, chosen: Sequence[int]) -> dict[str, Effect]:
+    steps = [min(step for step in by_step if step), lowest, end]
+    first, second = (_beside([by_step[step].halves[half] for step in steps]) for half in (0, 1))
+    joined = Halves((first, second), by_step[lowest].indices)
+    rise = joined.estimate(chosen, lambda means, ridge: _per_doubling(means, ridge, steps)[..., 1])
+    contrast = joined.estimate(chosen, lambda means, ridge: _per_doubling(means, ridge, steps).diff()[..., 0])
+    found = {"last_block_rise": anatomy.effect_of(rise)}
+    return found | ({"last_block_contrast": anatomy.effect_of(contrast)} if steps[0] < lowest else {})
+
+
+def _per_doubling(means: Means, ridge: int, steps: Sequence[int]) -> Tensor:
+    """Rises at the last block from each of three checkpoints to the next, over the second's ridge, shape (..., 2)."""
+    information = means.information.unflatten(-1, (len(steps), -1))
+    doublings = torch.tensor(steps, dtype=torch.float64).log2().diff()
+    return information[..., -1].diff() / (doublings * information[..., 1, ridge, None])
+
+
+def _beside(parts: Sequence[UnbiasedInformation]) -> UnbiasedInformation:
+    """Information of the same examples as one, the layers of each part after those of the part before."""
+    return UnbiasedInformation(torch.cat([part.sums for part in parts], -1))
 
 
 def _ridge_layers(halves: Halves, last: int) -> Tensor:

@@ -337,8 +337,10 @@ RULES: dict[str, Claim] = {
         Statement("once it holds, refuted at no greater depth", "truncation", "", math.nan, ""),
     ]}, cases=_by_depth),
     "C8": Claim("overfitting", {"": [
-        Statement("rise of I past the lowest loss", "overfitting", "last_block_rise", 0.1, "per doubling"),
-        Statement("less the rise before it", "overfitting", "last_block_contrast", 0.0, "per doubling"),
+        Statement("rise of I past the lowest loss",
+                  "overfitting", "last_block_rise", 0.1, "per doubling", beside="ridge_z"),
+        Statement("less the rise before it",
+                  "overfitting", "last_block_contrast", 0.0, "per doubling", beside="ridge_z"),
     ]}, _no_optimum),
     "C9": Claim("attention", {split.upper(): _attention(split) for split in ("id", "ood")}),
 }
