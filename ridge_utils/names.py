@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub import errors as hub_errors
 
-from ridge_utils.errors import InputError, shown
+from ridge_utils import embedded
+from ridge_utils.errors import InputError, named, shown
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = "smollm2-135m"
-EMBEDDED_NAME = "SmolLM2-135M-Instruct"
+EMBEDDED = embedded.DEFAULT
+EMBEDDED_NAME = embedded.MODELS[EMBEDDED].title
 #: How the name of a model with random weights begins.
 PREFIX = "random:"
 #: Seconds that the Hub has to answer; its own client would try for a minute.
@@ -32,9 +34,9 @@ def split(name: str) -> tuple[str, int | None]:
 
 
 def title(name: str) -> str:
-    """How tables call a model: its name, or a folder's name without the folders before it."""
+    """How tables call a model: its name, or a folder's or file's name without the folders before it."""
     whole, _ = split(name)
-    short = Path(whole).expanduser().resolve().name if is_folder(whole) else whole
+    short = Path(whole).expanduser().resolve().name if is_folder(whole) or is_gguf(whole) else whole
     return short + name[len(whole) :]
 
 
@@ -44,13 +46,40 @@ def display_name(name: str) -> str:
     Tables keep :func:`title`, which tells two makers' models of one name apart.
     """
     whole, blocks = split(name)
-    short = EMBEDDED_NAME if whole == EMBEDDED else title(whole).rpartition("/")[2]
+    short = embedded.MODELS[whole].title if whole in embedded.MODELS else title(whole).rpartition("/")[2]
     return short if blocks is None else f"{short} (first {blocks} of its blocks)"
 
 
 def is_folder(name: str) -> bool:
     """Whether a name is that of a folder; without a separator it is the Hub's, whatever lies here under that name."""
     return lies_here(name) and (Path(name).name != name or name == "~")
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a name is that of a GGUF file: it ends so, or names a path at which there is something but a folder."""
+    if name.lower().endswith(".gguf"):
+        return True
+    try:
+        return Path(name).name != name and Path(name).expanduser().exists() and not is_folder(name)
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def require_gguf(path: Path) -> None:
+    """Refuse what is no regular file that begins as a GGUF file does; of a pipe or a device nothing is read."""
+    where = f"The model's file {named(str(path))}"
+    try:
+        kind = path.stat().st_mode  # a link's target's
+        if not stat.S_ISREG(kind):
+            raise InputError(f"{where} is no file but a folder, a pipe or a device: give a GGUF file.")
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise InputError(f"{where} is no GGUF file: it does not begin as one.")
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or "no file can have this name"
+        raise InputError(f"{where} cannot be read: {reason}.") from None
 
 
 def lies_here(name: str) -> bool:
@@ -62,13 +91,17 @@ def lies_here(name: str) -> bool:
 
 
 def check(runs: Iterable[Mapping[str, Any]]) -> None:
-    """Refuse runs whose parameters name a model of the Hub that cannot be loaded.
+    """Refuse runs whose parameters name a model that cannot be loaded: of the Hub, not set up, or no GGUF file.
 
     A Hub that does not answer is not asked again, neither in this process nor in those that it starts.
     """
     for name in dict.fromkeys(values["model"] for values in runs if values.get("model")):
         whole, _ = split(name)
-        if not (whole == EMBEDDED or whole.startswith(PREFIX) or is_folder(whole)) and not hub_answers(whole):
+        if whole in embedded.MODELS:
+            embedded.require(whole)
+        elif is_gguf(whole):
+            require_gguf(Path(whole).expanduser())
+        elif not (whole.startswith(PREFIX) or is_folder(whole)) and not hub_answers(whole):
             constants.HF_HUB_OFFLINE = True
             os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -79,7 +112,9 @@ def hub_answers(name: str) -> bool:
     An InputError if there is no such model, or none that can be reached.
     """
     if not name.strip() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"There is no model folder {shown(name)}; give the folder that holds its config.json.")
+        raise InputError(
+            f"There is no model {shown(name)}; give the folder that holds its config.json, or a GGUF file."
+        )
     said: list[Exception | None] = []
 
     def ask() -> None:

@@ -54,7 +54,7 @@ DEFAULT_RUN, OWN_RUN = "default-run", "own-run"
 
 #: Parameters that are paths whatever they look like.
 _FOLDERS = {"data_dir", "folder"}
-_PATH_ENDINGS = (".jsonl", ".csv", ".yaml", ".json")
+_PATH_ENDINGS = (".jsonl", ".csv", ".yaml", ".json", ".gguf")
 
 _PAPERMILL: dict[str, Any] = {
     "cwd": str(NOTEBOOKS),
@@ -469,6 +469,8 @@ def _located(name: str, value: Any) -> Any:
         return [_located(name, item) for item in value]
     if not isinstance(value, str) or not value:
         return value
+    if value.endswith("]") and (cut := re.search(r"\[:[0-9]+\]\Z", value)):  # a model's first blocks
+        return _located(name, value[: cut.start()]) + cut[0]
     looks_like_path = os.sep in value or "/" in value or value.startswith((".", "~")) or value.endswith(_PATH_ENDINGS)
     with contextlib.suppress(InputError):
         path = user_path(value, name)

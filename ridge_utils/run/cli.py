@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ridge_utils import cache, files, notebooks, profiles
+from ridge_utils import cache, embedded, files, notebooks, profiles
 from ridge_utils.errors import InputError, StorageError, named, shown, user_path
 
 if TYPE_CHECKING:
@@ -150,7 +150,18 @@ def _parser() -> argparse.ArgumentParser:
     command = add("refresh", _refresh, "maintainers: measure the stored numbers anew, notebook by notebook")
     command.add_argument("names", nargs="*", type=_notebook, metavar="NOTEBOOK", help="default: all")
     command.add_argument("--pages", action="store_true", help="leave results/ alone and execute the notebooks only")
-    add("setup", _setup, "put the embedded model into the cache")
+    command = add("setup", _setup, "put an embedded model into the cache")
+    command.add_argument(
+        "name",
+        nargs="?",
+        choices=[*embedded.MODELS],
+        metavar="NAME",
+        default=embedded.DEFAULT,
+        help=f"one of {', '.join(embedded.MODELS)} (default: {embedded.DEFAULT})",
+    )
+    command.add_argument(
+        "--accept-licence", action="store_true", help="accept the terms of the model, where it has some, unasked"
+    )
     return parser
 
 
@@ -336,9 +347,25 @@ def _refresh(options: argparse.Namespace) -> int:
     return 0
 
 
-def _setup(_options: argparse.Namespace) -> int:
-    from ridge_utils import models
+def _setup(options: argparse.Namespace) -> int:
+    from ridge_utils import dequantised, models
 
-    models.load(models.EMBEDDED)
-    print(f"The embedded model {models.EMBEDDED} is in {cache.directory()}.")
+    model = embedded.MODELS[options.name]
+    if model.terms and not embedded.is_set_up(options.name):
+        _accept(model, options.accept_licence)
+    dequantised.folder(options.name, fetch=True)
+    models.load(options.name, device="cpu")
+    print(f"The embedded model {options.name} ({model.title}, {model.licence}) is in {cache.directory()}.")
     return 0
+
+
+def _accept(model: embedded.Embedded, accepted: bool) -> None:
+    """Show a model's terms and ask, where they are not accepted on the command line."""
+    print(model.terms, file=sys.stderr)
+    if accepted:
+        return
+    if not sys.stdin or not sys.stdin.isatty():
+        raise InputError(f"{model.title} has terms to be accepted: read them, then give --accept-licence.")
+    print("Do you accept them? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise InputError(f"Without its terms {model.title} is not fetched.")
