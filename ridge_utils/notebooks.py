@@ -85,7 +85,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     r"n_samples|n_fit": (2, 20_000),  # a matrix of N x N numbers
     r"halves": (20, 10_000),
     r"n_known": (8, 20_000),
-    r"exact_up_to": (0, 20_000),
+    r"exact_up_to": (2, 20_000),
     r"n_shuffles|.*_epochs": (1, 10_000),
     r"decoding_steps|measured_steps|depths|shown": (1, 10_000),
     r"(.*_)?batch_size|(.*_)?every|spacing|(last|mapped)_checkpoints|n_intervened|n_memorise": (1, 100_000),

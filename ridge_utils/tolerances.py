@@ -26,7 +26,7 @@ _BY_TOLERANCE = {
         ridge_attention_fall ridge_attention_excess last_token_lead""",
     1e-3: """predictive_information incremental_information null_information null_information_high excess_information
         sequence_information_all_reference sequence_information_aligned_reference predictive_information_error
-        quadrature_error state_entropy target_entropy loss loss_scaled_on_id loss_scaled_on_ood residual_scale
+        state_entropy loss loss_scaled_on_id loss_scaled_on_ood residual_scale
         scale_shift distance_correlation cka log_probability log_probability_change log_probability_gap
         ablation_contrast ablation_shift collision_entropy predicted_entropy correlation alignment""",
     2e-3: "ridge_fall final_norm_fall control_fall control_excess control_excess_fall",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ridge_utils import early_exit, inference, information, measures, results, statistics
-from ridge_utils.audit import geometry, probes, quadrature
+from ridge_utils.audit import geometry, probes
 from ridge_utils.errors import at_least
 from ridge_utils.inference import Effect
 from ridge_utils.models import LoadedModel
@@ -205,9 +205,9 @@ def profile(
         ``null_information`` and ``state_entropy``, the paper's, means over samples of :data:`PAPER_N` examples (or of
         half of the pool) and over ``n_shuffles`` shuffles of each; the same of order 2 in closed form, ``plug_in`` and
         ``plug_in_null``; ``predicted_entropy`` (:func:`spread_entropy`); ``collision_entropy``, H(Z) of order 2 without
-        bias; and of the whole pool, variant ``whole``, the paper's estimate and its null under one shuffle, by the
-        quadrature for pools of more than ``exact_up_to``. Without a unit ``correlation`` and ``alignment``, the
-        scale-free forms, and ``mean_cosine`` and ``effective_rank``.
+        bias; and of the whole pool, or of ``exact_up_to`` of a larger one, variant ``whole``, the paper's estimate and
+        its null under one shuffle. Without a unit ``correlation`` and ``alignment``, the scale-free forms, and
+        ``mean_cosine`` and ``effective_rank``.
     """
     states, targets = pool.states, pool.targets
     sites = results.sites(len(states) - 2)
@@ -245,11 +245,14 @@ def profile(
         row = {"sample_seed": None, "n": size, **context}
         for name, values in values_by_name.items():
             tables.append(results.measurements(values.tolist(), sites, name, **row))
-    shuffled = targets[torch.randperm(len(pool), generator=torch.Generator().manual_seed(sampling_seeds[0]))]
-    estimate = information.predictive_information if len(pool) <= exact_up_to else _by_quadrature
-    for name, paired in (("predictive_information", targets), ("null_information", shuffled)):
-        row = {"sample_seed": None, "n": len(pool), **context, "variant": "whole"}
-        tables.append(results.measurements(estimate(states, paired).tolist(), sites, name, **row))
+    drawn = torch.arange(len(pool))
+    if len(pool) > exact_up_to:
+        drawn = statistics.subsample(len(pool), exact_up_to, sampling_seeds[0])
+    shuffled = drawn[torch.randperm(len(drawn), generator=torch.Generator().manual_seed(sampling_seeds[0]))]
+    for name, paired in (("predictive_information", drawn), ("null_information", shuffled)):
+        row = {"sample_seed": None, "n": len(drawn), **context, "variant": "whole"}
+        estimate = information.predictive_information(states[:, drawn], targets[paired])
+        tables.append(results.measurements(estimate.tolist(), sites, name, **row))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -280,10 +283,6 @@ def z_of(estimate: Estimate) -> float:
 def sure(estimate: Estimate) -> bool:
     """Whether an estimate lies so far above 0 (:data:`SURE`) that something may be divided by it."""
     return bool(estimate.value > SURE * estimate.standard_error) and bool(estimate.value > _NOTHING)
-
-
-def _by_quadrature(states: Tensor, targets: Tensor) -> Tensor:
-    return quadrature.predictive_information(states, targets).value
 
 
 def _probe(states: Tensor, targets: Tensor, target_ids: Tensor, seed: int) -> Tensor:

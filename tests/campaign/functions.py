@@ -14,17 +14,14 @@ import torch
 from torch import Tensor
 
 from ridge_utils import inference, information, kernels, sequences, statistics, unbiased
-from ridge_utils.audit import estimators, geometry, probes, quadrature
+from ridge_utils.audit import estimators, geometry, probes
 from ridge_utils.errors import InputError
 from tests.campaign.cases import Case, sentence
 
-MODULES = (
-    *(information, kernels, unbiased, sequences, statistics, inference),
-    *(quadrature, estimators, geometry, probes),
-)
+MODULES = (information, kernels, unbiased, sequences, statistics, inference, estimators, geometry, probes)
 #: Public, but of tables and effects, or of what has been checked before.
 NOT_OF_TENSORS = {
-    *("effect_rows", "effects", "gathered", "across_seeds", "together", "entropy of quadrature"),
+    *("effect_rows", "effects", "gathered", "across_seeds", "together"),
     *("band", "ridge_summary", "by_third", "depth_table", "beside"),
     *("check_bandwidth", "check_order", "inner_products", "kernel_matrix", "traces", "unit_rows"),
 }
@@ -46,8 +43,7 @@ def good(name: str, function: str) -> Any:
         "first": normal[0, :, 0].tolist(), "second": normal[1, :, 0].tolist(), "halves": normal[0, :, 0].tolist(),
         "values": normal[0, :, 0].tolist(), "p_values": normal[0, :, 0].abs().clamp(max=1).tolist(),
         "alpha": 1.0, "bandwidth": 1.0, "degree": 2, "kernel": "polynomial", "normalize": True,
-        "estimator": kernels.Estimator(alpha=2.0), "settings": quadrature.Settings(4, 4, 6),
-        "n_shuffles": 2, "seed": 0, "rank": 4, "probes": 4, "steps": 6, "memory": 2**20, "neighbours": 3, "folds": 5,
+        "estimator": kernels.Estimator(alpha=2.0), "n_shuffles": 2, "seed": 0, "steps": 6, "neighbours": 3, "folds": 5,
         "n": 3 if function == "principal_components" else N, "k": 1, "components": 2, "family": "linear",
         "dimensions": 4, "separation": 1.0, "symbols": 3, "classes": 3, "error": 0.1, "fraction": 0.5,
         "products": torch.float64, "pairs": "all", "pool": 100, "layer": 2, "blocks": 12,
