@@ -17,19 +17,19 @@ from ridge_utils.errors import InputError
 
 _BY_TOLERANCE = {
     # Counts and constants.
-    1e-9: "chance_attention distinct_targets",
+    1e-9: "chance_attention",
     1e-6: "null_entropy",
     # What follows from the states smoothly: float32 in the forward pass, float64 in the estimator.
     1e-4: """mean_cosine unbiased_information ridge_information plug_in plug_in_null
         signal_attention signal_after_first_attention last_token_attention first_token_attention
         signal_attention_fall signal_attention_excess last_token_attention_excess
         ridge_attention_fall ridge_attention_excess last_token_lead""",
-    1e-3: """predictive_information incremental_information null_information null_information_high excess_information
+    1e-3: """predictive_information incremental_information null_information
         sequence_information_all_reference sequence_information_aligned_reference predictive_information_error
         state_entropy loss loss_scaled_on_id loss_scaled_on_ood residual_scale
         scale_shift distance_correlation cka log_probability log_probability_change log_probability_gap
         ablation_contrast ablation_shift collision_entropy predicted_entropy correlation alignment""",
-    2e-3: "ridge_fall final_norm_fall control_fall control_excess control_excess_fall",
+    2e-3: "final_norm_fall control_fall control_excess control_excess_fall",
     1e-2: """v_information v_information_fall exit_loss exit_divergence information_fall information_rise
         correlation_fall plug_in_fall bias_share gain_over_first gain_over_last last_block_rise
         last_block_contrast""",
@@ -41,7 +41,6 @@ _BY_TOLERANCE = {
     2e-2: "sequence_information_all_generated ksg_information peak_fall",
     5e-2: "probe_fall ridge_z sequence_information_aligned_generated info_nce",
     0.1: "rank_correlation effective_rank",
-    0.5: "state_norm",
     # An argmax over layers can jump where two layers are nearly alike.
     1.0: "ridge_layer",
     2.0: "peak_difference exit_layer_difference",
