@@ -291,7 +291,7 @@ def draw() -> None:
     profiles = untouched()
     left.plot(profiles["predictive_information"], color="#0072b2", label="the paper's estimate, N = 200")
     left.plot(profiles["null_information"], color="#0072b2", linestyle="--", label="its targets shuffled")
-    left.plot(profiles["unbiased_information"], color="#009e73", label="without bias, 95 % interval")
+    left.plot(profiles["unbiased_information"], color="#009e73", label="without bias (order 2), 95 % interval")
     ends = (profiles[f"unbiased_information_{end}"] for end in ("low", "high"))
     left.fill_between(profiles.index.astype(int), *ends, color="#009e73", alpha=0.25, lw=0)
     left.set_title("Untouched, synthetic arithmetic: chance gives\nnearly the same curve", fontsize=10)

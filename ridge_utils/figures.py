@@ -69,6 +69,7 @@ def profiles(
     sigmas: float = 2.0,
     label: str = "",
     title: str = "",
+    sharey: bool = True,
 ) -> Figure:
     """A quantity over layers: a panel per value of one column, a curve with its band per value of another.
 
@@ -83,7 +84,7 @@ def profiles(
         label: of the vertical axis; by default what :data:`LABELS` has.
     """
     rows = table[table["quantity"].isin([quantity, null])]
-    figure, axes = panel_grid(_order(rows[panels], panels), panels)
+    figure, axes = panel_grid(_order(rows[panels], panels), panels, sharey=sharey)
     keys = _order(rows[curves], curves)
     for value, ax in axes.items():
         here = rows[rows[panels] == value]
@@ -116,7 +117,9 @@ def two_estimates(
     names = ("the paper's estimate; dotted: its null", "without bias (order 2)")
     right = unbiased[unbiased["quantity"] == "unbiased_information"].assign(quantity=quantity, estimate=names[1])
     left = pd.concat([table[table["split"] == "all"], null]).assign(estimate=names[0])
-    figure = profiles(pd.concat([left, right]), quantity, panels="estimate", null="null_information", title=title)
+    # Information of order 2 is smaller than of order 1, whatever the bias.
+    shown = pd.concat([left, right])
+    figure = profiles(shown, quantity, panels="estimate", null="null_information", title=title, sharey=False)
     ax = figure.axes[1]
     ends = unbiased[unbiased["site"] != "final_norm"].pivot_table(
         index=["step", "layer"], columns="quantity", values="value"
