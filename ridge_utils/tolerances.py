@@ -39,8 +39,8 @@ _BY_TOLERANCE = {
     # A near tie between two tokens can break the other way, and that text then goes on differently; a neighbour can
     # change, and a critic is trained.
     2e-2: "sequence_information_all_generated ksg_information peak_fall",
-    5e-2: "probe_fall ridge_z sequence_information_aligned_generated info_nce",
-    0.1: "rank_correlation effective_rank",
+    5e-2: "level_growth probe_fall ridge_z sequence_information_aligned_generated info_nce",
+    0.1: "rank_correlation window_correlation effective_rank",
     # An argmax over layers can jump where two layers are nearly alike.
     1.0: "ridge_layer",
     2.0: "peak_difference exit_layer_difference",

@@ -7,6 +7,7 @@ from scipy import stats
 from ridge_utils import inference
 from ridge_utils.attention import AttentionShares
 from ridge_utils.audit import claims
+from ridge_utils.generation import Continuations
 from ridge_utils.representations import Representations
 from ridge_utils.unbiased import in_halves, unbiased_information
 
@@ -170,3 +171,73 @@ def test_what_is_not_asked_is_not_written():
     blind = {step: (hidden.flip(1), targets) for step, (hidden, targets) in made.items()}
     assert set(rises(blind)["quantity"]) == {"ridge_z"}, "nothing to divide by"
     assert set(rises(made, seeds=(3, 5))["train_seed"]) == {3, 5}
+
+
+# C6.
+
+STEPS = [*range(1, 11), 13, *range(16, 26)]
+
+
+def texts(first, last, n=200, seed=0):
+    """Texts whose states know their tokens by so much at each layer, until step 12 and after it."""
+    made = [planted(first if step < 12 else last, n, seed=seed + step) for step in range(25)]
+    return Continuations(
+        torch.stack([pool.states for pool in made], 2),
+        torch.stack([pool.target_ids for pool in made], 1),
+        torch.stack([pool.targets for pool in made], 1),
+    )
+
+
+PROFILE = [0.0, 0.4, 0.7, 1.1, 1.5, 2.0, 1.3, 1.3]
+
+
+def test_a_profile_that_stays_has_a_correlation_of_one_and_one_that_turns_about_of_minus_one():
+    row = CONTEXT | {"split": "all"}
+    turned = [0.0, *[2.4 - value for value in PROFILE[1:]]]
+    for last, truth in ((PROFILE, 1.0), (turned, -1.0)):
+        found = effect(claims.windows(texts(PROFILE, last), STEPS, row), "window_correlation")
+        assert found.estimate == pytest.approx(truth, abs=0.02)
+        assert (found.n, found.layer, found.site) == (200, 6, "block")
+
+
+def test_growth_is_that_of_the_means_over_blocks_and_steps():
+    row = CONTEXT | {"split": "all"}
+    made = texts(PROFILE, [value * 1.3 for value in PROFILE])
+    found = effect(claims.windows(made, STEPS, row), "level_growth")
+    levels = [
+        torch.stack(
+            [unbiased_information(made.hidden[1:, :, s], made.targets[:, s]).information.value for s in steps]
+        ).mean()
+        for steps in (range(10), range(15, 25))
+    ]
+    assert found.estimate == pytest.approx(float(levels[1] / levels[0] - 1), abs=0.01)
+    assert found.low < found.estimate < found.high and found.low > 0.1
+    same = effect(claims.windows(texts(PROFILE, PROFILE), STEPS, row), "level_growth")
+    assert same.low < 0 < same.high
+
+
+def test_shuffled_texts_have_no_level_to_grow():
+    made = texts(PROFILE, PROFILE)
+    shuffled = Continuations(made.states, made.token_ids, made.targets[torch.randperm(200)])
+    assert inference.effects(claims.windows(shuffled, STEPS, CONTEXT | {"split": "all"}), "level_growth").empty
+
+
+def test_windows_that_share_a_step_are_not_compared():
+    row = CONTEXT | {"split": "all"}
+    assert claims.windows(texts(PROFILE, PROFILE), STEPS[:19], row).empty
+    assert claims.windows(texts(PROFILE, PROFILE, n=7), STEPS, row).empty
+
+
+def test_texts_that_are_all_the_same_have_no_profile():
+    made = texts(PROFILE, PROFILE)
+    same = Continuations(made.states, made.token_ids, made.targets[:1].expand(200, -1, -1))
+    assert claims.windows(same, STEPS, CONTEXT | {"split": "all"}).empty
+
+
+def test_information_on_subsets_is_that_of_the_subsets():
+    pool = planted(RIDGE, n=30)
+    subsets = torch.stack([torch.randperm(30)[:11] for _ in range(3)])
+    found = claims._information_on(subsets, pool.hidden, pool.targets)
+    for row, subset in zip(found, subsets, strict=True):
+        own = unbiased_information(pool.hidden[:, subset], pool.targets[subset]).means.information
+        assert torch.allclose(row, own, atol=1e-12)

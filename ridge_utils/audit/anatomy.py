@@ -29,7 +29,7 @@ PAPER_N = 200
 #: For states that were scaled to length 1 already, among them those that are zero.
 _SCALED = replace(ORDER_TWO, normalize=False)
 #: Information below this is rounding, nats.
-_NOTHING = 1e-9
+NOTHING = 1e-9
 #: How many standard errors above 0 what an effect is divided by has to be.
 SURE = 3.0
 
@@ -152,7 +152,7 @@ def _plug_in_fall(halves: Halves, layers: Sequence[int], last: int) -> dict[str,
     def null(means: Means, layer: int) -> Tensor:
         return means.at(layer).plug_in_null(PAPER_N) - means.at(last).plug_in_null(PAPER_N)
 
-    if not halves.estimate(chosen, lambda means, layer: means.at(layer).plug_in(PAPER_N)).value > _NOTHING:
+    if not halves.estimate(chosen, lambda means, layer: means.at(layer).plug_in(PAPER_N)).value > NOTHING:
         return {}
     relative = halves.estimate(chosen, lambda m, layer: fall(m, layer) / m.at(layer).plug_in(PAPER_N))
     found = {"plug_in_fall": effect_of(relative)}
@@ -282,7 +282,7 @@ def z_of(estimate: Estimate) -> float:
 
 def sure(estimate: Estimate) -> bool:
     """Whether an estimate lies so far above 0 (:data:`SURE`) that something may be divided by it."""
-    return bool(estimate.value > SURE * estimate.standard_error) and bool(estimate.value > _NOTHING)
+    return bool(estimate.value > SURE * estimate.standard_error) and bool(estimate.value > NOTHING)
 
 
 def _probe(states: Tensor, targets: Tensor, target_ids: Tensor, seed: int) -> Tensor:

@@ -9,14 +9,19 @@ from typing import Any
 
 import pandas as pd
 import torch
+from scipy import stats
 from torch import Tensor
 
-from ridge_utils import inference, results
+from ridge_utils import inference, results, statistics
 from ridge_utils.attention import AttentionShares
 from ridge_utils.audit import anatomy
-from ridge_utils.inference import Effect
+from ridge_utils.generation import Continuations
+from ridge_utils.kernels import inner_products, kernel_matrix
 from ridge_utils.representations import Representations
-from ridge_utils.unbiased import Halves, Means, UnbiasedInformation, in_halves
+from ridge_utils.unbiased import ORDER_TWO, Halves, Means, UnbiasedInformation, in_halves, unbiased_information
+
+#: Decoding steps whose mean is a profile, of C6.
+WINDOW = 10
 
 
 def attention(
@@ -24,8 +29,6 @@ def attention(
     shares: Mapping[str, AttentionShares],
     marked: Mapping[str, Sequence[int]],
     context: Mapping[str, Any],
-    *,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """The effects of C9: what the last prompt token attends to at the ridge layer and in the last block, by split.
 
@@ -35,8 +38,6 @@ def attention(
         pools: the states of each split, whose examples together choose the ridge layer.
         shares: attention of the examples that have a signal, by split.
         marked: which of the split's examples these are.
-        context: columns of the table, without ``split``.
-        seed: of the halves.
 
     Returns:
         Effects within examples: ``ridge_attention_fall``, attention to the signal at the ridge layer less that in the
@@ -46,39 +47,37 @@ def attention(
     """
     both = Representations.join([pools[split] for split in shares])
     blocks = len(both.hidden) - 1
-    layers = _ridge_layers(in_halves(both.hidden, both.targets, seed=seed), blocks) if blocks > 1 else None
-    tables, before = [], 0
-    for split, share in shares.items():
+    ridge_layers, tables = torch.zeros(len(both), dtype=torch.long), []
+    if blocks > 1:
+        halves = in_halves(both.hidden, both.targets)
+        for layer, index in zip(
+            halves.chosen(range(1, blocks), lambda means: means.information), halves.indices, strict=True
+        ):
+            ridge_layers[index] = layer
+    by_split = ridge_layers.split([len(pools[split]) for split in shares])
+    for (split, share), layers in zip(shares.items(), by_split, strict=True):
         signal = share.signal_after_first
         pairs = {"last_token_lead": (signal[-1], share.last[-1])}
-        if layers is not None:
-            own = layers[before + torch.tensor(marked[split])]
-            at_ridge = signal[own - 1, torch.arange(len(share))]
+        if blocks > 1:
+            at_ridge = signal[layers[list(marked[split])] - 1, torch.arange(len(share))]
             pairs["ridge_attention_fall"] = signal[-1], at_ridge
             pairs["ridge_attention_excess"] = share.chance_after_first, at_ridge
         row = {**context, "split": split, "sample_seed": None, "n": len(share)}
         for name, (less, more) in pairs.items():
-            effect = inference.paired_effect(less.tolist(), more.tolist(), seed)
+            effect = inference.paired_effect(less.tolist(), more.tolist())
             tables.append(inference.effect_rows(effect, (blocks, "block"), name, **row))
-        before += len(pools[split])
     return pd.concat(tables, ignore_index=True)
 
 
-def fall(pool: Representations, context: Mapping[str, Any], *, seed: int = 0) -> pd.DataFrame:
-    """The effect of C7 for one model: C1's relative fall of information to the last block, on all examples.
+def fall(pool: Representations, context: Mapping[str, Any]) -> pd.DataFrame:
+    """The effect of C7 for one model: C1's relative fall of information to the last block.
 
-    Args:
-        pool: the states of both splits together.
-        context: columns of the table, with ``split``.
-        seed: of the halves.
-
-    Returns:
-        Of :func:`ridge_utils.audit.anatomy.effects` the effect ``information_fall`` and ``ridge_z``, variant
-        ``last_block``; nothing for a model of one block, which has none before the last.
+    ``information_fall`` and ``ridge_z`` of :func:`ridge_utils.audit.anatomy.effects`, variant ``last_block``, from the
+    states of both splits together; no row of a model of one block, which has none before the last.
     """
-    table = anatomy.effects(pool.states, pool.targets, context, seed=seed)
-    own = table["quantity"].str.match("information_fall|ridge_z") & (table["variant"] == "last_block")
-    return table[own].reset_index(drop=True)
+    table = anatomy.effects(pool.states, pool.targets, context)
+    own = table[table["quantity"].str.match("information_fall|ridge_z")]
+    return own[own["variant"] == "last_block"].reset_index(drop=True)
 
 
 def rises(
@@ -104,9 +103,8 @@ def rises(
 
     Returns:
         ``last_block_rise`` and ``last_block_contrast`` of each training seed, at the last step, with ``ridge_z``, how
-        many standard errors :math:`R_b` lies above 0; below :data:`~ridge_utils.audit.anatomy.SURE` of them it stands
-        alone. No contrast where the first trained checkpoint has the lowest loss; nothing where that is untouched or at
-        the end.
+        many standard errors :math:`R_b` lies above 0; below :data:`~ridge_utils.audit.anatomy.SURE` it stands alone.
+        No contrast where the lowest loss is the first trained checkpoint's, nothing where it is untouched or last.
     """
     lowest, end = min(losses, key=lambda step: losses[step]), max(losses)
     row = {**context, "step": end, "sample_seed": None}
@@ -114,7 +112,7 @@ def rises(
     for seed, by_step in halves.items() if lowest not in (0, end) else ():
         last = by_step[end].halves[0].sums.shape[-1] - 1
         if last > 1:
-            chosen = by_step[lowest].chosen(range(1, last), _information)
+            chosen = by_step[lowest].chosen(range(1, last), lambda means: means.information)
             ridge = by_step[lowest].estimate(chosen, lambda means, layer: means.at(layer).information)
             found = row | {"train_seed": seed, "n": ridge.n}
             tables.append(results.measurements([anatomy.z_of(ridge)], [(last, "block")], "ridge_z", **found))
@@ -123,10 +121,10 @@ def rises(
     return pd.concat(tables, ignore_index=True)
 
 
-def _rises(by_step: Mapping[int, Halves], lowest: int, end: int, chosen: Sequence[int]) -> dict[str, Effect]:
+def _rises(by_step: Mapping[int, Halves], lowest: int, end: int, chosen: Sequence[int]) -> dict[str, inference.Effect]:
     steps = [min(step for step in by_step if step), lowest, end]
     first, second = (_beside([by_step[step].halves[half] for step in steps]) for half in (0, 1))
-    joined = Halves((first, second), by_step[lowest].indices)
+    joined = Halves((first, second), by_step[end].indices)
     rise = joined.estimate(chosen, lambda means, ridge: _per_doubling(means, ridge, steps)[..., 1])
     contrast = joined.estimate(chosen, lambda means, ridge: _per_doubling(means, ridge, steps).diff()[..., 0])
     found = {"last_block_rise": anatomy.effect_of(rise)}
@@ -145,13 +143,56 @@ def _beside(parts: Sequence[UnbiasedInformation]) -> UnbiasedInformation:
     return UnbiasedInformation(torch.cat([part.sums for part in parts], -1))
 
 
-def _ridge_layers(halves: Halves, last: int) -> Tensor:
-    """The ridge layer before ``last`` that each example is judged at, shape (N,)."""
-    layers = torch.empty(sum(map(len, halves.indices)), dtype=torch.long)
-    for layer, index in zip(halves.chosen(range(1, last), _information), halves.indices, strict=True):
-        layers[index] = layer
-    return layers
+def windows(texts: Continuations, steps: Sequence[int], context: Mapping[str, Any]) -> pd.DataFrame:
+    r"""The effects of C6: whether the profile over the blocks of the last decoding steps is that of the first.
+
+    A profile is the mean of the unbiased information between a step's states and its token, over the :data:`WINDOW`
+    first or last steps. With the texts shuffled the level of both is 0: over all pairings of states with tokens the
+    mean of c is exactly :math:`a\,b`, and the jackknife takes out what the logarithm leaves. So nothing is taken off.
+
+    Args:
+        steps: the steps that were measured, from 1.
+
+    Returns:
+        ``window_correlation``, Spearman's of the two profiles, from 100 halves of the texts, as ranks are not smooth;
+        and ``level_growth``, by the jackknife, that of the mean over the blocks, over the first window's, where this is
+        above 0 by :data:`~ridge_utils.audit.anatomy.SURE` standard errors. Nothing where the windows would share a
+        step, of fewer than 8 texts, or of one block; no correlation of a profile without any rise or fall.
+    """
+    blocks, n = len(texts.hidden) - 1, len(texts)
+    row = {"sample_seed": None, "n": n, **context}
+    nothing, effects = results.measurements([], [], "window_correlation", **row), {}
+    if len(steps) < 2 * WINDOW or n < 8 or blocks < 2:
+        return nothing
+    places = [step - 1 for step in (*sorted(steps)[:WINDOW], *sorted(steps)[-WINDOW:])]
+    of_steps = [(texts.hidden[1:, :, place], texts.targets[:, place]) for place in places]
+
+    def levels(means: Means) -> Tensor:
+        return means.information.unflatten(-1, (2, -1)).mean(-1)
+
+    joined = _beside([unbiased_information(states, targets) for states, targets in of_steps])
+    halves = torch.stack([statistics.subsample(n, n // 2, seed) for seed in range(100)])
+    on_halves = torch.stack([_information_on(halves, states, targets) for states, targets in of_steps])
+    first, last = profiles = on_halves.unflatten(0, (2, WINDOW)).mean(1)
+    if bool((profiles.amax(-1) - profiles.amin(-1) > anatomy.NOTHING).all()):
+        correlations = [stats.spearmanr(*pair).statistic for pair in zip(first, last, strict=True)]
+        effects["window_correlation"] = inference.half_sample_effect(correlations)
+    if anatomy.sure(joined.estimate(lambda means: levels(means)[..., 0])):
+        growth = joined.estimate(lambda means: levels(means)[..., 1] / levels(means)[..., 0] - 1)
+        effects["level_growth"] = anatomy.effect_of(growth)
+    tables = [inference.effect_rows(effect, (blocks, "block"), name, **row) for name, effect in effects.items()]
+    return pd.concat([nothing, *tables], ignore_index=True)
 
 
-def _information(means: Means) -> Tensor:
-    return means.information
+def _information_on(subsets: Tensor, states: Tensor, targets: Tensor) -> Tensor:
+    """:attr:`Means.information` of subsets of N samples, from kernels that are computed once, shape (S, L).
+
+    Shapes are (S, n), indices, (L, N, d) and (N, e); three N x N matrices a layer are held.
+    """
+    n = subsets.shape[1]
+    member = torch.zeros(len(subsets), len(targets), dtype=torch.float64).scatter_(1, subsets, 1.0)
+    gram = (kernel_matrix(inner_products(x, ORDER_TWO.normalize), ORDER_TWO) for x in (targets, *states))
+    b, *layers = (matrix.square().fill_diagonal_(0) for matrix in gram)
+    products = torch.stack([torch.stack([a, b, a * b]) for a in layers])
+    a, b, c = (((member @ products) * member).sum(-1) / (n * (n - 1))).unbind(1)
+    return (c / (a * b)).log().mT
