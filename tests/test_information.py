@@ -1,5 +1,6 @@
 """The estimator against closed forms, another library (NumPy, written from the paper's definition) and properties."""
 
+import doctest
 import math
 from typing import get_args
 
@@ -356,3 +357,8 @@ def test_the_number_of_threads_changes_no_number_and_is_given_back():
 def test_bad_input_is_refused(call, words):
     with pytest.raises(InputError, match=words):
         call()
+
+
+def test_the_example_gives_what_it_says():
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert doctest.testmod(information, optionflags=flags) == (0, 8)
