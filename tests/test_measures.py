@@ -84,6 +84,20 @@ def test_null_rows_are_means_over_shuffles_of_the_same_samples(pools):
         assert table[columns].equals(measured[columns])
 
 
+def test_unbiased_rows_are_those_of_the_states_or_the_updates_with_their_interval(pools):
+    pool = pools["id"]
+    for quantity, vectors in (("predictive_information", pool.states), ("incremental_information", pool.updates)):
+        table = measures.unbiased_profile({"id": pool}, CONTEXT, quantity=quantity)
+        for index, x in enumerate(vectors):
+            one = information.unbiased_information(x, pool.targets).information
+            half_width = stats.t.ppf(0.975, len(pool) - 1) * one.standard_error.item()
+            value, low, high = (
+                values(table, f"unbiased_information{end}")[index].item() for end in ("", "_low", "_high")
+            )
+            assert value == pytest.approx(one.value.item(), abs=1e-12)
+            assert (high - value, value - low) == pytest.approx((half_width, half_width), rel=1e-9)
+
+
 def logits(loaded, example):
     """The whole model's logits after one prompt, without padding."""
     with torch.no_grad():
