@@ -1,17 +1,19 @@
 """The effects of C6 to C9: planted truths, and the same by recomputation."""
 
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
 
-from ridge_utils import inference
+from ridge_utils import inference, results
 from ridge_utils.attention import AttentionShares
-from ridge_utils.audit import claims
+from ridge_utils.audit import claims, rules, verdicts
 from ridge_utils.generation import Continuations
 from ridge_utils.representations import Representations
 from ridge_utils.unbiased import in_halves, unbiased_information
 
 CONTEXT = {"model": "m", "task": "t", "source": "own", "step": 0, "train_seed": None}
+NO_SAMPLE = {"sample_seed": None, "n": 40}
 WIDTH, CLASSES = 12, 5
 
 
@@ -241,3 +243,36 @@ def test_information_on_subsets_is_that_of_the_subsets():
     for row, subset in zip(found, subsets, strict=True):
         own = unbiased_information(pool.hidden[:, subset], pool.targets[subset]).means.information
         assert torch.allclose(row, own, atol=1e-12)
+
+
+# To the verdict.
+
+
+def verdicts_on(claim, page, table):
+    tables = {other: table[:0] for other in verdicts.pages()} | {page: table}
+    return [judgement.verdict for judgement in rules.judge(rules.RULES[claim], tables)]
+
+
+def test_the_judge_finds_each_effect():
+    row = CONTEXT | {"split": "all"}
+    grown = claims.windows(texts(PROFILE, [value * 1.5 for value in PROFILE]), STEPS, row)
+    assert verdicts_on("C6", "multi_token", grown) == ["reproduced"]
+    losses = [
+        results.measurements([loss], [(4, "final_norm")], "loss", **CONTEXT | {"step": step, "split": "id"} | NO_SAMPLE)
+        for step, loss in LOSSES.items()
+    ]
+    risen = [*losses, rises(checkpoints({4: 0.9, 16: 1.0, 64: 2.0}, n=200))]
+    assert verdicts_on("C8", "overfitting", pd.concat(risen, ignore_index=True)) == ["reproduced"]
+    blind = {
+        step: (hidden.flip(1), targets) for step, (hidden, targets) in checkpoints({4: 1.0, 16: 1.0, 64: 1.0}).items()
+    }
+    assert verdicts_on("C8", "overfitting", pd.concat([*losses, rises(blind)], ignore_index=True)) == ["undecided"]
+    cut = [claims.fall(planted(RIDGE, n=400), row | {"model": f"m[:{depth}]", "step": 5}) for depth in (2, 4)]
+    assert verdicts_on("C7", "truncation", pd.concat(cut, ignore_index=True)) == ["undecided"], "the whole is not there"
+    pool, share = planted(RIDGE), attention_shares(80, 0)
+    share.signal[-1] = share.first[-1] * share.first_is_signal
+    share.signal[1] += 1
+    attended = claims.attention(
+        {"id": pool, "ood": pool}, {"id": share, "ood": share}, dict.fromkeys(("id", "ood"), range(80)), CONTEXT
+    )
+    assert verdicts_on("C9", "attention", attended) == ["reproduced"] * 2
