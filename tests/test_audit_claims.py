@@ -267,6 +267,8 @@ def test_the_judge_finds_each_effect():
         step: (hidden.flip(1), targets) for step, (hidden, targets) in checkpoints({4: 1.0, 16: 1.0, 64: 1.0}).items()
     }
     assert verdicts_on("C8", "overfitting", pd.concat([*losses, rises(blind)], ignore_index=True)) == ["undecided"]
+    over = pd.concat([*losses, losses[-1].assign(value=0.1, step=128)], ignore_index=True)
+    assert verdicts_on("C8", "overfitting", over) == ["not asked"], "the lowest loss is the last"
     cut = [claims.fall(planted(RIDGE, n=400), row | {"model": f"m[:{depth}]", "step": 5}) for depth in (2, 4)]
     assert verdicts_on("C7", "truncation", pd.concat(cut, ignore_index=True)) == ["undecided"], "the whole is not there"
     pool, share = planted(RIDGE), attention_shares(80, 0)

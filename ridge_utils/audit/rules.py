@@ -187,6 +187,17 @@ def _by_depth(claim: Claim, tables: Tables) -> Iterable[tuple[int, str, Sequence
     yield step, "", [end, _read(shallowest, _turned(by_depth[min(by_depth)]), 1), between, *falls]
 
 
+def _at_the_end(claim: Claim, tables: Tables) -> Iterable[tuple[int, str, Sequence[Reading]]]:
+    """One case for C8, at the last checkpoint, also where no optimum is passed and so no effect was written."""
+    (statements,) = claim.parts.values()
+    effects = [_effects(tables, of) for of in statements]
+    steps = {int(step) for rows in effects for step in rows["step"]}
+    if not steps and _no_optimum(tables, 0, ()):
+        steps = {int(_values(tables[claim.page], "loss", "id")["step"].max())}
+    for step in sorted(steps):
+        yield step, "", [_read(of, _at(rows, step), len(steps)) for of, rows in zip(statements, effects, strict=True)]
+
+
 def _ordered(states: Sequence[State]) -> State:
     """Whether what once holds is refuted no more; where one is undecided, whichever way it is."""
     pairs = [(earlier, later) for place, earlier in enumerate(states) for later in states[place + 1 :]]
@@ -341,7 +352,7 @@ RULES: dict[str, Claim] = {
                   "overfitting", "last_block_rise", 0.1, "per doubling", beside="ridge_z"),
         Statement("less the rise before it",
                   "overfitting", "last_block_contrast", 0.0, "per doubling", beside="ridge_z"),
-    ]}, _no_optimum),
+    ]}, _no_optimum, cases=_at_the_end),
     "C9": Claim("attention", {split.upper(): _attention(split) for split in ("id", "ood")}),
 }
 # fmt: on
