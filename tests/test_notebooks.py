@@ -149,7 +149,7 @@ SMALL = {
     ],
     "anatomy": ["model=random:qwen2", "task=clutrr", *FEW, "n_examples=40", "n_shuffles=2"],
     "audit": [
-        *["model=random:gpt2-3x16", "task=clutrr", *FEW, "n_samples=30", "n_examples=40", "n_intervened=8"],
+        *["model=random:gpt2-3x16", "task=clutrr", *FEW, "n_examples=40", "n_intervened=8"],
         *["n_fit=8", "fit_steps=2", "fit_seeds=[0, 1]"],
     ],
 }
