@@ -21,12 +21,12 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     LlamaConfig,
     PretrainedConfig,
     PreTrainedTokenizerBase,
     TokenizersBackend,
 )
+from transformers.integrations.gguf import convert_gguf_tokenizer, get_gguf_tokenizer
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from ridge_utils import cache, embedded, names, weights
@@ -93,14 +93,13 @@ def _convert(path: Path, target: Path, sha256: str) -> None:
         link.symlink_to(path.resolve())
         where = {"pretrained_model_name_or_path": empty, "gguf_file": str(link), "trust_remote_code": False}
         try:
-            reader = gguf.GGUFReader(link)
-            said = _Said(path, reader)
-            config = _config(said, where)
+            said = _Said(path, gguf.GGUFReader(link))
+            config, tokenizer, held = _config(said, where), _tokenizer(said, link), said.parameters
             _require_room(said, target.parent)
+            del said  # a vocabulary as a reader holds it takes the memory of a small model
             model, report = AutoModelForCausalLM.from_pretrained(
                 **where, config=config, dtype=torch.float32, output_loading_info=True
             )
-            tokenizer = _tokenizer(said, where)
         except (InputError, StorageError, MemoryError):
             raise
         except Exception as error:  # of a file that is cut off or damaged each library says so in another way
@@ -109,7 +108,9 @@ def _convert(path: Path, target: Path, sha256: str) -> None:
                 f"{named(str(path))} is no whole GGUF file of a model ({reason}): get it again."
             ) from error
         weights.check_report(str(path), report)
-        said.require_all_taken(model)
+        if (taken := sum(weight.numel() for weight in model.parameters())) != held:
+            # What has no place transformers leaves out silently.
+            raise InputError(f"{named(str(path))} holds {held:,} weights, of which transformers takes {taken:,}.")
         # The weights are plain floats now; transformers refuses to save a model that still calls itself quantised.
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
@@ -165,12 +166,6 @@ class _Said:
     def parameters(self) -> int:
         """How many weights it holds."""
         return sum(torch.Size(shape).numel() for name, shape in self.shapes.items() if name != _FREQUENCIES)
-
-    def require_all_taken(self, model: torch.nn.Module) -> None:
-        """Refuse a model that has no place for some of the file's weights, which transformers leaves out silently."""
-        taken = sum(weight.numel() for weight in model.parameters())
-        if taken != self.parameters:
-            self.refuse(f"holds {self.parameters:,} weights, of which transformers takes {taken:,}")
 
 
 def _require_room(said: _Said, place: Path) -> None:
@@ -239,16 +234,16 @@ def _rope(said: _Said, head: int) -> dict[str, Any]:
     raise AssertionError
 
 
-def _tokenizer(said: _Said, where: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+def _tokenizer(said: _Said, link: Path) -> PreTrainedTokenizerBase:
     kind, cut = said.get("tokenizer.ggml.model"), said.get("tokenizer.ggml.pre", "none")
     if kind not in ("gpt2", "llama") or (kind == "gpt2" and cut not in _CUTS):
         said.refuse(f"has a tokenizer that is not read (tokenizer.ggml.model {shown(kind)}, .pre {shown(cut)})")
     if kind == "llama" and (said.architecture == "gemma3") == said.get("tokenizer.ggml.add_space_prefix", True):
         said.refuse("has a tokenizer that is not read (tokenizer.ggml.add_space_prefix)")
     begins = said.get("tokenizer.ggml.add_bos_token", kind == "llama" or _CUTS[cut])
-    read = AutoTokenizer.from_pretrained(**where, add_bos_token=begins)
-    tokens = said.get("tokenizer.ggml.tokens")
-    state = json.loads(read.backend_tokenizer.to_str())
+    architecture, found, _ = get_gguf_tokenizer(str(link))
+    tokens = found["tokens"]
+    state = json.loads(convert_gguf_tokenizer(architecture, found)[0].to_str())
     # transformers adds the special tokens of GPT-2 to a vocabulary that lacks them, behind the model's last row.
     state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < len(tokens)]
     backend = Tokenizer.from_str(json.dumps(state))

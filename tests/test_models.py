@@ -30,6 +30,7 @@ ARCHITECTURES = {
     "Phi": transformers.PhiConfig(**SHAPE, intermediate_size=64),
     "Mistral": transformers.MistralConfig(**SHAPE, num_key_value_heads=2, intermediate_size=64),
     "Gemma2": transformers.Gemma2Config(**SHAPE, num_key_value_heads=2, intermediate_size=64, head_dim=8),
+    "Gemma3": transformers.Gemma3TextConfig(**SHAPE, num_key_value_heads=2, intermediate_size=64, head_dim=8),
     "Qwen3": transformers.Qwen3Config(**SHAPE, num_key_value_heads=2, intermediate_size=64, head_dim=8),
     "Olmo": transformers.OlmoConfig(**SHAPE, intermediate_size=64),
     "Mamba": transformers.MambaConfig(hidden_size=32, num_hidden_layers=3, vocab_size=260, state_size=4),

@@ -3,10 +3,12 @@ import math
 import pytest
 import torch
 
-from ridge_utils import early_exit, models, tasks
+from ridge_utils import early_exit, information, models, tasks
 from ridge_utils.errors import InputError
 from ridge_utils.representations import collect, encode
 from ridge_utils.tasks import Example
+from ridge_utils.unbiased import unbiased_information
+from tests import gguf_files
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +124,18 @@ def test_a_nan_state_is_named_with_its_layer(examples):
 def test_bad_input(llama, given, batch, words):
     with pytest.raises(InputError, match=words):
         collect(llama, given, batch, progress=False)
+
+
+def test_of_a_model_that_scales_its_embedding_the_target_is_the_row_and_estimates_do_not_depend_on_it(examples):
+    """Gemma multiplies each row by the root of the width before its first block."""
+    loaded = models.assemble("gemma", gguf_files.model("gemma3"), models.byte_tokenizer())
+    scale = loaded.width**0.5
+    states = collect(loaded, examples, progress=False)
+    rows = loaded.embedding.weight.detach()
+    last = [loaded.tokenizer(example.prompt).input_ids[-1] for example in examples]
+    torch.testing.assert_close(states.hidden[0], scale * rows[last])
+    assert torch.equal(states.targets, rows[states.target_ids])
+    for estimate in (information.predictive_information, lambda z, y: unbiased_information(z, y).information.value):
+        found = estimate(states.hidden, states.targets)
+        torch.testing.assert_close(estimate(states.hidden, scale * states.targets), found, atol=1e-6, rtol=0)
+        torch.testing.assert_close(estimate(states.hidden / scale, states.targets), found, atol=1e-6, rtol=0)
