@@ -149,6 +149,12 @@ def _transfers() -> bool:
     return any(ends)
 
 
+def _cut_z() -> float:
+    """Standard errors by which unbiased information at the ridge layer lies above 0, the most of all cut models."""
+    table = reference("smollm2-synthetic/truncation")
+    return table.loc[table["quantity"] == "ridge_z", "value"].max()
+
+
 @cache
 def _verdicts() -> pd.DataFrame:
     return verdicts.judge(verdicts.stored(audits=False))
@@ -260,7 +266,8 @@ def facts() -> dict[str, bool]:
             ((scratch == "holds").any(axis=1) == scratch.index.str.contains("gpt2")).all()
         ),
         "from scratch: none answers OOD examples better than by the commonest answer": not _transfers(),
-        "cut and fine-tuned: a ridge at 8 and 9 blocks alone": _depths_with_ridge() == {8, 9},
+        "cut and fine-tuned: the paper's estimate has a ridge at 8 and 9 blocks alone": _depths_with_ridge() == {8, 9},
+        "cut and fine-tuned: without bias information is nowhere above 0 by three standard errors": _cut_z() < 3,
         "residual scaling: no effect on either side": not _effects("residual_scaling", SCALING).any(axis=None),
         "step 20: the best OOD exit lies after the ridge in each training seed": bool(
             len(_exit_gaps(20)) == 3 and (_exit_gaps(20)["low"] > 0).all()
