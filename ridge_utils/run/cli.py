@@ -142,6 +142,12 @@ def _parser() -> argparse.ArgumentParser:
             "names", nargs="*", type=_notebook, metavar="NOTEBOOK", help="take these, whether they need it or not"
         )
         command.add_argument("--jobs", metavar="N", type=_whole(1), default=2, help="notebooks at a time (default: 2)")
+    command = add("predict", _predict, "say where a model's ridge is expected, before anything of the targets is read")
+    command.add_argument("model", metavar="MODEL", help="as a notebook's parameter model")
+    command.add_argument("--task", metavar="TASK", action="append", required=True, help="may be repeated")
+    command.add_argument("--task-options", metavar="YAML", default="", help="options of the tasks")
+    command.add_argument("--data-dir", metavar="FOLDER", default="", help="folder of the real data sets")
+    command.add_argument("-o", dest="output", metavar="FILE", type=_path, help="default: results/predictions.csv")
     add("list", _list, "name the notebooks")
     command = add("forget", _forget, "take an audit that was added with add=true out of results/audit/ again")
     command.add_argument("name", metavar="NAME", help="its folder there, as the audit's run says it")
@@ -331,6 +337,24 @@ def _forget(options: argparse.Namespace) -> int:
     from ridge_utils.audit import verdicts
 
     verdicts.forget(options.name)
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from ridge_utils import names
+
+    given = profiles.parse_yaml(options.task_options, "--task-options") if options.task_options else {}
+    if not isinstance(given, dict):
+        raise InputError(f"--task-options must be a mapping, but is {shown(given)}.")
+    names.check([{"model": options.model}])
+    from ridge_utils.audit import predictions
+
+    data = str(user_path(options.data_dir, "The folder of the real data").resolve()) if options.data_dir else ""
+    path = options.output or predictions.FILE
+    table = predictions.run(options.model, options.task, options=given, data_dir=data, path=path)
+    said = ["model", "task", "source", "blocks", "ridge_layer", "ridge_depth", "ridge_layer_to_last", "falls"]
+    print(table[said].to_string(index=False, float_format="{:.2f}".format))
+    print(f"Stored in {path}: commit it before anything is measured.")
     return 0
 
 
