@@ -88,7 +88,6 @@ def _effects(notebook: str, quantities: Mapping[str, int]) -> pd.DataFrame:
     return pd.DataFrame({"claimed": holds & side, "against": holds & ~side})
 
 
-ATTENTION = {"signal_attention_fall": 1, "signal_attention_excess": 1, "last_token_attention_excess": 1}
 SCALING = {"scale_shift": -1, "scaled_accuracy_gain": 1}
 
 
@@ -155,6 +154,12 @@ def _cut_z() -> float:
     return table.loc[table["quantity"] == "ridge_z", "value"].max()
 
 
+def _attention(effect: str) -> pd.DataFrame:
+    """An effect of C9 in the pretrained model: a row per task, split and checkpoint."""
+    rows = _verdicts()
+    return rows[(rows["claim"] == "C9") & (rows["effect"] == effect) & (rows["model"] == "smollm2-135m")]
+
+
 @cache
 def _verdicts() -> pd.DataFrame:
     return verdicts.judge(verdicts.stored(audits=False))
@@ -191,7 +196,9 @@ def numbers() -> dict[str, str]:
     """The numbers in the sentences, as they are printed, by the name of their substitution."""
     ridge = ridges()
     before, early = _controls("synthetic", 0), _controls("synthetic", 20)
-    attention, scaling = _effects("attention", ATTENTION), _effects("residual_scaling", SCALING)
+    scaling, attention = _effects("residual_scaling", SCALING), _attention("fall of attention to the signal")
+    falls, before_training = -attention[attention["when"] != "untouched"]["estimate"], attention["when"] == "untouched"
+    before_training &= attention["task"] == "synthetic_arithmetic"
     ablation = _untouched("interventions", "ablation_contrast", "skip")
     gap = _untouched("early_exit", "exit_layer_difference", "")
     early_gaps = _exit_gaps(20)["estimate"]
@@ -208,9 +215,9 @@ def numbers() -> dict[str, str]:
         "controls": str(len(before)),
         "controls_with_ridge": str(before["has_ridge"].sum()),
         "controls_above_null": str(early["above_null"].sum()),
-        "attention_effects": str(len(attention)),
-        "attention_claimed": str(attention["claimed"].sum()),
-        "attention_against": str(attention["against"].sum()),
+        "attention_low": f"{falls.min():.2f}",
+        "attention_high": f"{falls.max():.2f}",
+        "attention_untouched": f"{attention.loc[before_training, 'estimate'].mean():.2f}",
         "scaling_effects": str(len(scaling)),
         "ablation": f"{-ablation['estimate']:.2f}",
         "ablation_interval": _interval(ablation, 2, -1),
@@ -231,6 +238,8 @@ def facts() -> dict[str, bool]:
     synthetic = ridge.loc["synthetic"]
     steps = list(synthetic.index[synthetic["has_ridge"]])
     exits, scratch = _best_exits(), _from_scratch()
+    fine_tuned = _attention("fall of attention to the signal").query("when != 'untouched'")
+    chance = _attention("signal over chance, ridge layer")
     return {
         "every number is there": not any("nan" in number for number in numbers().values()),
         "CLUTRR and ECQA: the last block has the largest I at every checkpoint": bool(
@@ -268,6 +277,10 @@ def facts() -> dict[str, bool]:
         "from scratch: none answers OOD examples better than by the commonest answer": not _transfers(),
         "cut and fine-tuned: the paper's estimate has a ridge at 8 and 9 blocks alone": _depths_with_ridge() == {8, 9},
         "cut and fine-tuned: without bias information is nowhere above 0 by three standard errors": _cut_z() < 3,
+        "fine-tuned, three tasks: the signal has less attention at the ridge layer than in the last block": bool(
+            (fine_tuned["high"] < 0).all() and fine_tuned["task"].nunique() == 3
+        ),
+        "the signal has less attention at the ridge layer than by chance": bool((chance["high"] < 0).all()),
         "residual scaling: no effect on either side": not _effects("residual_scaling", SCALING).any(axis=None),
         "step 20: the best OOD exit lies after the ridge in each training seed": bool(
             len(_exit_gaps(20)) == 3 and (_exit_gaps(20)["low"] > 0).all()
