@@ -175,6 +175,21 @@ def _judged() -> pd.DataFrame:
     )
 
 
+def _letters() -> pd.DataFrame:
+    """What the protocol reads of ECQA's letters at the last block after 30 steps, by statement."""
+    rows = _verdicts()
+    chosen = (rows["claim"] == "C1") & (rows["part"] == "last block") & rows["when"].str.startswith("step 30")
+    return rows[chosen & (rows["task"] == "ecqa:letter")].set_index("effect")
+
+
+def _knows_letters() -> bool:
+    """Whether the model fine-tuned for 30 steps answers ECQA with letters better than by the commonest one (OOD)."""
+    table = reference("smollm2-ecqa-letters/anatomy")
+    rows = table[(table["split"] == "ood") & (table["step"] == 30)]
+    exits = rows[(rows["quantity"] == "early_exit_accuracy") & (rows["layer"] == rows["layer"].max())]
+    return bool(exits["value"].max() > rows.loc[rows["quantity"] == "majority_accuracy", "value"].mean())
+
+
 def _by_seed(quantity: str) -> pd.Series:
     """The same, a value per training seed, by the name of the stored effect."""
     effects = inference.effects(reference("smollm2-synthetic/anatomy"), quantity)
@@ -205,7 +220,12 @@ def numbers() -> dict[str, str]:
     centred, probe = map(_percent, ("fall of Mantel's r, centred", "fall of what a probe reads"))
     bias = 100 * _by_seed("bias_share")
     unbiased = 100 * _by_seed("information_fall")
+    letters = 100 * _letters()[["estimate", "low", "high"]].astype(float)
+    made, by_bias = letters.loc["fall of the plug-in I, N = 200"], letters.loc["share of it that is bias"]
     return {
+        "letter_fall": f"{made['estimate']:.0f} %",
+        "letter_bias": f"{by_bias['estimate']:.0f} %",
+        "letter_bias_interval": f"95 % interval {by_bias['low']:.0f} to {by_bias['high']:.0f} %",
         "bias": f"{bias.min():.0f} to {bias.max():.0f} %",
         "centred": centred[0],
         "centred_interval": centred[1],
@@ -294,6 +314,8 @@ def facts() -> dict[str, bool]:
         "step 40: in each seed what a probe reads falls by less than a fifth of what the estimate does": bool(
             (_by_seed("probe_fall") < _by_seed("information_fall") / 5).all()
         ),
+        "ECQA's letters: no better than the commonest": not _knows_letters(),
+        "ECQA's letters: an artefact of bias": set(_letters()["verdict"] + _letters()["why"]) == {"artefactof bias"},
         "step 40: the ridge is undecided by the protocol": set(_judged()["verdict"]) == {"undecided"},
     }
 
