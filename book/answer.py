@@ -176,6 +176,21 @@ def _judged() -> pd.DataFrame:
     )
 
 
+def _foretold() -> "pd.Series[bool]":
+    """Whether the layer of the paper's largest estimate, untouched, is at most one from the predicted one, by task."""
+    predicted = results.read(results.FOLDER / "predictions.csv")[0].set_index(["model", "task"])["ridge_layer_to_last"]
+    right = {}
+    for name, (table, _) in results.references("anatomy").items():
+        rows = table[(table["split"] == "all") & (table["site"] == "block") & (table["variant"] == "")]
+        case = (table["model"].iloc[0], table["task"].iloc[0])
+        if case in predicted.index:
+            profile = rows[(rows["quantity"] == "predictive_information") & (rows["step"] == 0)].set_index("layer")[
+                "value"
+            ]
+            right[name] = abs(profile.idxmax() - predicted[case]) <= 1
+    return pd.Series(right)
+
+
 def _letters() -> pd.DataFrame:
     """What the protocol reads of ECQA's letters at the last block after 30 steps, by statement."""
     rows = _verdicts()
@@ -222,7 +237,10 @@ def numbers() -> dict[str, str]:
     unbiased = 100 * _by_seed("information_fall")
     letters = 100 * _letters()[["estimate", "low", "high"]].astype(float)
     made, by_bias = letters.loc["fall of the plug-in I, N = 200"], letters.loc["share of it that is bias"]
+    foretold = _foretold()
     return {
+        "foretold": str(len(foretold)),
+        "foretold_right": str(foretold.sum()),
         "letter_fall": f"{made['estimate']:.0f} %",
         "letter_bias": f"{by_bias['estimate']:.0f} %",
         "letter_bias_interval": f"95 % interval {by_bias['low']:.0f} to {by_bias['high']:.0f} %",
