@@ -182,6 +182,7 @@ def _foretold() -> "pd.Series[bool]":
     right = {}
     for name, (table, _) in results.references("anatomy").items():
         rows = table[(table["split"] == "all") & (table["site"] == "block") & (table["variant"] == "")]
+        rows = rows[(rows["quantity"] == "predictive_information") & (rows["step"] == 0)]
         case = (table["model"].iloc[0], table["task"].iloc[0])
         if case in predicted.index:
             profile = rows[(rows["quantity"] == "predictive_information") & (rows["step"] == 0)].set_index("layer")[
