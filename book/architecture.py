@@ -37,7 +37,7 @@ ROOMS = (
     Room(
         "Model",
         "weights of a checkpoint",
-        ("embedded", "names", "models", "random_models", "dequantised", "weights", "selective_scan"),
+        ("embedded", "names", "models", "random_models", "dequantised", "weights"),
         (0.2, 6.85, 4.1, 0.7),
     ),
     Room(

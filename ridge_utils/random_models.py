@@ -18,7 +18,6 @@ from transformers import (
     Qwen2Config,
 )
 
-from ridge_utils import selective_scan
 from ridge_utils.errors import InputError, shown
 from ridge_utils.names import PREFIX, split
 
@@ -47,7 +46,6 @@ def _gpt2(blocks: int, width: int) -> GPT2Config:
 
 
 def _mamba(blocks: int, width: int) -> MambaConfig:
-    selective_scan.install()
     # transformers advises CUDA kernels, which models of this size can do without.
     logging.getLogger("transformers.integrations.hub_kernels").addFilter(_is_no_advice)
     # A block of GPT-2 has 12 width^2 weights and more; with these two numbers a block of Mamba is as large.
