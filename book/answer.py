@@ -88,6 +88,8 @@ def _effects(notebook: str, quantities: Mapping[str, int]) -> pd.DataFrame:
     return pd.DataFrame({"claimed": holds & side, "against": holds & ~side})
 
 
+#: Statements of C1, as the judge names them.
+CENTRED, PROBE = "fall of Mantel's r, centred", "fall of what a probe reads"
 SCALING = {"scale_shift": -1, "scaled_accuracy_gain": 1}
 
 
@@ -192,6 +194,13 @@ def _foretold() -> "pd.Series[bool]":
     return pd.Series(right)
 
 
+def _gemma() -> pd.DataFrame:
+    """What the protocol reads of Gemma 3 270M, untouched, on the real CLUTRR at the last block, by statement."""
+    rows = _verdicts()
+    rows = rows[(rows["claim"] == "C1") & (rows["part"] == "last block") & (rows["model"] == "gemma3-270m")]
+    return rows[(rows["task"] == "clutrr") & (rows["source"] == "local")].set_index("effect")
+
+
 def _letters() -> pd.DataFrame:
     """What the protocol reads of ECQA's letters at the last block after 30 steps, by statement."""
     rows = _verdicts()
@@ -233,13 +242,15 @@ def numbers() -> dict[str, str]:
     ablation = _untouched("interventions", "ablation_contrast", "skip")
     gap = _untouched("early_exit", "exit_layer_difference", "")
     early_gaps = _exit_gaps(20)["estimate"]
-    centred, probe = map(_percent, ("fall of Mantel's r, centred", "fall of what a probe reads"))
+    centred, probe = map(_percent, (CENTRED, PROBE))
     bias = 100 * _by_seed("bias_share")
     unbiased = 100 * _by_seed("information_fall")
     letters = 100 * _letters()[["estimate", "low", "high"]].astype(float)
     made, by_bias = letters.loc["fall of the plug-in I, N = 200"], letters.loc["share of it that is bias"]
     foretold = _foretold()
     return {
+        "gemma_fall": f"{100 * _gemma().loc['fall of I', 'estimate']:.0f} %",
+        "gemma_centred": f"{100 * _gemma().loc[CENTRED, 'estimate']:.0f} %",
         "foretold": str(len(foretold)),
         "foretold_right": str(foretold.sum()),
         "letter_fall": f"{made['estimate']:.0f} %",
@@ -332,6 +343,8 @@ def facts() -> dict[str, bool]:
         "step 40: in each seed what a probe reads falls by less than a fifth of what the estimate does": bool(
             (_by_seed("probe_fall") < _by_seed("information_fall") / 5).all()
         ),
+        "Gemma on CLUTRR: an artefact of spread": set(_gemma()["verdict"] + _gemma()["why"]) == {"artefactof spread"},
+        "Gemma on CLUTRR: a probe reads no less at the end": _gemma().loc[PROBE, "high"] < 0,
         "ECQA's letters: no better than the commonest": not _knows_letters(),
         "ECQA's letters: an artefact of bias": set(_letters()["verdict"] + _letters()["why"]) == {"artefactof bias"},
         "step 40: the ridge is undecided by the protocol": set(_judged()["verdict"]) == {"undecided"},
