@@ -195,10 +195,14 @@ def _foretold() -> "pd.Series[bool]":
 
 
 def _gemma() -> pd.DataFrame:
-    """What the protocol reads of Gemma 3 270M, untouched, on the real CLUTRR at the last block, by statement."""
+    """What the protocol reads of Gemma 3 270M, untouched, on the two real tasks at the last block, by statement."""
     rows = _verdicts()
     rows = rows[(rows["claim"] == "C1") & (rows["part"] == "last block") & (rows["model"] == "gemma3-270m")]
-    return rows[(rows["task"] == "clutrr") & (rows["source"] == "local")].set_index("effect")
+    return rows[rows["task"].isin(["clutrr", "ecqa"]) & (rows["source"] == "local")].set_index(["effect", "task"])
+
+
+def _of_gemma(effect: str) -> str:
+    return " and ".join(f"{100 * estimate:.0f}" for estimate in _gemma().loc[effect, "estimate"].sort_index()) + " %"
 
 
 def _letters() -> pd.DataFrame:
@@ -249,8 +253,8 @@ def numbers() -> dict[str, str]:
     made, by_bias = letters.loc["fall of the plug-in I, N = 200"], letters.loc["share of it that is bias"]
     foretold = _foretold()
     return {
-        "gemma_fall": f"{100 * _gemma().loc['fall of I', 'estimate']:.0f} %",
-        "gemma_centred": f"{100 * _gemma().loc[CENTRED, 'estimate']:.0f} %",
+        "gemma_fall": _of_gemma("fall of I"),
+        "gemma_centred": _of_gemma(CENTRED),
         "foretold": str(len(foretold)),
         "foretold_right": str(foretold.sum()),
         "letter_fall": f"{made['estimate']:.0f} %",
@@ -343,8 +347,11 @@ def facts() -> dict[str, bool]:
         "step 40: in each seed what a probe reads falls by less than a fifth of what the estimate does": bool(
             (_by_seed("probe_fall") < _by_seed("information_fall") / 5).all()
         ),
-        "Gemma on CLUTRR: an artefact of spread": set(_gemma()["verdict"] + _gemma()["why"]) == {"artefactof spread"},
-        "Gemma on CLUTRR: a probe reads no less at the end": _gemma().loc[PROBE, "high"] < 0,
+        "Gemma on CLUTRR and ECQA: an artefact of spread": len(_gemma().loc["fall of I"]) == 2
+        and set(_gemma()["verdict"] + _gemma()["why"]) == {"artefactof spread"},
+        "Gemma on CLUTRR and ECQA: a loss of a tenth for a probe is excluded": bool(
+            (_gemma().loc[PROBE, "state"] == "refuted").all()
+        ),
         "ECQA's letters: no better than the commonest": not _knows_letters(),
         "ECQA's letters: an artefact of bias": set(_letters()["verdict"] + _letters()["why"]) == {"artefactof bias"},
         "step 40: the ridge is undecided by the protocol": set(_judged()["verdict"]) == {"undecided"},
