@@ -34,6 +34,7 @@ from ridge_utils.errors import InputError, StorageError, named, shown
 
 log = logging.getLogger(__name__)
 
+#: Architectures whose files are read.
 ARCHITECTURES = ("gemma3", "llama", "qwen2")
 
 #: How a file may say that its tokenizer cuts a text before merging (``tokenizer.ggml.pre``), and whether that puts a

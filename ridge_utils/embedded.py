@@ -23,7 +23,7 @@ from ridge_utils.errors import InputError, StorageError, named
 
 log = logging.getLogger(__name__)
 
-#: Part of the cache's key: raise it when the conversion of GGUF files changes.
+#: Raise this part of the cache's key when the conversion of GGUF files changes.
 CONVERSION = 1
 
 
@@ -48,6 +48,7 @@ class Embedded:
 
 
 DEFAULT = "smollm2-135m"
+#: The embedded models by name.
 MODELS = {
     DEFAULT: Embedded(
         "SmolLM2-135M-Instruct",

@@ -3,7 +3,7 @@
 Tensors in, float64 tensors out, in nats; this module knows no model. The estimator is the one of the paper
 ("Quantities"): vectors are l2-normalised, a Gaussian Gram matrix is divided by its trace, and the von Neumann entropy
 of its spectrum plays the part of Shannon's [SanchezGiraldoRP14]_. Its bias, interval and null have closed forms in
-order 2 (:func:`unbiased_information`), which need no model either:
+order 2 (:func:`~ridge_utils.unbiased.unbiased_information`), which need no model either:
 
 >>> import torch
 >>> from ridge_utils import information

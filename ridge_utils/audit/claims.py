@@ -40,8 +40,8 @@ def attention(
         marked: which of the split's examples these are.
 
     Returns:
-        Effects within examples: ``ridge_attention_fall``, attention to the signal at the ridge layer less that in the
-        last block; ``ridge_attention_excess``, at the ridge layer, less what uniform attention would give it; and
+        The effects within examples ``ridge_attention_fall``, attention to the signal at the ridge layer less that in
+        the last block; ``ridge_attention_excess``, at the ridge layer, less what uniform attention would give it; and
         ``last_token_lead``, in the last block, attention to the last token less that to the signal. A model of one
         block has the last of them alone.
     """
