@@ -22,7 +22,7 @@ _TASKS = {"clutrr": "CLUTRR", "ecqa": "ECQA", "cnn_dailymail": "CNN/DailyMail"}
 
 
 def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
-    """Claims in rows, models and tasks in columns; a cell says how many checkpoints have each verdict.
+    """Claims in rows, models and tasks in columns, those with most claims first; a cell counts checkpoints by verdict.
 
     The colour is the verdict that all of them share.
     """
@@ -32,8 +32,9 @@ def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
     names = paper.claims().set_index("id")["name"]
     rows = {(claim, part): f"{claim} {names[claim]}" for claim in claims for part in RULES[claim].parts}
     by_claim = total.set_index(["claim", "part", "case"])
+    cases = total.groupby("case", sort=False)["claim"].nunique().sort_values(ascending=False, kind="stable").index
     cells, colours = (
-        by_claim[name].unstack().reindex(index=list(rows), columns=total["case"].unique())  # noqa: PD010
+        by_claim[name].unstack().reindex(index=list(rows), columns=cases)  # noqa: PD010
         for name in ("cell", "verdict")
     )
     shown = pd.DataFrame({"claim": [f"{name}, {part}" if part else name for (_, part), name in rows.items()]})
