@@ -9,18 +9,15 @@ from ridge_utils import inference, information
 from ridge_utils.audit import anatomy, geometry
 from ridge_utils.kernels import Estimator
 from ridge_utils.representations import Representations
+from tests import tables
 
 CONTEXT = {"model": "m", "task": "t", "source": "own", "split": "all", "step": 0, "train_seed": None}
-N, WIDTH, CLASSES = 300, 12, 5
+N = 300
 
 
 def planted(signal, shared=0.0, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(CLASSES, (N,), generator=generator)
-    codes = torch.eye(WIDTH, dtype=torch.float64)[:CLASSES]
-    noise = torch.randn(len(signal), N, WIDTH, generator=generator, dtype=torch.float64) / WIDTH**0.5
-    states = torch.tensor(signal, dtype=torch.float64)[:, None, None] * codes[ids] + noise
-    return states + shared, codes[ids], ids
+    states, targets, ids = tables.planted(signal, N, seed)
+    return states + shared, targets, ids
 
 
 def effect(table, quantity, variant="last_block"):

@@ -11,20 +11,16 @@ from ridge_utils.audit import claims, rules, verdicts
 from ridge_utils.generation import Continuations
 from ridge_utils.representations import Representations
 from ridge_utils.unbiased import in_halves, unbiased_information
+from tests import tables
 
 CONTEXT = {"model": "m", "task": "t", "source": "own", "step": 0, "train_seed": None}
 NO_SAMPLE = {"sample_seed": None, "n": 40}
-WIDTH, CLASSES = 12, 5
 
 
 def planted(signal, n=80, seed=0):
     """States that know the class by so much at each layer and after the final norm, as representations."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(CLASSES, (n,), generator=generator)
-    codes = torch.eye(WIDTH, dtype=torch.float64)[:CLASSES]
-    noise = torch.randn(len(signal), n, WIDTH, generator=generator, dtype=torch.float64) / WIDTH**0.5
-    states = torch.tensor(signal, dtype=torch.float64)[:, None, None] * codes[ids] + noise
-    return Representations(states[:-1], states[-1], codes[ids], ids)
+    states, targets, ids = tables.planted(signal, n, seed)
+    return Representations(states[:-1], states[-1], targets, ids)
 
 
 def effect(table, quantity, **where):
@@ -121,7 +117,9 @@ def checkpoints(last_block, n=40):
     made = {}
     for step, signal in last_block.items():
         pool = planted([0.0, 0.5, 2.0, 1.0, signal, signal], n, seed=7)
-        random = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        random = torch.randn(
+            tables.WIDTH, tables.WIDTH, generator=torch.Generator().manual_seed(step), dtype=torch.float64
+        )
         made[step] = pool.hidden, pool.targets @ random
     return made
 
