@@ -52,8 +52,6 @@ def good(name: str, function: str) -> Any:
         return 0.5
     if function == "embedding" and name == "labels":
         return torch.arange(N) // 2
-    if function == "excess_information" and name == "seed":
-        return [0, 1]
     if function.startswith("sequence") and name in ("x", "hidden", "targets", "steps"):
         of_two_steps = normal.unflatten(-1, (2, 2))
         return {"x": of_two_steps[0], "hidden": of_two_steps, "targets": of_two_steps[1], "steps": [1, 2]}[name]
