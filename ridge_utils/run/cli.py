@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("ridge_utils").setLevel(logging.INFO)
     try:
         options = _parser().parse_args(arguments)
+        if options.checkout:
+            profiles.require_checkout(options.checkout)
         status = options.call(options)
         if sys.stdout:
             sys.stdout.flush()
@@ -92,12 +94,14 @@ def _notebook(text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="ridge", description="Run the notebooks of the book with your own parameters.")
-    parser.set_defaults(call=lambda _: parser.print_help() or 0)
+    parser.set_defaults(call=lambda _: parser.print_help() or 0, checkout="")
     commands = parser.add_subparsers(metavar="COMMAND")
 
-    def add(name: str, call: Callable[[argparse.Namespace], int], does: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, call: Callable[[argparse.Namespace], int], does: str, checkout: bool = False
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=does)
-        command.set_defaults(call=call)
+        command.set_defaults(call=call, checkout=f"`ridge {name}`" if checkout else "")
         return command
 
     command = add("run", _run, "execute a notebook headless")
@@ -121,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--force", action="store_true", help="what stands at the output's names and no run wrote is moved to NAME~"
     )
-    command = add("reference", _reference, "run the reference profiles that are not in results/ yet")
+    command = add("reference", _reference, "run the reference profiles that are not in results/ yet", True)
     command.add_argument("names", nargs="*", metavar="PROFILE", help="default: all reference profiles")
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
     command.add_argument(
@@ -135,8 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
     _add_workers(command, 1)
-    build = add("book", _book, "execute the notebooks that have changed and build the book")
-    check = add("check", _check, "compare the committed notebooks with what they give when executed")
+    build = add("book", _book, "execute the notebooks that have changed and build the book", True)
+    check = add("check", _check, "compare the committed notebooks with what they give when executed", True)
     for command in (build, check):
         command.add_argument(
             "names", nargs="*", type=_notebook, metavar="NOTEBOOK", help="take these, whether they need it or not"
@@ -149,11 +153,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data-dir", metavar="FOLDER", default="", help="folder of the real data sets")
     command.add_argument("-o", dest="output", metavar="FILE", type=_path, help="default: results/predictions.csv")
     add("list", _list, "name the notebooks")
-    command = add("forget", _forget, "take an audit that was added with add=true out of results/audit/ again")
+    command = add("forget", _forget, "take an audit that was added with add=true out of results/audit/ again", True)
     command.add_argument("name", metavar="NAME", help="its folder there, as the audit's run says it")
     command = add("params", _params, "show a notebook's parameters with type, default and help")
     command.add_argument("notebook", type=_notebook)
-    command = add("refresh", _refresh, "maintainers: measure the stored numbers anew, notebook by notebook")
+    command = add("refresh", _refresh, "maintainers: measure the stored numbers anew, notebook by notebook", True)
     command.add_argument("names", nargs="*", type=_notebook, metavar="NOTEBOOK", help="default: all")
     command.add_argument("--pages", action="store_true", help="leave results/ alone and execute the notebooks only")
     command = add("setup", _setup, "put an embedded model into the cache")
