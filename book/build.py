@@ -97,7 +97,7 @@ def stage(executed: Path | None) -> None:
     wanted[Path("_config.yml")] = yaml.safe_dump(config, allow_unicode=True, sort_keys=False).encode()
     wanted[Path("_toc.yml")] = (ROOT / "_toc.yml").read_bytes()
     for path in (ROOT / "book").rglob("*"):
-        if path.is_file() and path.suffix in {".md", ".bib", ".css", ".png", ".svg"}:
+        if path.is_file() and path.suffix in {".md", ".bib", ".css", ".js", ".png", ".svg"}:
             wanted[path.relative_to(ROOT)] = path.read_bytes()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         try:
@@ -109,7 +109,10 @@ def stage(executed: Path | None) -> None:
         if path.suffix in {".csv", ".json"}:
             wanted[path.relative_to(ROOT)] = path.read_bytes()
     import architecture
+    import explorer
 
+    wanted[Path("book/_static/explorer-data.js")] = explorer.script().encode()
+    wanted[Path("book/_static/plotly.min.js")] = explorer.plotly()
     for name, text in architecture.pages().items():
         wanted[Path("book") / name] = text.encode()
     wanted[Path("book/images/architecture.svg")] = architecture.figure()
