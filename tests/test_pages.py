@@ -11,10 +11,10 @@ import yaml
 
 from ridge_utils import results
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "book"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "book"))
 import provenance
 
+ROOT = Path(__file__).parent.parent
 GAP = "…"
 
 
