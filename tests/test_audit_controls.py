@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ridge_utils import inference, information, models, results, statistics
-from ridge_utils.audit import controls, geometry
+from ridge_utils import inference, information, models, results
+from ridge_utils.audit import controls
 from ridge_utils.representations import Representations
 
 BLOCKS, N, D, CLASSES = 4, 72, 12, 6

@@ -28,7 +28,7 @@ _SPLITS: tuple[tasks.Split, ...] = ("id", "ood")
 _KEY = ["model", "task", "source", "options"]
 
 
-def predict(loaded: LoadedModel, examples: Sequence[Example], batch_size: int = 16) -> dict[str, Any]:
+def predict(loaded: LoadedModel, examples: Sequence[Example]) -> dict[str, Any]:
     """What the states of some examples foretell; their targets are not read.
 
     Returns:
@@ -39,7 +39,7 @@ def predict(loaded: LoadedModel, examples: Sequence[Example], batch_size: int = 
     """
     # In place of the target any text that has a token: the tokens of a prompt do not depend on it.
     bare = [replace(example, target=" a", signal_spans=()) for example in examples]
-    states = read(loaded, bare, batch_size, "prompts alone").states
+    states = read(loaded, bare, 16, "prompts alone").states
     n = min(anatomy.PAPER_N, len(bare) // 2)
     samples = [statistics.subsample(len(bare), n, seed) for seed in SAMPLING_SEEDS]
     cosine = geometry.mean_cosine(states)
