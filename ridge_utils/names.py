@@ -18,7 +18,6 @@ from ridge_utils.errors import InputError, named, shown
 log = logging.getLogger(__name__)
 
 EMBEDDED = embedded.DEFAULT
-EMBEDDED_NAME = embedded.MODELS[EMBEDDED].title
 #: How the name of a model with random weights begins.
 PREFIX = "random:"
 #: How such a model's architecture is written.
