@@ -121,6 +121,26 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--force", action="store_true", help="what stands at the output's names and no run wrote is moved to NAME~"
     )
+    command = add("audit", _audit, "measure and judge all that needs no training of a model, in minutes")
+    command.add_argument("model", metavar="MODEL", help="as a notebook's parameter model")
+    command.add_argument(
+        "--task", metavar="TASK", action="append", help="may be repeated; default: synthetic_arithmetic"
+    )
+    command.add_argument("--task-options", metavar="YAML", help="options of the tasks")
+    command.add_argument("--data-dir", metavar="FOLDER", help="folder of the real data sets")
+    command.add_argument("--n", metavar="N", help="examples per split (default: 500, or as many as there are)")
+    command.add_argument("--device", help="cpu (default), auto, cuda, mps")
+    command.add_argument(
+        "-p",
+        dest="assignments",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="another parameter of the notebook audit",
+    )
+    command.add_argument("-o", dest="output", metavar="FOLDER", type=_path, help="default: runs/audit")
+    command.add_argument("--add", action="store_true", help="put it beside the stored runs, into results/audit/")
+    command.add_argument("--remove", action="store_true", help="take the model's audits out of results/audit/ again")
     command = add("reference", _reference, "run the reference profiles that are not in results/ yet")
     command.add_argument("names", nargs="*", metavar="PROFILE", help="default: all reference profiles")
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
@@ -149,8 +169,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data-dir", metavar="FOLDER", default="", help="folder of the real data sets")
     command.add_argument("-o", dest="output", metavar="FILE", type=_path, help="default: results/predictions.csv")
     add("list", _list, "name the notebooks")
-    command = add("forget", _forget, "take an audit that was added with add=true out of results/audit/ again")
-    command.add_argument("name", metavar="NAME", help="its folder there, as the audit's run says it")
     command = add("params", _params, "show a notebook's parameters with type, default and help")
     command.add_argument("notebook", type=_notebook)
     command = add("refresh", _refresh, "maintainers: measure the stored numbers anew, notebook by notebook")
@@ -333,11 +351,10 @@ def _list(_options: argparse.Namespace) -> int:
     return 0
 
 
-def _forget(options: argparse.Namespace) -> int:
-    from ridge_utils.audit import verdicts
+def _audit(options: argparse.Namespace) -> int:
+    from ridge_utils.run import audit
 
-    verdicts.forget(options.name)
-    return 0
+    return audit.main(options)
 
 
 def _predict(options: argparse.Namespace) -> int:
