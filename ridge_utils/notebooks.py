@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The folder of the notebooks, in a checkout of the project.
+#: The folder of the notebooks.
 NOTEBOOKS = profiles.FOLDER.parent
 #: The parameters that say how a table is used, not what is in it.
 NOT_MEASURED = ("compare", "save_table")

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,7 +125,7 @@ def forward(
     shared = isinstance(progress, tqdm)
     with progress_bar("hidden states", not shared and progress, len(prompts)) as bar, torch.inference_mode():
         work_through(order, batch_size, run, progress if shared else bar)
-    _require_finite(hidden, final_norm, loaded.name)
+    require_finite([*hidden, final_norm], loaded, range(len(prompts)))
     return States(hidden, final_norm)
 
 
@@ -210,11 +210,13 @@ def captured(loaded: LoadedModel, pick: Callable[[Tensor], Tensor]) -> Iterator[
             handle.remove()
 
 
-def _require_finite(hidden: Tensor, final_norm: Tensor, name: str) -> None:
-    for label, states in [*((f"layer {layer}", z) for layer, z in enumerate(hidden)), ("the final norm", final_norm)]:
-        bad = ~states.isfinite().all(-1)
-        if bool(bad.any()):
+def require_finite(states: Iterable[Tensor], loaded: LoadedModel, examples: Sequence[int]) -> None:
+    """Refuse states that are not finite: those of every layer and, last, after the final norm, shape (B, ..., d)."""
+    for layer, state in enumerate(states):
+        if bool((bad := ~state.isfinite().all(-1)).any()):
+            row, *step = bad.nonzero()[0].tolist()
+            where = f"layer {layer}" if layer <= len(loaded.blocks) else "the final norm"
             raise InputError(
-                f"Model {name!r} gives a NaN or infinite state at {label} for example {int(bad.nonzero()[0])}: load it "
-                "in a wider dtype, or check its weights."
+                f"Model {loaded.name!r} gives a NaN or infinite state at {where} for example {examples[row]}"
+                f"{f' at step {step[0] + 1}' if step else ''}: load it in a wider dtype, or check its weights."
             )

@@ -50,9 +50,7 @@ def test_what_is_refused_before_anything_is_measured(arguments, words, place, mo
     write_task(place / "half.jsonl", id=9)
     write_task(place / "few.jsonl", id=9, ood=9)
     assert cli.main(["audit", *arguments]) == 2
-    said = capsys.readouterr().err
-    assert words in said
-    assert said.startswith("error: ") and said.count("\n") == 1
+    assert words in capsys.readouterr().err.partition("\n")[0]
 
 
 def options(*arguments):

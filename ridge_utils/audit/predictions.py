@@ -30,7 +30,7 @@ _SPLITS: tuple[tasks.Split, ...] = ("id", "ood")
 _KEY = ["model", "task", "source", "options"]
 
 
-def predict(loaded: LoadedModel, examples: Mapping[str, Sequence[Example]], batch_size: int = 16) -> dict[str, Any]:
+def predict(loaded: LoadedModel, examples: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
     """What the states of some examples, by split, foretell; their targets are not read.
 
     Returns:
@@ -41,7 +41,7 @@ def predict(loaded: LoadedModel, examples: Mapping[str, Sequence[Example]], batc
     """
     # In place of the target any text that has a token: the tokens of a prompt do not depend on it.
     pools = [
-        read(loaded, [replace(example, target=" a", signal_spans=()) for example in own], batch_size, f"{split}, bare")
+        read(loaded, [replace(example, target=" a", signal_spans=()) for example in own], 16, f"{split}, bare")
         for split, own in examples.items()
     ]
     states = Representations.join(pools).states

@@ -14,20 +14,38 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ridge_utils import cache, files, names, notebooks, tasks
-from ridge_utils.errors import InputError, TooFewExamplesError, named, shown
-from ridge_utils.run import plain
+from ridge_utils import cache, files, names, notebooks, profiles, tasks
+from ridge_utils.errors import InputError, TooFewExamplesError, named, shown, user_path
+from ridge_utils.run import plain, setup
 
 NOTEBOOK = "audit"
 TASK = "synthetic_arithmetic"
 
 
+def declare(command: argparse.ArgumentParser) -> None:
+    """Add the command's options."""
+    command.add_argument("model", metavar="MODEL", help="as a notebook's parameter model")
+    command.add_argument("--task", metavar="TASK", action="append", help=f"may be repeated (default: {TASK})")
+    command.add_argument("--task-options", metavar="YAML", help="options of the tasks")
+    command.add_argument("--data-dir", metavar="FOLDER", help="folder of the real data sets")
+    command.add_argument("--n", metavar="N", help="examples per split (default: 500, or as many as there are)")
+    command.add_argument("--device", help="cpu (the default), auto, cuda or mps")
+    command.add_argument(
+        "-p", dest="assignments", metavar="NAME=VALUE", action="append", default=[], help="another parameter of `audit`"
+    )
+    command.add_argument("-o", dest="output", metavar="FOLDER", default="runs/audit", help="default: runs/audit")
+    command.add_argument("--add", action="store_true", help="put it beside the stored runs, into results/audit/")
+    command.add_argument("--remove", action="store_true", help="take the model's audits out of results/audit/ again")
+
+
 def main(options: argparse.Namespace) -> int:
     """Audit the model on each of the tasks, or take its audits out; the exit status, 1 if a run failed."""
+    if options.add or options.remove:
+        profiles.require_checkout(f"`ridge audit --{'remove' if options.remove else 'add'}`")
     if options.remove:
         return _remove(options.model, options.task)
     given = [_parameters(options, task) for task in dict.fromkeys(options.task or [TASK])]
-    names.check(given)
+    setup.ready([values["model"] for values in given], options.yes)
     # What takes long to import comes after what is soon refused.
     import pandas as pd
 
@@ -35,7 +53,7 @@ def main(options: argparse.Namespace) -> int:
     from ridge_utils.audit import verdict_page, verdicts
     from ridge_utils.run import sweep
 
-    folder = options.output or Path("runs") / NOTEBOOK
+    folder = user_path(options.output, "The output")
     runs = [sweep.Run(name, NOTEBOOK, values, *_files(folder, name)) for name, values in map(_with_examples, given)]
     pages, judged, failed = [], [], []
     for run in runs:
