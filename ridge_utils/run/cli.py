@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ridge_utils import embedded, files, notebooks, profiles
 from ridge_utils.errors import InputError, StorageError, named, shown, user_path
-from ridge_utils.run import setup
+from ridge_utils.run import audit, setup
 
 if TYPE_CHECKING:
     from ridge_utils.run import sweep
@@ -127,6 +127,9 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="what stands at the output's names and no run wrote is moved to NAME~"
     )
     _add_yes(command)
+    command = add("audit", audit.main, "measure and judge what needs no training of a model, in minutes")
+    audit.declare(command)
+    _add_yes(command)
     command = add("reference", _reference, "run the reference profiles that are not in results/ yet", True)
     command.add_argument("names", nargs="*", metavar="PROFILE", help="default: all reference profiles")
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
@@ -156,8 +159,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-o", dest="output", metavar="FILE", type=_path, help="default: results/predictions.csv")
     _add_yes(command)
     add("list", _list, "name the notebooks")
-    command = add("forget", _forget, "take an audit that was added with add=true out of results/audit/ again", True)
-    command.add_argument("name", metavar="NAME", help="its folder there, as the audit's run says it")
     command = add("params", _params, "show a notebook's parameters with type, default and help")
     command.add_argument("notebook", type=_notebook)
     command = add("refresh", _refresh, "maintainers: measure the stored numbers anew, notebook by notebook", True)
@@ -347,13 +348,6 @@ def _check(options: argparse.Namespace) -> int:
 def _list(_options: argparse.Namespace) -> int:
     for name in notebooks.names():
         print(f"{name:28} {notebooks.title(name)}")
-    return 0
-
-
-def _forget(options: argparse.Namespace) -> int:
-    from ridge_utils.audit import verdicts
-
-    verdicts.forget(options.name)
     return 0
 
 
