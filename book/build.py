@@ -50,13 +50,15 @@ def main() -> int:
         "--keep-going",
     ]
     log = ROOT / "_build" / "book.log"
+    # For the extension theme.py.
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     with log.open("w", encoding="utf-8") as file:
         # Matplotlib and torch are imported for the API page: one thread is enough for that.
         done = subprocess.run(
             [str(Path(sys.executable).with_name("jupyter-book")), *command],
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "NO_COLOR": "1", "PYTHONPATH": path},
             check=False,
         )
     text = log.read_text(encoding="utf-8")
@@ -95,6 +97,7 @@ def stage(executed: Path | None) -> None:
     import architecture
     import explorer
     import provenance
+    import theme
 
     wanted: dict[Path, bytes] = {}
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
@@ -114,6 +117,7 @@ def stage(executed: Path | None) -> None:
     for path in (ROOT / "results").rglob("*"):  # the captions link to them
         if path.suffix in {".csv", ".json"}:
             wanted[path.relative_to(ROOT)] = path.read_bytes()
+    wanted[Path("book/_static/icons.css")] = theme.icons().encode()
     wanted[Path("book/_static/explorer-data.js")] = explorer.script().encode()
     wanted[Path("book/_static/plotly.min.js")] = explorer.plotly()
     for name, text in (architecture.pages() | tables).items():
