@@ -9,7 +9,7 @@ import transformers
 from tqdm import tqdm
 
 from ridge_utils import cache
-from ridge_utils.models import LoadedModel
+from ridge_utils.models import LoadedModel, title
 from ridge_utils.representations import Representations, collect, encode
 from ridge_utils.tasks import Example
 
@@ -36,7 +36,7 @@ def remember(
     dataclass whose fields are all tensors.
     """
     key = _key(loaded, examples, **shaped_by)
-    return kind(**cache.tensors(kind.__name__, key, lambda: _tensors(compute())))
+    return kind(**cache.tensors(kind.__name__, key, lambda: _tensors(compute()), title(loaded.name)))
 
 
 def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, label: str) -> Representations:
@@ -53,7 +53,7 @@ def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, labe
     everything = range(len(examples))
     if len(examples) <= PART or batch_size < 1:
         return remember(Representations, loaded, examples, lambda: run(everything, label), batch_size=batch_size)
-    key = _key(loaded, examples, batch_size=batch_size)
+    key, model = _key(loaded, examples, batch_size=batch_size), title(loaded.name)
     order = sorted(everything, key=lambda i: len(encode(loaded, examples[i])[0]))
     size = max(PART // batch_size, 1) * batch_size
     parts = [order[start : start + size] for start in range(0, len(order), size)]
@@ -63,7 +63,7 @@ def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, labe
         with tqdm(total=len(examples), desc=f"hidden states, {label}", unit="prompt") as bar:
             for index, part in zip(parts, keys, strict=True):
                 done = bar.n
-                states = cache.tensors(_PARTS, part, lambda index=index: _tensors(run(index, bar)))
+                states = cache.tensors(_PARTS, part, lambda index=index: _tensors(run(index, bar)), model)
                 bar.update(done + len(index) - bar.n)
                 for name, array in arrays.items():
                     if name == "hidden":
@@ -79,7 +79,7 @@ def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, labe
         "targets": (dtype, (n, d)),
         "target_ids": ("int64", (n,)),
     }
-    whole = Representations(**cache.mapped(_MAPPED, key, shapes, fill))
+    whole = Representations(**cache.mapped(_MAPPED, key, shapes, fill, model))
     for part in keys:
         cache.discard(_PARTS, part)
     return whole

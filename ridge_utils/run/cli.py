@@ -1,7 +1,9 @@
 """``ridge``: the command line."""
 
 import argparse
+import ast
 import datetime
+import json
 import logging
 import os
 import re
@@ -155,11 +157,26 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data-dir", metavar="FOLDER", default="", help="folder of the real data sets")
     command.add_argument("-o", dest="output", metavar="FILE", type=_path, help="default: results/predictions.csv")
     _add_yes(command)
-    add("list", _list, "name the notebooks")
+    command = add("lab", _lab, "open copies of the notebooks in JupyterLab")
+    command.add_argument("folder", nargs="?", type=_path, default=Path("ridge-notebooks"), metavar="FOLDER")
+    command.add_argument("--copy-only", action="store_true", help="do not open them")
+    _add_json(add("list", _list, "name the notebooks"))
+    _add_json(add("doctor", _doctor, "say what is here: versions, machine, cache, models, network"))
+    command = add("cache", _cache, "list what the cache holds, or clear it")
+    command.add_argument("--clear", action="store_true", help="remove it, but for what a running process uses")
+    command.add_argument("--kind", action="append", default=[], metavar="KIND", help="only these; may be repeated")
+    command.add_argument("--model", action="append", default=[], metavar="MODEL", help="only of these; may be repeated")
+    command.add_argument("--older-than", default="0h", metavar="AGE", help="only what was not used for 12h, 30d or 8w")
+    command.add_argument("--larger-than", type=int, default=-1, metavar="MB", help="only entries of more megabytes")
+    _add_yes(command, "clear it")
+    _add_json(command)
+    command = add("completion", _completion, "print a shell's completion: source it in ~/.bashrc or ~/.zshrc")
+    command.add_argument("shell", choices=["bash", "zsh"])
     command = add("forget", _forget, "take an audit that was added with add=true out of results/audit/ again", True)
     command.add_argument("name", metavar="NAME", help="its folder there, as the audit's run says it")
     command = add("params", _params, "show a notebook's parameters with type, default and help")
     command.add_argument("notebook", type=_notebook)
+    _add_json(command)
     command = add("refresh", _refresh, "maintainers: measure the stored numbers anew, notebook by notebook", True)
     command.add_argument("names", nargs="*", type=_notebook, metavar="NOTEBOOK", help="default: all")
     command.add_argument("--pages", action="store_true", help="leave results/ alone and execute the notebooks only")
@@ -180,6 +197,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_yes(command: argparse.ArgumentParser, does: str = "fetch an embedded model that is not here yet") -> None:
     command.add_argument("-y", "--yes", action="store_true", help=f"{does}, unasked")
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _add_workers(command: argparse.ArgumentParser, default: int) -> None:
@@ -344,9 +365,46 @@ def _check(options: argparse.Namespace) -> int:
     return check.main(options.names, options.jobs)
 
 
-def _list(_options: argparse.Namespace) -> int:
-    for name in notebooks.names():
-        print(f"{name:28} {notebooks.title(name)}")
+def _list(options: argparse.Namespace) -> int:
+    titles = {name: notebooks.title(name) for name in notebooks.names()}
+    if options.json:
+        print(json.dumps(titles, indent=1))
+        return 0
+    for name, title in titles.items():
+        print(f"{name:28} {title}")
+    return 0
+
+
+def _lab(options: argparse.Namespace) -> int:
+    from ridge_utils.run import lab
+
+    return lab.main(options.folder, options.copy_only)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from ridge_utils.run import doctor
+
+    return doctor.main(options.json)
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from ridge_utils.run import caches
+
+    older, larger = caches.seconds(options.older_than), options.larger_than * 10**6
+    return caches.main(options.kind, options.model, older, larger, options.clear, options.yes, options.json)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    import shtab
+
+    parser = _parser()
+    for command in parser._subparsers._group_actions[0].choices.values():
+        for action in command._actions:
+            if action.type is _notebook:
+                action.choices = notebooks.names()
+            elif action.type is _path:
+                action.complete = shtab.FILE
+    print(shtab.complete(parser, options.shell))
     return 0
 
 
@@ -374,7 +432,11 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _params(options: argparse.Namespace) -> int:
-    for parameter in notebooks.parameters(options.notebook).values():
+    every = notebooks.parameters(options.notebook)
+    if options.json:
+        print(json.dumps([vars(p) | {"default": ast.literal_eval(p.default)} for p in every.values()], indent=1))
+        return 0
+    for parameter in every.values():
         print(f"{parameter.name}: {parameter.type} = {parameter.default}\n    {parameter.help}")
     return 0
 
