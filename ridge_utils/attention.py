@@ -66,12 +66,6 @@ class AttentionShares:
         index = torch.as_tensor(index)
         return AttentionShares(*(getattr(self, field.name)[..., index] for field in fields(self)))
 
-    @staticmethod
-    def join(parts: Sequence["AttentionShares"]) -> "AttentionShares":
-        """The examples of several parts, one after the other."""
-        columns = ([getattr(part, field.name) for part in parts] for field in fields(AttentionShares))
-        return AttentionShares(*(torch.cat(column, dim=-1) for column in columns))
-
 
 def shares(
     loaded: LoadedModel, examples: Sequence[Example], batch_size: int = 8, progress: bool | str = True

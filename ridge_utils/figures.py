@@ -179,26 +179,18 @@ def heat_map(
     value: str = "value",
     *,
     label: str = "",
-    limits: tuple[float, float] | None = None,
-    diverging: bool = False,
 ) -> Figure:
     """The mean of a value over two columns, as colours; cells without a value stay white.
 
     Args:
         x, y: columns of the two axes; numbers are drawn where they are, with integer ticks, texts in the table's order.
         label: of the colour bar.
-        limits: of the colours; by default the smallest and the largest value.
-        diverging: two hues around zero instead of one.
     """
     grid = table.pivot_table(index=y, columns=x, values=value, sort=False)
     grid = grid.reindex(index=_order(table[y], y), columns=_order(table[x], x)).astype(float)
-    lowest, highest = limits or (grid.min().min(), grid.max().max())
-    if diverging and limits is None:
-        highest = max(abs(lowest), abs(highest))
-        lowest = -highest
     figure, axes = panel_grid([""], height=max(2.2, 0.6 + 0.16 * len(grid)))
-    ax, colours = axes[""], "RdBu_r" if diverging else "viridis"
-    image = ax.imshow(grid, aspect="auto", interpolation="nearest", cmap=colours, vmin=lowest, vmax=highest)
+    ax = axes[""]
+    image = ax.imshow(grid, aspect="auto", interpolation="nearest", cmap="viridis")
     for axis, names in ((ax.xaxis, list(grid.columns)), (ax.yaxis, list(grid.index))):
         step = max(1, -(-len(names) // 12)) if all(isinstance(name, int | np.integer) for name in names) else 1
         axis.set_ticks(range(0, len(names), step), [str(name) for name in names[::step]])

@@ -21,11 +21,6 @@ def listed(items: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def sentence(text: str) -> str:
-    """A text with a capital at its beginning and a full stop at its end; the empty text stays empty."""
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
-
-
 def number(value: float, digits: int, sign: str = "") -> str:
     """A number with so many decimals, – where there is none; ``sign="+"`` writes the plus as well."""
     # + 0.0, or a rounded -0.0001 would read -0.000.

@@ -12,7 +12,7 @@ from transformers import GenerationConfig
 from ridge_utils.batches import progress_bar, work_through
 from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel, quiet
-from ridge_utils.representations import captured, encode, pad
+from ridge_utils.representations import captured, encode, pad, require_finite
 from ridge_utils.tasks import Example
 
 
@@ -100,14 +100,6 @@ def reference(
             )
     prompts = [prompt for prompt, _ in encoded]
     tokens = torch.tensor([target[:steps] for _, target in encoded])
-    return _teacher_forced(loaded, prompts, tokens, batch_size, progress)
-
-
-def _teacher_forced(
-    loaded: LoadedModel, prompts: Sequence[list[int]], tokens: Tensor, batch_size: int, progress: bool | str
-) -> Continuations:
-    """States along given tokens, shape (N, steps), after given prompts."""
-    steps = tokens.shape[1]
 
     def forward(index: list[int]) -> tuple[Tensor, Tensor]:
         ids, mask = pad([prompts[i] + tokens[i].tolist() for i in index], loaded)
@@ -141,7 +133,7 @@ def _gather(
 
     def keep(index: list[int]) -> None:
         of_batch, tokens = run(index)
-        _require_finite(of_batch, index, loaded)
+        require_finite(of_batch, loaded, index)
         states[:, index] = of_batch.to("cpu", dtype)
         token_ids[index] = tokens.cpu()
 
@@ -184,14 +176,3 @@ def _without_own_settings(loaded: LoadedModel) -> Iterator[None]:
         yield
     finally:
         loaded.model.generation_config = settings
-
-
-def _require_finite(states: Tensor, index: list[int], loaded: LoadedModel) -> None:
-    bad = ~states.isfinite().all(-1)
-    if bool(bad.any()):
-        layer, row, step = bad.nonzero()[0].tolist()
-        where = f"layer {layer}" if layer <= len(loaded.blocks) else "the final norm"
-        raise InputError(
-            f"Model {loaded.name!r} gives a NaN or infinite state at {where} for example {index[row]} at step "
-            f"{step + 1}: load it in a wider dtype, or check its weights."
-        )

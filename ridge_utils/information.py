@@ -147,47 +147,6 @@ def permutation_null(
         return torch.stack(each(null, len(hidden)), dim=1)
 
 
-def excess_information(
-    hidden: Tensor,
-    targets: Tensor,
-    n_shuffles: int = 200,
-    seed: int | Sequence[int] = 0,
-    estimator: Estimator = PAPER,
-    *,
-    samples: Sequence[Tensor] | None = None,
-) -> Tensor:
-    r"""Predictive information of every layer less the mean of its permutation null, in nats.
-
-    The entropies of states and targets cancel, so it is the mean joint entropy over the shuffles less the joint entropy
-    of the true pairs,
-    :math:`\frac{1}{S} \sum_s H(G_Z \circ \Pi_s G_Y \Pi_s^\top) - H(G_Z \circ G_Y)`: around 0 where states say
-    nothing about the targets.
-
-    Shapes and samples are as for :func:`predictive_information`; with samples, each has a seed of its own.
-    """
-    hidden, targets, samples = _checked(hidden, targets, estimator, samples)
-    seeds = list(seed) if isinstance(seed, Sequence) and not isinstance(seed, str | bytes) else [seed]
-    if len(seeds) != (1 if samples is None else len(samples)):
-        raise InputError(
-            f"seed must hold one for each sample, but there are {len(samples or [])} samples and {len(seeds)} seeds."
-        )
-    with _workers(hidden.device) as each:
-        kernels_y = _Kernels(inner_products(targets, estimator.normalize, "targets"), samples, estimator)
-        sizes = [len(targets)] if samples is None else [len(sample) for sample in samples]
-        shuffles = [_shuffles(n, n_shuffles, sample_seed) for n, sample_seed in zip(sizes, seeds, strict=True)]
-
-        def excess(layer: int) -> Tensor:
-            kernels_z = _Kernels(_layer_products(hidden, layer, estimator.normalize), samples, estimator)
-            values = []
-            for kernel_z, kernel_y, orders in zip(kernels_z, kernels_y, shuffles, strict=True):
-                joint = [_entropy(_rows(kernel_y, order).mul_(kernel_z), estimator.alpha) for order in orders]
-                values.append(torch.stack(joint).mean() - _entropy(kernel_y.mul(kernel_z), estimator.alpha))
-            return torch.stack(values)
-
-        profiles = torch.stack(each(excess, len(hidden)), dim=1)
-        return profiles[0] if samples is None else profiles
-
-
 def ridge_layer(information: Tensor) -> Tensor:
     r"""Generalization ridge :math:`l^* = \arg\max_l I(Z_l; Y)` (paper, Section 3); the first of several equal maxima.
 

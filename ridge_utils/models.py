@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ridge_utils import dequantised, embedded, names, weights
 from ridge_utils.errors import InputError, named, shown
-from ridge_utils.names import EMBEDDED, EMBEDDED_NAME, PREFIX, display_name, title  # noqa: F401
+from ridge_utils.names import EMBEDDED, PREFIX, display_name, title  # noqa: F401
 from ridge_utils.random_models import build, byte_tokenizer, random_shape  # noqa: F401
 from ridge_utils.weights import quiet
 

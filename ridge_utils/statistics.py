@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ridge_utils.errors import at_least, check_sampling, within
 
+#: Half-width of a band in standard deviations, as in the paper.
+SIGMAS = 2.0
 #: Names of the thirds of the blocks, see :func:`third_of`.
 THIRDS = ("first", "middle", "last")
 
@@ -20,8 +22,8 @@ def subsample(pool: int, n: int, seed: int) -> Tensor:
     return torch.randperm(pool, generator=torch.Generator().manual_seed(seed))[:n]
 
 
-def band(table: pd.DataFrame, by: Sequence[str], sigmas: float = 2.0) -> pd.DataFrame:
-    """Mean of ``value`` and a band of so many sample standard deviations (paper: 2 for information), a row per group.
+def band(table: pd.DataFrame, by: Sequence[str], sigmas: float = SIGMAS) -> pd.DataFrame:
+    """Mean of ``value`` and a band of so many sample standard deviations, a row per group.
 
     ``half_width`` is 0 where there is one value only.
     """
@@ -32,7 +34,7 @@ def band(table: pd.DataFrame, by: Sequence[str], sigmas: float = 2.0) -> pd.Data
     return out
 
 
-def ridge_summary(table: pd.DataFrame, quantity: str = "predictive_information", sigmas: float = 2.0) -> pd.DataFrame:
+def ridge_summary(table: pd.DataFrame, quantity: str = "predictive_information") -> pd.DataFrame:
     """Where a quantity is largest over depth, and how far it falls from there, for each split and checkpoint.
 
     The layer is the argmax of the mean profile over seeds, the state after the final norm left out. Each fall is taken
@@ -67,7 +69,7 @@ def ridge_summary(table: pd.DataFrame, quantity: str = "predictive_information",
         }
         for name, end in (("to_last_block", body[blocks]), ("to_final_norm", norm)):
             fall = body[ridge] - end
-            half_width = sigmas * (fall.std() if len(fall) > 1 else 0.0)
+            half_width = SIGMAS * (fall.std() if len(fall) > 1 else 0.0)
             row |= {
                 name: fall.mean(),
                 f"{name}_half_width": half_width,
@@ -88,7 +90,7 @@ def third_of(layer: int, blocks: int) -> str:
     return THIRDS[min(2, int(3 * (layer - 0.5) / blocks))]
 
 
-def by_third(table: pd.DataFrame, quantity: str, sigmas: float = 2.0) -> pd.DataFrame:
+def by_third(table: pd.DataFrame, quantity: str) -> pd.DataFrame:
     """Mean of a quantity over the first, the middle and the last ``third`` of the blocks, with its :func:`band`."""
     rows = table[(table["quantity"] == quantity) & (table["site"] == "block")].copy()
     blocks = rows["layer"].max()
@@ -96,7 +98,7 @@ def by_third(table: pd.DataFrame, quantity: str, sigmas: float = 2.0) -> pd.Data
     rows["train_seed"] = rows["train_seed"].fillna(-1)
     keys = ["split", "step", "third"]
     means = rows.groupby([*keys, "train_seed", "sample_seed"], sort=False, dropna=False)["value"].mean().reset_index()
-    return band(means, keys, sigmas)
+    return band(means, keys)
 
 
 def depth_table(table: pd.DataFrame, step: int) -> pd.DataFrame:

@@ -197,10 +197,9 @@ def draw(parameters: Mapping[str, Any], split: tasks.Split, n: int | None, *name
         raise TooFewExamplesError(f"{error} The number comes from {said or 'the caller'}.") from None
 
 
-def references(notebook: str, prefix: str = "") -> dict[str, pd.DataFrame]:
-    """The tables of a notebook's reference runs, of profiles whose name begins with ``prefix``, by their heading."""
-    stored = results.references(notebook)
-    return {heading(name, origin): table for name, (table, origin) in stored.items() if name.startswith(prefix)}
+def references(notebook: str) -> dict[str, pd.DataFrame]:
+    """The tables of a notebook's reference runs, by their heading."""
+    return {heading(name, origin): table for name, (table, origin) in results.references(notebook).items()}
 
 
 def heading(profile: str, origin: Mapping[str, Any]) -> str:

@@ -74,16 +74,10 @@ def _refuse(x: Tensor, length: Tensor, usable: Tensor, name: str) -> None:
         )
 
 
-def paired(
-    x: Any,
-    y: Any,
-    names: tuple[str, str] = ("x", "y"),
-    shapes: tuple[str, str] = ("(..., N, d)", "(..., N, e)"),
-    least: int = 2,
-) -> tuple[Tensor, Tensor]:
+def paired(x: Any, y: Any, shapes: tuple[str, str] = ("(..., N, d)", "(..., N, e)")) -> tuple[Tensor, Tensor]:
     """Both as :func:`samples`, as many of one as of the other, their leading dimensions broadcastable."""
-    x, y = samples(x, names[0], shapes[0], least), samples(y, names[1], shapes[1], least)
-    same_number(x, y, names)
+    x, y = samples(x, "x", shapes[0]), samples(y, "y", shapes[1])
+    same_number(x, y, ("x", "y"))
     return x, y
 
 
@@ -98,9 +92,9 @@ def same_number(x: Tensor, y: Tensor, names: tuple[str, str], axes: tuple[int, i
         )
 
 
-def whole(x: Any, name: str, shape: str = "(N,)", least: int = 1, below: int | None = None) -> Tensor:
+def whole(x: Any, name: str, least: int = 1, below: int | None = None) -> Tensor:
     """:func:`shaped` whole numbers as int64: labels, or indices from 0 to ``below`` - 1."""
-    x = shaped(x, name, shape, least)
+    x = shaped(x, name, "(N,)", least)
     if x.is_floating_point() or x.dtype == torch.bool:
         raise InputError(f"{name} must hold whole numbers, but is of {x.dtype}.")
     x = x.to(torch.int64)

@@ -134,10 +134,6 @@ class UnbiasedInformation:
         r""":math:`I_u` of every layer, shape (L,)."""
         return self.estimate(lambda means: means.information)
 
-    def difference(self, first: int, second: int) -> Estimate:
-        """Information of layer ``first`` less that of ``second``, with the error of the difference, shape ()."""
-        return self.estimate(lambda means: means.at(first).information - means.at(second).information)
-
     @cached_property
     def z(self) -> Tensor:
         r"""How many standard deviations of its null c lies above :math:`a\,b`, shape (L,).
@@ -157,14 +153,6 @@ class UnbiasedInformation:
         variance = 2 * s_a * s_b + 4 * d_a * d_b / (n - 2)
         variance = variance + 4 * (s_a + 2 * d_a) * (s_b + 2 * d_b) / ((n - 2) * (n - 3))
         return (c - a * b) / (variance / pairs**3).clamp(min=0).sqrt()
-
-    @property
-    def p(self) -> Tensor:
-        """Chance of a z as large where x says nothing about y, by the normal tail, shape (L,).
-
-        The null's own tail is longer: read a small p as its order of magnitude, and shuffle where more is asked.
-        """
-        return torch.from_numpy(stats.norm.sf(self.z.cpu().numpy()))
 
     @cached_property
     def correlation(self) -> Estimate:

@@ -99,8 +99,8 @@ def test_ross_works_where_scikit_learn_cannot_in_several_dimensions():
 def test_copies_have_no_infinite_terms_and_what_never_varies_tells_nothing():
     same, labels = torch.zeros(20, 2), torch.arange(20) % 2
     twice = normal(10, 2).repeat(2, 1)
-    assert estimators.ksg(twice, twice, neighbours=1).isfinite().all()
-    assert estimators.ksg_discrete(twice, labels, neighbours=1).isfinite().all()
+    assert estimators.ksg(twice, twice).isfinite().all()
+    assert estimators.ksg_discrete(twice, labels).isfinite().all()
     assert not estimators.ksg(same, twice).any()
     assert not estimators.ksg(twice, same).any()
     assert not estimators.ksg_discrete(same, labels).any()

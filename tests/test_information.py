@@ -199,13 +199,10 @@ def test_samples_of_any_size_have_the_profiles_of_their_rows_alone(kernel, bandw
     samples = [torch.randperm(40)[:17], torch.arange(40), torch.tensor([3, 1])]
     estimator = Estimator(kernel, bandwidth, alpha=1.5)
     found = information.predictive_information(hidden, targets, estimator, samples=samples)
-    excess = information.excess_information(hidden, targets, 4, [7, 8, 9], estimator, samples=samples)
-    assert found.shape == excess.shape == (3, 3)
+    assert found.shape == (3, 3)
     for number, sample in enumerate(samples):
         alone = information.predictive_information(hidden[:, sample], targets[sample], estimator)
         torch.testing.assert_close(found[number], alone, atol=1e-12, rtol=0)
-        alone = information.excess_information(hidden[:, sample], targets[sample], 4, 7 + number, estimator)
-        torch.testing.assert_close(excess[number], alone, atol=1e-12, rtol=0)
 
 
 def test_gram_matrix_has_unit_trace_is_symmetric_and_positive():
@@ -300,8 +297,6 @@ def test_the_null_is_information_about_shuffled_targets(estimator):
     assert null.shape == (6, 3)
     expected = [information.predictive_information(hidden, targets[order], estimator) for order in shuffles(14, 6, 3)]
     torch.testing.assert_close(null, torch.stack(expected))
-    excess = information.excess_information(hidden, targets, 6, 3, estimator)
-    torch.testing.assert_close(excess, information.predictive_information(hidden, targets, estimator) - null.mean(0))
 
 
 def test_states_that_know_the_target_are_above_every_shuffle_and_others_are_not():
@@ -312,7 +307,7 @@ def test_states_that_know_the_target_are_above_every_shuffle_and_others_are_not(
     null = information.permutation_null(hidden, targets, 40)
     assert found[0] > null[:, 0].max()
     assert null[:, 1].min() < found[1] < null[:, 1].max()
-    excess = information.excess_information(hidden, targets, 40)
+    excess = found - null.mean(0)
     assert excess[0] > 0.5 * found[0]
     assert abs(excess[1]) < 0.1 * found[1]
 
@@ -351,7 +346,6 @@ def test_the_number_of_threads_changes_no_number_and_is_given_back():
         (lambda: information.gram_matrix(0 * X, Estimator("linear", normalize=False)), "All 5 samples are zero"),
         (lambda: information.predictive_information(X[None], X, samples=[torch.tensor([0, 5])]), "0 to 4"),
         (lambda: information.predictive_information(X[None], X, samples=[torch.tensor([0])]), r"samples\[0\]"),
-        (lambda: information.excess_information(X[None], X, 1, samples=[torch.arange(3)] * 2), "2 samples and 1 seeds"),
     ],
 )
 def test_bad_input_is_refused(call, words):

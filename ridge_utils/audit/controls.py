@@ -49,29 +49,20 @@ class Control:
         its examples' indices; the result has shape (samples, layers). A state that the transformation makes zero has no
         direction; it lies at distance 1 from those of length 1.
         """
-        measure = partial(information.predictive_information, estimator=self.estimator)
-        if self._leaves_vectors:
-            return measure(*self._transformed(states, targets), samples=samples)
-        return torch.stack([measure(*self._transformed(states[:, s], targets[s])) for s in samples])
+        drawn = (self._transformed(states[:, sample], targets[sample]) for sample in samples)
+        return torch.stack([information.predictive_information(*both, self.estimator) for both in drawn])
 
-    def excesses(
+    def nulls(
         self, states: Tensor, targets: Tensor, n_shuffles: int, seeds: Sequence[int], samples: Sequence[Tensor]
     ) -> Tensor:
-        """:meth:`profiles` less the mean over shuffles of the targets, drawn with one seed for each sample."""
-        measure = partial(information.excess_information, estimator=self.estimator)
-        if self._leaves_vectors:
-            return measure(*self._transformed(states, targets), n_shuffles, seeds, samples=samples)
-        return torch.stack(
-            [
-                measure(*self._transformed(states[:, s], targets[s]), n_shuffles, seed)
-                for s, seed in zip(samples, seeds, strict=True)
-            ]
-        )
-
-    @property
-    def _leaves_vectors(self) -> bool:
-        """Whether a vector is the same in every sample, so that all samples can share its inner products."""
-        return self.states is self.targets is torch.Tensor.double
+        """Means of :meth:`profiles` over shuffles of the targets, drawn with one seed for each sample."""
+        nulls = [
+            information.permutation_null(
+                *self._transformed(states[:, sample], targets[sample]), n_shuffles, seed, self.estimator
+            ).mean(0)
+            for sample, seed in zip(samples, seeds, strict=True)
+        ]
+        return torch.stack(nulls)
 
     def _transformed(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return geometry.unit_length(self.states(states)), geometry.unit_length(self.targets(targets))
@@ -150,9 +141,9 @@ def sweep(
             row |= {"variant": control.variant}
             values = control.profiles(states, targets, draws)
             ends = [int(information.ridge_layer(values[:, :-1].mean(0))), -2]
-            excess = control.excesses(states[ends], targets, SHUFFLES_PER_CONTROL, sampling_seeds, draws)
+            null = control.nulls(states[ends], targets, SHUFFLES_PER_CONTROL, sampling_seeds, draws)
             tables.append(results.measurements(values.mean(0).tolist(), sites, "predictive_information", **row))
-            tables += _fall_rows(values, excess, len(pool), sites, **row)
+            tables += _fall_rows(values, values[:, ends] - null, len(pool), sites, **row)
     return pd.concat(tables, ignore_index=True)
 
 

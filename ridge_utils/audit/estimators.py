@@ -71,7 +71,7 @@ def info_nce(x: Tensor, y: Tensor, seed: int = 0, groups: Tensor | None = None, 
     return terms.reshape(x.shape[:-1])
 
 
-def ksg(x: Tensor, y: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+def ksg(x: Tensor, y: Tensor) -> Tensor:
     r"""Mutual information of two continuous variables from nearest neighbours (Kraskov's first estimator).
 
     Let :math:`\epsilon_i` be the distance from example i to its k-th neighbour in the joint space, the larger of the
@@ -87,20 +87,19 @@ def ksg(x: Tensor, y: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
        066138, 2004. arXiv:cond-mat/0305641.
     """
     x, y = tensors.paired(x, y, shapes=("(N, d)", "(N, e)"))
-    at_least(1, neighbours=neighbours)
-    if len(x) <= neighbours:
-        raise InputError(f"More than {neighbours} examples are needed for {neighbours} neighbours; here are {len(x)}.")
+    if len(x) <= NEIGHBOURS:
+        raise InputError(f"More than {NEIGHBOURS} examples are needed for {NEIGHBOURS} neighbours; here are {len(x)}.")
     in_x, in_y = _distances(x), _distances(y)
     if not in_x.any() or not in_y.any():
         return torch.zeros(len(x), dtype=torch.float64)
     joint = np.maximum(in_x, in_y)
-    reach = np.sort(joint, axis=1)[:, neighbours]  # entry 0 is the example itself
-    nearest = np.where(reach > 0, neighbours, (joint == 0).sum(1) - 1)
+    reach = np.sort(joint, axis=1)[:, NEIGHBOURS]  # entry 0 is the example itself
+    nearest = np.where(reach > 0, NEIGHBOURS, (joint == 0).sum(1) - 1)
     terms = digamma(nearest) + digamma(len(x)) - digamma(_within(in_x, reach)) - digamma(_within(in_y, reach))
     return torch.from_numpy(terms)
 
 
-def ksg_discrete(x: Tensor, labels: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+def ksg_discrete(x: Tensor, labels: Tensor) -> Tensor:
     r"""Mutual information of a continuous and a discrete variable from nearest neighbours (Ross's estimator).
 
     Let :math:`d_i` be the distance from example i to its k-th neighbour of the same label, of which there are
@@ -114,7 +113,6 @@ def ksg_discrete(x: Tensor, labels: Tensor, neighbours: int = NEIGHBOURS) -> Ten
     """
     x, labels = tensors.samples(x, "x", "(N, d)"), tensors.whole(labels, "labels")
     tensors.same_number(x, labels, ("x", "labels"), (-2, -1))
-    at_least(1, neighbours=neighbours)
     distance, labels = _distances(x), labels.numpy()
     alone = [int(label) for label, count in zip(*np.unique(labels, return_counts=True), strict=True) if count < 2]
     if alone:
@@ -123,7 +121,7 @@ def ksg_discrete(x: Tensor, labels: Tensor, neighbours: int = NEIGHBOURS) -> Ten
         return torch.zeros(len(x), dtype=torch.float64)
     same = labels[:, None] == labels
     members = same.sum(1)
-    nearest = np.minimum(neighbours, members - 1)
+    nearest = np.minimum(NEIGHBOURS, members - 1)
     in_class = np.sort(np.where(same, distance, np.inf), axis=1)
     reach = np.take_along_axis(in_class, nearest[:, None], axis=1)[:, 0]
     nearest = np.where(reach > 0, nearest, (in_class == 0).sum(1) - 1)
@@ -179,22 +177,21 @@ def principal_components(x: Tensor, n: int) -> Tensor:
     return reduced / reduced.square().mean().sqrt()
 
 
-def splits(n: int, seed: int, groups: Tensor | None = None, folds: int = FOLDS) -> list[tuple[Tensor, Tensor]]:
+def splits(n: int, seed: int, groups: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
     """Indices of the training and the held-out examples of each fold.
 
     Examples of the same group are held out together, with ``groups`` of shape (n,); without, each for itself.
     """
     at_least(2, n=n)
-    at_least(2, folds=folds)
     valid_seed(seed=seed)
     group_of = (torch.arange(n) if groups is None else tensors.whole(groups, "groups")).numpy()
     if len(group_of) != n:
         raise InputError(f"groups must name the group of each of {n} examples, but has shape {group_of.shape}.")
-    if (different := len(np.unique(group_of))) < folds:
+    if (different := len(np.unique(group_of))) < FOLDS:
         raise InputError(
-            f"{folds} folds need at least as many groups of examples, but there are {different}: take more examples."
+            f"{FOLDS} folds need at least as many groups of examples, but there are {different}: take more examples."
         )
-    folded = GroupKFold(folds, shuffle=True, random_state=seed).split(group_of, groups=group_of)
+    folded = GroupKFold(FOLDS, shuffle=True, random_state=seed).split(group_of, groups=group_of)
     return [(torch.from_numpy(train), torch.from_numpy(test)) for train, test in folded]
 
 

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; the same command goes on from the last checkpoint that was reached", file=sys.stderr)
         return 130
     except (InputError, StorageError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}\n(book/failures.md says more of what can fail)", file=sys.stderr)
         return 2
     except OSError as error:
         about = f"{named(error.filename)}: " if isinstance(error.filename, str) else ""

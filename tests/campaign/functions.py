@@ -43,7 +43,7 @@ def good(name: str, function: str) -> Any:
         "first": normal[0, :, 0].tolist(), "second": normal[1, :, 0].tolist(), "halves": normal[0, :, 0].tolist(),
         "values": normal[0, :, 0].tolist(), "p_values": normal[0, :, 0].abs().clamp(max=1).tolist(),
         "alpha": 1.0, "bandwidth": 1.0, "degree": 2, "kernel": "polynomial", "normalize": True,
-        "estimator": kernels.Estimator(alpha=2.0), "n_shuffles": 2, "seed": 0, "steps": 6, "neighbours": 3, "folds": 5,
+        "estimator": kernels.Estimator(alpha=2.0), "n_shuffles": 2, "seed": 0, "steps": 6,
         "n": 3 if function == "principal_components" else N, "k": 1, "components": 2, "family": "linear",
         "dimensions": 4, "separation": 1.0, "symbols": 3, "classes": 3, "error": 0.1, "fraction": 0.5,
         "products": torch.float64, "pairs": "all", "pool": 100, "layer": 2, "blocks": 12,
@@ -52,8 +52,6 @@ def good(name: str, function: str) -> Any:
         return 0.5
     if function == "embedding" and name == "labels":
         return torch.arange(N) // 2
-    if function == "excess_information" and name == "seed":
-        return [0, 1]
     if function.startswith("sequence") and name in ("x", "hidden", "targets", "steps"):
         of_two_steps = normal.unflatten(-1, (2, 2))
         return {"x": of_two_steps[0], "hidden": of_two_steps, "targets": of_two_steps[1], "steps": [1, 2]}[name]
