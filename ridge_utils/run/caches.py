@@ -1,7 +1,6 @@
 """``ridge cache``: what the cache holds, and what of it can go."""
 
 import contextlib
-import datetime
 import json
 import re
 import time
@@ -30,18 +29,21 @@ class Entry:
     #: seconds since it was last used
     age: float
     folder: Path
+    #: whether a living process has used it
+    in_use: bool
 
 
 def entries() -> list[Entry]:
-    """All entries of the cache, the oldest first."""
-    found = []
+    """All entries of the cache, the longest unused first."""
+    found, in_use = [], cache.in_use()
     for folder in cache.directory().glob("*/*"):
         if folder.is_dir() and not folder.name.startswith("."):
             with contextlib.suppress(FileNotFoundError):  # it went while it was looked at
                 lock = folder.with_name(f"{folder.name}.lock")
                 used = (lock if lock.exists() else folder).stat().st_mtime
                 size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                found.append(Entry(folder.parent.name, _model(folder), size, time.time() - used, folder))
+                age = time.time() - used
+                found.append(Entry(folder.parent.name, _model(folder), size, age, folder, folder in in_use))
     return sorted(found, key=lambda entry: -entry.age)
 
 
@@ -61,50 +63,48 @@ def seconds(text: str) -> float:
     return int(given[1]) * _UNITS[given[2]]
 
 
-def main(
-    kind: Sequence[str],
-    model: Sequence[str],
-    older_than: float,
-    larger_than: float,
-    clear: bool,
-    yes: bool,
-    as_json: bool,
-) -> int:
-    """List the entries of these kinds and models (all, if none is named), unused for ``older_than`` seconds and of more
-    than ``larger_than`` bytes; or ``clear`` them but for those that another process uses, asked for unless ``yes``."""
+def choose(
+    kinds: Sequence[str] = (), models: Sequence[str] = (), older_than: float = 0, larger_than: int = -1
+) -> list[Entry]:
+    """The entries of some kinds and models (of all, where none is named) that were unused for ``older_than`` seconds
+    and have more than ``larger_than`` bytes."""
     every = entries()
-    for what, given, known in ("kind", kind, {e.kind for e in every}), ("model", model, {e.model for e in every}):
+    for what, given, known in ("kind", kinds, {e.kind for e in every}), ("model", models, {e.model for e in every}):
         if wrong := sorted(set(given) - known):
-            raise InputError(
-                f"The cache has no {what} {shown(wrong[0])}; it has {', '.join(sorted(known)) or 'nothing'}."
-            )
-    chosen = [
+            there = ", ".join(sorted(known)) or "nothing"
+            raise InputError(f"The cache has no {what} {shown(wrong[0])}; it has {there}.")
+    return [
         entry
         for entry in every
-        if (not kind or entry.kind in kind)
-        and (not model or entry.model in model)
+        if (not kinds or entry.kind in kinds)
+        and (not models or entry.model in models)
         and entry.age >= older_than
         and entry.bytes > larger_than
     ]
-    question = f"Remove {_sum(chosen)} from {cache.directory()}?"
-    if clear and chosen and not yes and not confirm(question, f"{question} Give --yes."):
-        return 1
-    removed = [entry for entry in chosen if cache.clear(entry.folder)] if clear else []
+
+
+def show(chosen: Sequence[Entry], as_json: bool = False) -> int:
+    """Print entries, each as JSON or those of one kind and model together."""
     if as_json:
-        shown_entries = [asdict(entry) | {"folder": str(entry.folder), "removed": entry in removed} for entry in chosen]
-        print(json.dumps(shown_entries, indent=1))
-    elif clear:
-        print(f"Removed {_sum(removed)}; {len(chosen) - len(removed)} are in use and stay.")
-    else:
-        groups: dict[tuple[str, str], list[Entry]] = {}
-        for entry in chosen:
-            groups.setdefault((entry.kind, entry.model), []).append(entry)
-        for (of_kind, of_model), some in sorted(groups.items()):
-            unused = datetime.timedelta(days=round(some[-1].age / 86400, 2))
-            print(f"{of_kind:24} {of_model:28} {_sum(some):>24}  unused for {unused}")
-        print(f"{_sum(chosen)} in {cache.directory()}")
+        print(json.dumps([asdict(entry) | {"folder": str(entry.folder)} for entry in chosen], indent=1))
+        return 0
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in chosen:
+        groups.setdefault((entry.kind, entry.model), []).append(entry)
+    for (kind, model), some in sorted(groups.items()):
+        print(f"{kind:24} {model:28} {_sum(some):>24}, unused for {some[-1].age / 86400:.1f} days")
+    print(f"{_sum(chosen)} in {cache.directory()}, {sum(entry.in_use for entry in chosen)} of them in use")
     return 0
 
 
+def clear(chosen: Sequence[Entry], yes: bool, as_json: bool = False) -> int:
+    """Remove entries but for those in use, asked for unless ``yes``; print what is removed as :func:`show` does."""
+    what = f"{_sum(chosen)} from {cache.directory()}"
+    if not chosen or yes or confirm(f"Remove {what}?", f"There is no terminal to ask on: give --yes to remove {what}."):
+        return show([entry for entry in chosen if cache.clear(entry.folder)], as_json)
+    return 1
+
+
 def _sum(some: Sequence[Entry]) -> str:
-    return f"{len(some)} entries, {sum(entry.bytes for entry in some) / 1e9:.2f} GB"
+    entries_of = "entry" if len(some) == 1 else "entries"
+    return f"{len(some)} {entries_of}, {sum(entry.bytes for entry in some) / 1e9:.2f} GB"

@@ -24,7 +24,7 @@ def main(as_json: bool) -> int:
 
 
 def report() -> dict[str, Any]:
-    """Versions, machine, cache, models and network; sizes in gigabytes."""
+    """Versions, machine, cache, models and network."""
     import huggingface_hub
     import psutil
     import torch
@@ -48,15 +48,15 @@ def report() -> dict[str, Any]:
         "versions": made["versions"],
         "machine": {key: value for key, value in made["machine"].items() if key != "accelerator"}
         | {
-            "memory": _gigabytes(psutil.virtual_memory().total),
-            "free memory": _gigabytes(psutil.virtual_memory().available),
+            "memory (GB)": _gigabytes(psutil.virtual_memory().total),
+            "free memory (GB)": _gigabytes(psutil.virtual_memory().available),
         },
         "devices": ["cpu", *(["mps"] if torch.backends.mps.is_available() else []), *cards],
         "cache": {
             "folder": str(folder),
             "entries": len(held),
-            "size": _gigabytes(sum(entry.bytes for entry in held)),
-            "free on the disk": _gigabytes(shutil.disk_usage(there).free),
+            "size (GB)": _gigabytes(sum(entry.bytes for entry in held)),
+            "free on the disk (GB)": _gigabytes(shutil.disk_usage(there).free),
         },
         "models": {name: "here" if embedded.is_here(name) else f"ridge setup {name}" for name in embedded.MODELS}
         | dict.fromkeys(sorted(hub), "in the Hub's cache"),
