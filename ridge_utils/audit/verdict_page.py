@@ -44,23 +44,40 @@ def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
     return _wrapped(shown, caption).apply(lambda _: fills, axis=None)
 
 
+def summary(judged: pd.DataFrame) -> pd.DataFrame:
+    """Each verdict on what was measured, with the first statement that was, as a table of texts."""
+    rows = judged[judged["state"] != NOT_MEASURED].drop_duplicates(list(ONE))
+    table = pd.DataFrame(
+        {
+            "model and task": _case(rows),
+            "checkpoint": rows["when"],
+            "claim": (rows["claim"] + " " + rows["part"]).str.strip(),
+            "verdict": (rows["verdict"] + ": " + rows["why"]).str.removesuffix(": ").str.replace(": of ", " of "),
+            "effect": rows["effect"],
+            "estimate, interval": _intervals(rows),
+            "N": [formatting.number(n, 0) for n in rows["n"]],
+        }
+    )
+    return table.drop(columns=[name for name in ("model and task", "checkpoint") if table[name].nunique() < 2])
+
+
 def case_table(judged: pd.DataFrame, claims: list[str]) -> Styler:
-    """Every checkpoint at which a claim was judged, with each of its statements and what would decide it."""
+    """Every checkpoint at which a claim was judged, with each of its statements and what would decide it.
+
+    The name of a user's audit leads to its own page.
+    """
     rows = judged[judged["claim"].isin(claims) & (judged["verdict"] != NOT_MEASURED)]
     once = {
         "claim": rows["claim"],
-        "model and task": _case(rows),
+        "model and task": _linked(rows),
         "checkpoint": rows["when"] + rows["part"].where(rows["part"] == "", ", " + rows["part"]),
         "verdict": rows["verdict"],
         "why": rows["why"],
     }
-    intervals = [
-        f"{row.estimate + 0.0:.3f} [{row.low + 0.0:.3f}, {row.high + 0.0:.3f}] {row.unit}" for row in rows.itertuples()
-    ]
     each = {
         "statement": rows["effect"],
         "state": rows["state"],
-        "estimate, interval": pd.Series(intervals, rows.index).where(rows["estimate"].notna(), "–"),
+        "estimate, interval": _intervals(rows),
         "margin": [formatting.number(margin, 2) for margin in rows["margin"]],
         "N, training seeds": [f"{row.n:.0f}, {row.seeds:.0f}" if row.n == row.n else "–" for row in rows.itertuples()],
         "N to decide": [formatting.number(n, 0) for n in rows["n_to_decide"]],
@@ -81,11 +98,32 @@ def sources(judged: pd.DataFrame, claim: str) -> str:
         return "Nothing that is stored speaks to this claim."
     page = rows["page"].iloc[0]
     files = dict.fromkeys(file for cell in rows["files"] for file in cell.split(", "))
-    return f"Figures: [{page}]({page}.ipynb). Files: {', '.join(f'`results/{file}`' for file in files)}."
+    figures = f"Figures: [{page}]({page}.ipynb)" + ", of an audit where its name leads" * any(map(_audits, files))
+    return f"{figures}. Files: {', '.join(f'`results/{file}`' for file in files)}."
 
 
 def _wrapped(shown: pd.DataFrame, caption: str) -> Styler:
     return formatting.styled(shown, caption).set_table_attributes('class="sentences"')
+
+
+def _intervals(rows: pd.DataFrame) -> list[str]:
+    return [
+        f"{row.estimate + 0.0:.3f} [{row.low + 0.0:.3f}, {row.high + 0.0:.3f}] {row.unit}" if row.n == row.n else "–"
+        for row in rows.itertuples()
+    ]
+
+
+def _audits(file: str) -> bool:
+    return file.startswith("audit/")
+
+
+def _linked(rows: pd.DataFrame) -> list[str]:
+    """:func:`_case`, of an audit as a link from a notebook to its page, which lies beside its table."""
+    pages = [next(filter(_audits, cell.split(", ")), "").rpartition("/")[0] for cell in rows["files"]]
+    return [
+        f'<a href="../results/{page}/audit.html">{name}</a>' if page else name
+        for name, page in zip(_case(rows), pages, strict=True)
+    ]
 
 
 def _models(rows: pd.DataFrame) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from ridge_utils import embedded, files, notebooks, profiles
 from ridge_utils.errors import InputError, StorageError, named, see, shown, user_path
-from ridge_utils.run import setup
+from ridge_utils.run import audit, setup
 
 
 class _Parser(argparse.ArgumentParser):
@@ -126,6 +126,9 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="what stands at the output's names and no run wrote is moved to NAME~"
     )
     _add_yes(command)
+    command = add("audit", audit.main, "measure and judge what needs no training of a model, in minutes")
+    audit.declare(command)
+    _add_yes(command)
     command = add("reference", _reference, "run the reference profiles that are not in results/ yet", True)
     command.add_argument("names", nargs="*", metavar="PROFILE", help="default: all reference profiles")
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
@@ -170,8 +173,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_json(command)
     command = add("completion", _completion, "print a shell's completion: source it in ~/.bashrc or ~/.zshrc")
     command.add_argument("shell", choices=["bash", "zsh"])
-    command = add("forget", _forget, "take an audit that was added with add=true out of results/audit/ again", True)
-    command.add_argument("name", metavar="NAME", help="its folder there, as the audit's run says it")
     command = add("params", _params, "show a notebook's parameters with type, default and help")
     command.add_argument("notebook", type=_notebook)
     _add_json(command)
@@ -316,13 +317,6 @@ def _completion(options: argparse.Namespace) -> int:
             elif action.type is _path:
                 action.complete = shtab.FILE
     print(shtab.complete(parser, options.shell))
-    return 0
-
-
-def _forget(options: argparse.Namespace) -> int:
-    from ridge_utils.audit import verdicts
-
-    verdicts.forget(options.name)
     return 0
 
 

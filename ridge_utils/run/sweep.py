@@ -424,4 +424,4 @@ def _client(workers: int, scheduler: str, resources: Mapping[str, float] | None)
 def _name(notebook: str, point: Mapping[str, Any]) -> str:
     """A folder's name that says which run it is."""
     parts = [notebook, *(f"seed-{value}" if key == "seeds" else Path(str(value)).name for key, value in point.items())]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "--".join(parts)).strip("-")
+    return files.name("--".join(parts))
