@@ -73,23 +73,14 @@ def joint_entropy(a: Tensor, b: Tensor, alpha: float = 1.0) -> Tensor:
     return entropy(product / traces(product)[..., None, None], alpha)
 
 
-def mutual_information(x: Tensor, y: Tensor, estimator: Estimator = PAPER) -> Tensor:
-    r"""Matrix-based mutual information :math:`I(X;Y) = H(G_X) + H(G_Y) - H(G_X \circ G_Y)`, in nats.
-
-    For the Gaussian and the Laplacian kernel at order 1 it lies between 0 and :math:`\min(H(G_X), H(G_Y))`; at other
-    orders it can be negative, and under the linear kernel too where samples point away from each other. Paired samples
-    of shapes (..., N, d) and (..., N, e), whose leading dimensions broadcast, give shape (...), float64.
-    """
-    of_type(Estimator, estimator=estimator)
-    x, y = tensors.paired(x, y)
-    gram_x, gram_y, alpha = gram_matrix(x, estimator), gram_matrix(y, estimator), estimator.alpha
-    return entropy(gram_x, alpha) + entropy(gram_y, alpha) - joint_entropy(gram_x, gram_y, alpha)
-
-
 def predictive_information(
     hidden: Tensor, targets: Tensor, estimator: Estimator = PAPER, *, samples: Sequence[Tensor] | None = None
 ) -> Tensor:
-    r"""Predictive information :math:`I(Z_l; Y)` of every layer, in nats (paper, Section 3).
+    r"""Predictive information :math:`I(Z_l; Y) = H(G_Z) + H(G_Y) - H(G_Z \circ G_Y)` of every layer, in nats.
+
+    For the Gaussian and the Laplacian kernel at order 1 it lies between 0 and :math:`\min(H(G_Z), H(G_Y))`; at other
+    orders it can be negative, and under the linear kernel too where samples point away from each other (paper, Section
+    3).
 
     Of the residual updates :math:`\Delta Z_l = Z_l - Z_{l-1}` it is the incremental information gain
     :math:`I(\Delta Z_l; Y)` of every block.
