@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "_build" / "source"
+SOURCE, HTML = ROOT / "_build" / "source", ROOT / "_build" / "html"
 #: The digest of what the pages that are there were built from.
 BUILT = ROOT / "_build" / "html.sha256"
 #: Tags of the cells that the book leaves out: they speak of a run of one's own.
@@ -46,7 +47,7 @@ def main() -> int:
     )  # fmt: skip
     options = parser.parse_args()
     started = time.monotonic()
-    index = ROOT / "_build" / "html" / "index.html"
+    index = HTML / "index.html"
     digest = inputs(options.executed) + options.repository
     if options.builder == "html" and index.is_file() and BUILT.is_file() and BUILT.read_text() == digest:
         print(f"The book is as it was built. Open:\n  {index.as_uri()}")
@@ -84,6 +85,7 @@ def main() -> int:
         print(f"The book could not be built; the whole log is in {log.relative_to(ROOT)}.")
         return 1
     if options.builder == "html":
+        audits()
         BUILT.write_text(digest)
         print(f"Built the book in {time.monotonic() - started:.0f} s, without a warning. Open:\n  {index.as_uri()}")
     return 0
@@ -177,6 +179,15 @@ def stage(executed: Path | None, address: str = "") -> None:
         if not target.is_file() or target.read_bytes() != content:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
+
+
+def audits() -> None:
+    """Put the pages of audited models, which are no part of the book, where its tables lead."""
+    shutil.rmtree(HTML / "results", ignore_errors=True)
+    for path in (ROOT / "results").glob("audit/*/audit.html"):
+        target = HTML / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True)
+        shutil.copyfile(path, target)
 
 
 def page(path: Path, executed: Path, address: str = "") -> bytes:

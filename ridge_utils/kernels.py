@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ridge_utils import tensors
-from ridge_utils.errors import InputError, at_least, finite_and_positive, of_type, shown, within
+from ridge_utils.errors import InputError, finite_and_positive, of_type, shown, within
 
 Kernel = Literal["gaussian", "laplacian", "polynomial", "linear"]
 
@@ -30,8 +30,11 @@ class Estimator:
 
     * ``gaussian``: :math:`\exp(-\lVert u_i - u_j \rVert^2 / (2 s^2))`;
     * ``laplacian``: :math:`\exp(-\lVert u_i - u_j \rVert / s)`;
-    * ``polynomial``: :math:`(1 + u_i \cdot u_j / s^2)^{\text{degree}}`;
+    * ``polynomial``: :math:`(1 + u_i \cdot u_j / s^2)^2`;
     * ``linear``: :math:`u_i \cdot u_j`, whatever the bandwidth.
+
+    >>> Estimator(bandwidth="median", alpha=2.0)
+    Estimator(kernel='gaussian', bandwidth='median', alpha=2.0, normalize=True)
     """
 
     kernel: Kernel = "gaussian"
@@ -41,8 +44,6 @@ class Estimator:
     alpha: float = 1.0
     #: scale every row to Euclidean length 1 first
     normalize: bool = True
-    #: of the polynomial kernel, at least 1; the others ignore it
-    degree: int = 2
 
     def __post_init__(self) -> None:
         """Refuse what does not exist, before anything long begins."""
@@ -50,7 +51,6 @@ class Estimator:
             raise InputError(f"kernel must be one of {', '.join(get_args(Kernel))}, but is {shown(self.kernel)}.")
         check_bandwidth(self.bandwidth)
         check_order(self.alpha)
-        at_least(1, 100, degree=self.degree)
         of_type(bool, normalize=self.normalize)
 
 
@@ -79,6 +79,9 @@ def gram_matrix(x: Tensor, estimator: Estimator = PAPER) -> Tensor:
 
     Samples of shape (..., N, d) give symmetric positive semi-definite matrices of trace 1, shape (..., N, N), float64.
     Distances come from one matrix product, so memory is a few N x N matrices.
+
+    >>> gram_matrix(torch.eye(2))  # rows at the distance of the root of 2: exp(-1) over the trace, 2
+    tensor([[0.5000, 0.1839], [0.1839, 0.5000]], dtype=torch.float64)
     """
     of_type(Estimator, estimator=estimator)
     matrix = kernel_matrix(inner_products(x, estimator.normalize), estimator)
@@ -91,6 +94,9 @@ def median_bandwidth(x: Tensor) -> Tensor:
     Pairs of equal rows are left out, or a target that most examples share would make it 0. Of an even number of pairs
     it is the lower of the two in the middle. Where all rows are the same every bandwidth gives the same Gram matrix,
     and it is 1. Samples of shape (..., N, d) give bandwidths of shape (...), float64, in the units of the rows.
+
+    >>> median_bandwidth(torch.tensor([[0.0], [0.0], [3.0]]))
+    tensor(3., dtype=torch.float64)
     """
     x = tensors.samples(x, "x")
     return _median_distance(x @ x.mT)
@@ -111,7 +117,7 @@ def unit_rows(x: Tensor, name: str) -> Tensor:
         where = (norm.squeeze(-1) == 0).nonzero()[0].tolist()
         raise InputError(
             f"The sample at index {tensors.position(where)} of {name}, a tensor of shape {tuple(x.shape)}, is the zero "
-            "vector, which has no direction: remove it, or pass normalize=False."
+            "vector, which has no direction: remove it, or do not normalise."
         )
     return x / norm
 
@@ -135,11 +141,10 @@ def kernel_matrix(inner: Tensor, estimator: Estimator) -> Tensor:
     median = estimator.bandwidth == "median"
     scale = _median_distance(inner)[..., None, None] if median else estimator.bandwidth
     if estimator.kernel == "polynomial":
-        power = (1 + inner / scale**2) ** estimator.degree
+        power = (1 + inner / scale**2).square()
         if not bool(power.isfinite().all()):
             raise InputError(
-                f"The polynomial kernel of degree {estimator.degree} overflows with bandwidth {estimator.bandwidth}: "
-                "choose a larger bandwidth or a smaller degree."
+                f"The polynomial kernel overflows with bandwidth {estimator.bandwidth}: choose a larger bandwidth."
             )
         return power
     if estimator.kernel == "gaussian":
