@@ -1,6 +1,7 @@
 """Print the whole book as one PDF, with page numbers and links that work inside it."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -26,13 +27,24 @@ def main() -> int:
         options += ["--generate-pdf-document-outline", f"--virtual-time-budget={PATIENCE}", f"--print-to-pdf={target}"]
         if hasattr(os, "geteuid") and os.geteuid() == 0:  # Chromium has no sandbox for root
             options.append("--no-sandbox")
-        page = (ROOT / "_build" / "singlehtml" / "index.html").as_uri()
-        done = subprocess.run([program, *options, page], capture_output=True, text=True, check=False)
+        done = subprocess.run([program, *options, whole().as_uri()], capture_output=True, text=True, check=False)
     if not target.is_file():
         print(f"{program} printed nothing:\n{done.stderr[-2000:]}")
         return 1
     print(f"The book as one PDF:\n  {target.as_uri()}")
     return 0
+
+
+def whole() -> Path:
+    """The page of all pages, beside its style sheets, with links that stay inside it."""
+    folder = ROOT / "_build" / "singlehtml"
+    # Sphinx writes it where the first page lies, with addresses as if it lay at the top.
+    text = (folder / "book" / "intro.html").read_text(encoding="utf-8")
+    target = folder / "book.html"
+    text = re.sub(r'href="(?:book/)*intro\.html#', 'href="#', text)
+    # Files that lie beside the page are not in the PDF.
+    target.write_text(re.sub(r' href="_(?:downloads|images|sources)/[^"]*"', "", text), encoding="utf-8")
+    return target
 
 
 if __name__ == "__main__":

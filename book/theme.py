@@ -34,13 +34,13 @@ def setup(app: "Sphinx") -> dict[str, Any]:
     for listeners in app.events.listeners.values():
         listeners[:] = [one for one in listeners if one.handler.__module__ != "sphinx_thebe"]
     app.registry.css_files[:] = [file for file in app.registry.css_files if "thebe" not in file[0]]
-    app.connect("html-page-context", _scripts_once, priority=900)
+    app.connect("html-page-context", _of_a_page, priority=900)
     app.connect("build-finished", _mend)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def _scripts_once(app: "Sphinx", pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Leave out a script that stands twice: the extensions' are added at the start and again for each page."""
+def _of_a_page(app: "Sphinx", pagename: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Leave out scripts that stand twice, at the start and again for each page, and a button that leads nowhere."""
     seen: set[str] = set()
     once = []
     for script in context.get("script_files", []):
@@ -49,6 +49,10 @@ def _scripts_once(app: "Sphinx", pagename: str, template: str, context: dict[str
             seen.add(key)
             once.append(script)
     context["script_files"] = once
+    if pagename.startswith("book/api"):  # made by the build, so there is nothing to edit
+        for group in context.get("header_buttons", []):
+            if "buttons" in group:
+                group["buttons"] = [one for one in group["buttons"] if one["label"] != "source-edit-button"]
 
 
 def _mend(app: "Sphinx", error: Exception | None) -> None:

@@ -12,6 +12,8 @@ import yaml
 from ridge_utils import results
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "book"))
+import chromium
+import pdf
 import provenance
 
 ROOT = Path(__file__).parent.parent
@@ -78,3 +80,24 @@ def test_the_citation_file_is_valid_and_of_this_version():
         assert {"title", "authors", "type"} <= set(work)
         assert all("name" in author or {"family-names", "given-names"} <= set(author) for author in work["authors"])
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", content["date-released"])
+
+
+def test_the_links_of_the_pdf_stay_inside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(pdf, "ROOT", tmp_path)
+    page = tmp_path / "_build" / "singlehtml" / "book" / "intro.html"
+    page.parent.mkdir(parents=True)
+    page.write_text(
+        '<link href="_static/a.css"><a href="book/intro.html#term">x</a><a href="intro.html#t">y</a>'
+        '<a class="d" href="_downloads/1/a.csv">z</a><a href="https://arxiv.org">w</a><a href="#document-cite">v</a>'
+    )
+    assert pdf.whole().read_text() == (
+        '<link href="_static/a.css"><a href="#term">x</a><a href="#t">y</a>'
+        '<a class="d">z</a><a href="https://arxiv.org">w</a><a href="#document-cite">v</a>'
+    )
+
+
+def test_without_a_browser_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    with pytest.raises(SystemExit, match="CHROMIUM=PATH"):
+        chromium.find()

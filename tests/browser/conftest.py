@@ -19,9 +19,9 @@ SHEET = ROOT / "_build" / "browser"
 
 
 def pages():
-    """The pages of the book, as addresses below its root."""
-    paths = [path.relative_to(HTML) for path in sorted(HTML.rglob("*.html"))]
-    return [path.as_posix() for path in paths if path.parts[0] not in ("_static", "_downloads")]
+    """The pages of the book, as addresses below its root; its first address only leads on to one of them."""
+    paths = [path.relative_to(HTML).as_posix() for path in sorted(HTML.rglob("*.html"))]
+    return [path for path in paths if path != "index.html" and not path.startswith(("_static/", "_downloads/"))]
 
 
 def pytest_generate_tests(metafunc):

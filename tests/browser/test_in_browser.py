@@ -32,13 +32,15 @@ def opened(browser, address, width=1400, scheme="light", **options):
 def test_page(browser, book, sheet, page_name, width, scheme):
     page, said = opened(browser, f"{book}/{page_name}", width, scheme)
     page.wait_for_timeout(150)
+    name = page_name.removesuffix(".html").replace("/", "-")
+    page.screenshot(path=sheet / f"{name}-{width}-{scheme}.jpeg", type="jpeg", quality=50)
+    page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
+    page.wait_for_timeout(150)
     assert said == [], "the console is quiet"
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0, f"the page is {wide} pixels too wide"
     missing = page.evaluate("[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)")
     assert missing == []
-    name = page_name.removesuffix(".html").replace("/", "-")
-    page.screenshot(path=sheet / f"{name}-{width}-{scheme}.jpeg", type="jpeg", quality=50)
     problems = [
         f"{found['id']} ({found['impact']}): {node['html'][:200]}"
         for found in Axe().run(page).response["violations"]
