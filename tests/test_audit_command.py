@@ -31,6 +31,7 @@ def write_task(path, **counts):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.slow
 def test_an_audit_of_a_sweep_is_put_beside_the_stored_runs(place, capsys):
     run = sweep.Run("x", "audit", {}, place / "x" / "table.csv", place / "x" / "notebook.ipynb")
     results.write(table(model="of-a-cluster", source="hub"), run.table, {"parameters": {"model": "/a/of", "task": "t"}})
