@@ -112,9 +112,6 @@ def maps(loaded: LoadedModel, example: Example, layers: Sequence[int]) -> Tensor
 
     Of the blocks ``layers``, numbered from 1: shape (len(layers), T, T), float64; row t is what token t attends to.
     """
-    blocks = len(loaded.blocks)
-    if not layers or not all(1 <= layer <= blocks for layer in layers):
-        raise InputError(f"layers must be one or more of 1 to {blocks}, but are {list(layers)}.")
     prompt, _ = encode(loaded, example)
     with eager(loaded):
         weights = _weights(loaded, *pad([prompt], loaded))

@@ -15,7 +15,7 @@ def work_through(
     order: Sequence[int],
     batch_size: int,
     work: Callable[[list[int]], None],
-    bar: tqdm | None = None,
+    bar: tqdm,
     largest: Callable[[int], int] | None = None,
 ) -> None:
     """Call ``work`` with one batch of ``order`` after the other.
@@ -36,8 +36,7 @@ def work_through(
         batch = left[: size if largest is None else min(size, largest(left[0]))]
         if _fits(work, batch):
             left = left[len(batch) :]
-            if bar is not None:
-                bar.update(len(batch))
+            bar.update(len(batch))
         elif len(batch) == 1:
             raise InputError(
                 f"Example {batch[0]} does not fit into the device's memory even alone: shorten it, load the model in a "

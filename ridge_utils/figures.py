@@ -98,7 +98,8 @@ def profiles(
             if (~measured).any():
                 curve(ax, of_key[~measured], shade, f"{_heading(curves, key)}, null", sigmas, line=":")
         layer_axis(ax, here)
-    _left_labels(axes.values(), label or LABELS.get(quantity, quantity.replace("_", " ")))
+        if ax.get_subplotspec().is_first_col():
+            ax.set_ylabel(label or LABELS.get(quantity, quantity.replace("_", " ")))
     legend(figure, axes.values())
     figure.suptitle(title, fontsize=11)
     return figure
@@ -149,7 +150,7 @@ def curve(ax: Axes, rows: pd.DataFrame, colour: Any, label: str, sigmas: float =
         )  # fmt: skip
 
 
-def effects(table: pd.DataFrame, rows: str, *, groups: str = "", panels: str = "", label: str = "") -> Figure:
+def effects(table: pd.DataFrame, rows: str, *, groups: str, panels: str, label: str) -> Figure:
     """Estimates with their intervals, a line each, around 0.
 
     Args:
@@ -163,23 +164,15 @@ def effects(table: pd.DataFrame, rows: str, *, groups: str = "", panels: str = "
     for ax, here in axes:
         ax.axvline(0, color="#999999", lw=0.8)
         for (key, hue), offset in zip(colours.items(), offsets, strict=True):
-            of_key = here if key is None else here[here[groups] == key]
+            of_key = here[here[groups] == key]
             places = [names.index(name) + offset for name in of_key[rows]]
             ax.hlines(places, of_key["low"], of_key["high"], color=hue, lw=1.6)
-            ax.plot(of_key["estimate"], places, "o", color=hue, ms=4.5, label=_heading(groups, key) if groups else None)
-    if groups:
-        legend(figure, [ax for ax, _ in axes])
+            ax.plot(of_key["estimate"], places, "o", color=hue, ms=4.5, label=_heading(groups, key))
+    legend(figure, [ax for ax, _ in axes])
     return figure
 
 
-def heat_map(
-    table: pd.DataFrame,
-    x: str,
-    y: str,
-    value: str = "value",
-    *,
-    label: str = "",
-) -> Figure:
+def heat_map(table: pd.DataFrame, x: str, y: str, value: str, *, label: str) -> Figure:
     """The mean of a value over two columns, as colours; cells without a value stay white.
 
     Args:
@@ -199,30 +192,17 @@ def heat_map(
     return figure
 
 
-def bars(
-    table: pd.DataFrame,
-    rows: str,
-    value: str = "value",
-    *,
-    groups: str = "",
-    panels: str = "",
-    label: str = "",
-) -> Figure:
-    """Horizontal bars, a line per name, with error bars where the table has ``low`` and ``high``.
-
-    The columns are as for :func:`effects`.
-    """
+def bars(table: pd.DataFrame, rows: str, value: str, *, groups: str, panels: str, label: str) -> Figure:
+    """Horizontal bars, a line per name, with error bars from ``low`` to ``high``; see :func:`effects`."""
     figure, axes, names, colours = _named_lines(table, rows, groups, panels, label)
     thick = 0.8 / len(colours)
     for ax, here in axes:
         for place, (key, hue) in enumerate(colours.items()):
-            of_key = here if key is None else here[here[groups] == key]
+            of_key = here[here[groups] == key]
             places = [names.index(name) - 0.4 + thick * (place + 0.5) for name in of_key[rows]]
-            ax.barh(places, of_key[value], thick, color=hue, label=_heading(groups, key) if groups else None)
-            if {"low", "high"} <= set(table):
-                ax.hlines(places, of_key["low"], of_key["high"], color="black", lw=1)
-    if groups:
-        legend(figure, [ax for ax, _ in axes])
+            ax.barh(places, of_key[value], thick, color=hue, label=_heading(groups, key))
+            ax.hlines(places, of_key["low"], of_key["high"], color="black", lw=1)
+    legend(figure, [ax for ax, _ in axes])
     return figure
 
 
@@ -230,19 +210,19 @@ def _named_lines(
     table: pd.DataFrame, rows: str, groups: str, panels: str, label: str
 ) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]], list[Any], dict[Any, Any]]:
     """Panels with a line per name, the first on top: each with its rows, the names, and a colour for each group."""
-    if not panels:
-        table, panels = table.assign(_=""), "_"
     names = list(dict.fromkeys(table[rows]))
-    keys = _order(table[groups], groups) if groups else [None]
+    keys = _order(table[groups], groups)
+    colours = [COLOURS[key] for key in keys] if groups == "split" else HUES
     height = 0.55 + (0.12 + 0.16 * len(keys)) * max(2, len(names))
     figure, axes = panel_grid(_order(table[panels], panels), panels, height, sharex=True)
     for ax in axes.values():
         ax.set_yticks(range(len(names)), names)
         ax.set_ylim(len(names) - 0.5, -0.5)
-    for ax in _bottom(axes.values()):
+    # The lowest panel of each column.
+    for ax in {ax.get_subplotspec().colspan.start: ax for ax in axes.values()}.values():
         ax.set_xlabel(label)
     here = [(ax, table[table[panels] == value]) for value, ax in axes.items()]
-    return figure, here, names, dict(zip(keys, _colours(groups, keys), strict=True))
+    return figure, here, names, dict(zip(keys, colours, strict=False))
 
 
 def panel_grid(
@@ -282,18 +262,6 @@ def legend(figure: Figure, axes: Iterable[Axes]) -> None:
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 
-def _left_labels(axes: Iterable[Axes], label: str) -> None:
-    """Write a vertical axis' label beside the panels on the left."""
-    for ax in axes:
-        if ax.get_subplotspec().is_first_col():
-            ax.set_ylabel(label)
-
-
-def _bottom(axes: Iterable[Axes]) -> list[Axes]:
-    """The lowest panel of each column."""
-    return list({ax.get_subplotspec().colspan.start: ax for ax in axes}.values())
-
-
 def _order(values: "pd.Series[Any]", column: str) -> list[Any]:
     """The values of a column as figures order them: samples as in NAMES, numbers by size, others as they come."""
     present = list(dict.fromkeys(values.dropna()))
@@ -307,12 +275,3 @@ def _heading(column: str, value: Any) -> str:
     if column == "step":
         return checkpoint_name(value)
     return NAMES.get(str(value), str(value)) if column == "split" else str(value)
-
-
-def _colours(column: str, values: Sequence[Any]) -> list[Any]:
-    """A colour for each value: samples have theirs, checkpoints are shades, others take the hues in turn."""
-    if column == "step":
-        return list(checkpoint_shades("all", len(values)))
-    if column == "split":
-        return [COLOURS[value] for value in values]
-    return [HUES[place % len(HUES)] for place in range(len(values))]

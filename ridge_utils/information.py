@@ -100,7 +100,11 @@ def mutual_information(x: Tensor, y: Tensor, estimator: Estimator = PAPER) -> Te
 def predictive_information(
     hidden: Tensor, targets: Tensor, estimator: Estimator = PAPER, *, samples: Sequence[Tensor] | None = None
 ) -> Tensor:
-    r"""Predictive information :math:`I(Z_l; Y)` of every layer, in nats (paper, Section 3).
+    r"""Predictive information :math:`I(Z_l; Y) = H(G_Z) + H(G_Y) - H(G_Z \circ G_Y)` of every layer, in nats.
+
+    For the Gaussian and the Laplacian kernel at order 1 it lies between 0 and :math:`\min(H(G_Z), H(G_Y))`; at other
+    orders it can be negative, and under the linear kernel too where samples point away from each other (paper, Section
+    3).
 
     Of the residual updates :math:`\Delta Z_l = Z_l - Z_{l-1}` it is the incremental information gain
     :math:`I(\Delta Z_l; Y)` of every block.

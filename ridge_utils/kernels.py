@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ridge_utils import tensors
-from ridge_utils.errors import InputError, at_least, finite_and_positive, of_type, shown, within
+from ridge_utils.errors import InputError, finite_and_positive, of_type, shown, within
 
 Kernel = Literal["gaussian", "laplacian", "polynomial", "linear"]
 
@@ -30,11 +30,11 @@ class Estimator:
 
     * ``gaussian``: :math:`\exp(-\lVert u_i - u_j \rVert^2 / (2 s^2))`;
     * ``laplacian``: :math:`\exp(-\lVert u_i - u_j \rVert / s)`;
-    * ``polynomial``: :math:`(1 + u_i \cdot u_j / s^2)^{\text{degree}}`;
+    * ``polynomial``: :math:`(1 + u_i \cdot u_j / s^2)^2`;
     * ``linear``: :math:`u_i \cdot u_j`, whatever the bandwidth.
 
     >>> Estimator(bandwidth="median", alpha=2.0)
-    Estimator(kernel='gaussian', bandwidth='median', alpha=2.0, normalize=True, degree=2)
+    Estimator(kernel='gaussian', bandwidth='median', alpha=2.0, normalize=True)
     """
 
     kernel: Kernel = "gaussian"
@@ -44,8 +44,6 @@ class Estimator:
     alpha: float = 1.0
     #: scale every row to Euclidean length 1 first
     normalize: bool = True
-    #: of the polynomial kernel, at least 1; the others ignore it
-    degree: int = 2
 
     def __post_init__(self) -> None:
         """Refuse what does not exist, before anything long begins."""
@@ -53,7 +51,6 @@ class Estimator:
             raise InputError(f"kernel must be one of {', '.join(get_args(Kernel))}, but is {shown(self.kernel)}.")
         check_bandwidth(self.bandwidth)
         check_order(self.alpha)
-        at_least(1, 100, degree=self.degree)
         of_type(bool, normalize=self.normalize)
 
 
@@ -120,7 +117,7 @@ def unit_rows(x: Tensor, name: str) -> Tensor:
         where = (norm.squeeze(-1) == 0).nonzero()[0].tolist()
         raise InputError(
             f"The sample at index {tensors.position(where)} of {name}, a tensor of shape {tuple(x.shape)}, is the zero "
-            "vector, which has no direction: remove it, or pass normalize=False."
+            "vector, which has no direction: remove it, or do not normalise."
         )
     return x / norm
 
@@ -144,11 +141,10 @@ def kernel_matrix(inner: Tensor, estimator: Estimator) -> Tensor:
     median = estimator.bandwidth == "median"
     scale = _median_distance(inner)[..., None, None] if median else estimator.bandwidth
     if estimator.kernel == "polynomial":
-        power = (1 + inner / scale**2) ** estimator.degree
+        power = (1 + inner / scale**2).square()
         if not bool(power.isfinite().all()):
             raise InputError(
-                f"The polynomial kernel of degree {estimator.degree} overflows with bandwidth {estimator.bandwidth}: "
-                "choose a larger bandwidth or a smaller degree."
+                f"The polynomial kernel overflows with bandwidth {estimator.bandwidth}: choose a larger bandwidth."
             )
         return power
     if estimator.kernel == "gaussian":

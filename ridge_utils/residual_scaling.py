@@ -86,15 +86,6 @@ def scaled(loaded: LoadedModel, scales: Tensor) -> Iterator[None]:
     move them in between, and gradients flow to them. Nested contexts multiply their scales, beta_1 to beta_L, shape
     (blocks,). The hooks are removed at the end, also when the body raises.
     """
-    if scales.shape != (blocks := len(loaded.blocks),):
-        raise InputError(
-            f"scales must have shape ({blocks},), one for each block of {loaded.name!r}, but have shape "
-            f"{tuple(scales.shape)}."
-        )
-    values = scales.detach()
-    if bool((bad := ~(values.isfinite() & (values >= 0))).any()):
-        block = int(bad.nonzero()[0])
-        raise InputError(f"Scales must be finite and at least 0, but that of block {block + 1} is {values[block]:g}.")
     with contextlib.ExitStack() as hooks:
         for index, block in enumerate(loaded.blocks):
             hooks.enter_context(block.register_forward_hook(_scaling(scales, index), with_kwargs=True))

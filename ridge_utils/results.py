@@ -60,8 +60,6 @@ def measurements(
     ``context`` holds the remaining columns, model, task, source, split, step, train_seed, sample_seed, n, and
     decoding_step and variant where there is one.
     """
-    if len(values) != len(sites):
-        raise InputError(f"There are {len(values)} values of {quantity} for {len(sites)} sites.")
     context = {"decoding_step": None, "variant": "", **context}
     if wrong := set(context) ^ (set(COLUMNS) - {"layer", "site", "quantity", "value"}):
         raise InputError(f"A table of measurements lacks or does not know the column {sorted(wrong)[0]!r}.")

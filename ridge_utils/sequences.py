@@ -15,7 +15,7 @@ from torch import Tensor
 from ridge_utils import tensors
 from ridge_utils.errors import InputError, shown
 from ridge_utils.information import Estimator, entropy, gram_matrix, joint_entropy
-from ridge_utils.kernels import check_bandwidth
+from ridge_utils.kernels import check_bandwidth, unit_rows
 
 Pairs = Literal["all", "aligned"]
 
@@ -53,7 +53,7 @@ def sequence_gram_matrices(x: Tensor, steps: Sequence[int], bandwidth: float = 1
 
 
 def _gram_matrices(x: Tensor, name: str, steps: Sequence[int], bandwidth: float, pairs: Pairs) -> Tensor:
-    units = _units(x[:, : max(steps)], name)
+    units = unit_rows(tensors.samples(x[:, : max(steps)], name, "(N, T, d)"), name)
     counts = torch.tensor(list(steps), device=units.device)
     if pairs == "aligned":
         grams = gram_matrix(units.transpose(0, 1), Estimator(bandwidth=bandwidth))
@@ -148,16 +148,3 @@ def _sums_over_all_pairs(units: Tensor, last: Tensor, bandwidth: float) -> Tenso
         sums[:, start:stop, start:] = upper
         sums[:, start:, start:stop] = upper.mT
     return sums
-
-
-def _units(x: Tensor, name: str) -> Tensor:
-    """The states scaled to length 1, in float64."""
-    x = tensors.samples(x, name, "(N, T, d)")
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    if bool((norm == 0).any()):
-        sequence, step, _ = (norm == 0).nonzero()[0].tolist()
-        raise InputError(
-            f"The state of sequence {sequence} at step {step + 1} of {name}, a tensor of shape {tuple(x.shape)}, is "
-            "the zero vector, which has no direction: remove the sequence."
-        )
-    return x / norm

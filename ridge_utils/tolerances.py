@@ -48,7 +48,6 @@ _BY_TOLERANCE = {
 
 #: Agreement required of the untouched model's values on any CPU, by quantity, in its unit.
 UNTOUCHED = {quantity: allowed for allowed, quantities in _BY_TOLERANCE.items() for quantity in quantities.split()}
-UNTOUCHED |= {f"{quantity}_deviation": allowed for quantity, allowed in UNTOUCHED.items()}
 
 #: Effects that are differences of two values of another quantity, each of which may move by its tolerance. They need no
 #: repetition of their own.

@@ -1,6 +1,6 @@
 r"""Information of order 2 without the bias that the number of samples brings, with its exact null and its interval.
 
-The order-2 estimate (:func:`ridge_utils.information.mutual_information` with ``alpha=2``) is made of means over all
+The order-2 estimate (:func:`ridge_utils.information.predictive_information` with ``alpha=2``) is made of means over all
 :math:`N^2` pairs of samples, :math:`N` of which pair a sample with itself. With :math:`A_{ij} = k(x_i, x_j)^2`,
 :math:`B_{ij} = k(y_i, y_j)^2`, and :math:`a, b, c` the means of :math:`A`, :math:`B` and :math:`A \circ B` over the
 pairs :math:`i \ne j` alone, it is
@@ -17,7 +17,7 @@ There are no eigenvalues and no shuffles, and no N x N matrix is held: the sums 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -177,24 +177,15 @@ class UnbiasedInformation:
         varies = (own_a > _ROUNDING * total_aa) & (own_b > _ROUNDING * total_bb)
         return (both / (own_a * own_b).where(varies, 1.0).sqrt()).where(varies, 0.0)
 
-    def plug_in(self, n: int | None = None) -> Estimate:
-        """The plug-in estimate that ``n`` samples would give, by default these N, shape (L,).
+    def plug_in(self, n: int) -> Estimate:
+        """The plug-in estimate that ``n`` samples would give, shape (L,)."""
+        at_least(2, n=n)
+        return self.estimate(lambda means: means.plug_in(n))
 
-        At the default its error is that of the estimate as it is, bias included: the jackknife corrects nothing there.
-        """
-        at = self._size(n)
-        estimate = self.estimate(lambda means: means.plug_in(at))
-        return replace(estimate, value=self.means.plug_in(at)) if n is None else estimate
-
-    def bias_share(self, n: int | None = None) -> Estimate:
-        """Share of the plug-in estimate from ``n`` samples, by default these N, that is its null, shape (L,)."""
-        at = self._size(n)
-        return self.estimate(lambda means: means.plug_in_null(at) / means.plug_in(at))
-
-    def _size(self, n: int | None) -> int:
-        if n is not None:
-            at_least(2, n=n)
-        return self.n if n is None else n
+    def bias_share(self, n: int) -> Estimate:
+        """Share of the plug-in estimate from ``n`` samples that is its null, shape (L,)."""
+        at_least(2, n=n)
+        return self.estimate(lambda means: means.plug_in_null(n) / means.plug_in(n))
 
 
 def unbiased_information(
@@ -206,14 +197,14 @@ def unbiased_information(
 
     Args:
         x: samples of shape (N, d), or of L layers, shape (L, N, d).
-        y: the samples that they are paired with, shape (N, e); equal ones are exactly alike.
-        estimator: a Gaussian or Laplacian kernel, with ``alpha=2``.
+        y: the samples that they are paired with, shape (N, e).
+        estimator: a Gaussian kernel, with ``alpha=2``.
         products: ``torch.float32`` computes the kernels in single precision, about twice as fast; at bandwidth 1 the
             result then has an error of about 1e-7. Sums are float64 either way.
 
     >>> _ = torch.manual_seed(0)
     >>> found = unbiased_information(torch.randn(200, 64), torch.randn(200, 64))  # which know nothing of each other
-    >>> found.information.value, found.plug_in().value
+    >>> found.information.value, found.plug_in(200).value
     (tensor([-0.001...], dtype=torch.float64), tensor([0.161...], dtype=torch.float64))
     """
     x = tensors.shaped(x, "x", least=4)
@@ -222,10 +213,10 @@ def unbiased_information(
     y = tensors.samples(y, "y", "(N, e)", 4)
     tensors.same_number(x, y, ("x", "y"))
     of_type(Estimator, estimator=estimator)
-    if estimator.kernel not in ("gaussian", "laplacian") or estimator.alpha != 2:
+    if estimator.kernel != "gaussian" or estimator.alpha != 2:
         raise InputError(
-            "Only the Gaussian and the Laplacian kernel at order 2 have an unbiased form, but estimator has "
-            f"{estimator.kernel} and alpha={estimator.alpha:g}: use Estimator(alpha=2)."
+            f"The unbiased form is that of the Gaussian kernel at order 2, but estimator has {estimator.kernel} and "
+            f"alpha={estimator.alpha:g}: use Estimator(alpha=2)."
         )
     of_type(torch.dtype, products=products)
     if products not in (torch.float64, torch.float32):
@@ -274,7 +265,8 @@ class Halves:
     def estimate(self, chosen: Sequence[int], function: Callable[[Means, int], Tensor]) -> Estimate:
         """The mean over the halves of a function of the means and of the layer that was chosen for the half."""
         both = [
-            half.estimate(partial(_swapped, function, layer)) for half, layer in zip(self.halves, chosen, strict=True)
+            half.estimate(lambda means, layer=layer: function(means, layer))
+            for half, layer in zip(self.halves, chosen, strict=True)
         ]
         value = torch.stack([estimate.value for estimate in both]).mean(0)
         error = torch.stack([estimate.standard_error for estimate in both]).square().sum(0).sqrt() / 2
@@ -322,10 +314,6 @@ def ridge_fall(
     return chosen, halves.estimate(chosen, lambda means, ridge: means.at(ridge).information - means.at(-1).information)
 
 
-def _swapped(function: Callable[[Means, int], Tensor], layer: int, means: Means) -> Tensor:
-    return function(means, layer)
-
-
 def _log_ratio(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
     return (c / (a * b)).log()
 
@@ -338,23 +326,16 @@ class _SquaredKernel:
         if estimator.normalize:
             x = unit_rows(x, name)
         scale = median_bandwidth(x) if estimator.bandwidth == "median" else estimator.bandwidth
-        self.gaussian = estimator.kernel == "gaussian"
         # One matrix product gives minus the squared distances, over the bandwidth's square.
         x = x / scale
         squares = x.square().sum(-1, keepdim=True)
         ones = torch.ones_like(squares)
-        self.rounding = 64 * torch.finfo(dtype).eps * float(squares.max())
         self.left = torch.cat([2 * x, -squares, ones], -1).to(dtype)
         self.right = torch.cat([x, ones, -squares], -1).to(dtype)
 
     def strip(self, start: int) -> Tensor:
         """:data:`_STRIP` rows from ``start`` on, columns from there to the end, the diagonal 0."""
-        exponent = (self.left[start : start + _STRIP] @ self.right[start:].mT).clamp_(max=0)
-        if not self.gaussian:
-            # Equal samples are 1e-8 apart for the square root of rounding.
-            exponent[exponent > -self.rounding] = 0
-            exponent.neg_().sqrt_().mul_(-2)
-        kernel = exponent.exp_()
+        kernel = (self.left[start : start + _STRIP] @ self.right[start:].mT).clamp_(max=0).exp_()
         kernel.diagonal().zero_()
         return kernel
 

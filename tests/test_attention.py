@@ -80,15 +80,6 @@ def test_shares_are_those_of_transformers_one_prompt_at_a_time(loaded, examples)
         assert shares.first_is_signal[i] == (0 in signal)
 
 
-def test_batch_size_and_padding_change_nothing(loaded, examples):
-    alone = attention.shares(loaded, examples, batch_size=1, progress=False)
-    together = attention.shares(loaded, examples, batch_size=99, progress=False)
-    for share in ("signal", "last", "first"):
-        torch.testing.assert_close(getattr(together, share), getattr(alone, share), atol=1e-5, rtol=0)
-    part = attention.shares(loaded, examples[2:4], progress=False)
-    torch.testing.assert_close(part.signal, alone.signal[:, 2:4], atol=1e-5, rtol=0)
-
-
 def test_maps_are_causal_and_their_rows_sum_to_one(loaded, examples):
     layers = [len(loaded.blocks), 1]
     maps = attention.maps(loaded, examples[0], layers)

@@ -1,5 +1,6 @@
 """What the ridge is made of: against plain calculation, a closed form, and what a shift of all states must leave."""
 
+import functools
 import math
 
 import pytest
@@ -20,12 +21,7 @@ def planted(signal, shared=0.0, seed=0):
     return states + shared, targets, ids
 
 
-def effect(table, quantity, variant="last_block"):
-    rows = inference.effects(table, quantity)
-    (row,) = rows[rows["variant"] == variant].itertuples()
-    return row
-
-
+effect = functools.partial(tables.effect, variant="last_block")
 RIDGE = [0.0, 0.5, 1.5, 2.0, 1.0, 0.7, 0.7]
 
 

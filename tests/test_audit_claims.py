@@ -12,6 +12,7 @@ from ridge_utils.generation import Continuations
 from ridge_utils.representations import Representations
 from ridge_utils.unbiased import in_halves, unbiased_information
 from tests import tables
+from tests.tables import effect
 
 CONTEXT = {"model": "m", "task": "t", "source": "own", "step": 0, "train_seed": None}
 NO_SAMPLE = {"sample_seed": None, "n": 40}
@@ -23,31 +24,16 @@ def planted(signal, n=80, seed=0):
     return Representations(states[:-1], states[-1], targets, ids)
 
 
-def effect(table, quantity, **where):
-    rows = inference.effects(table, quantity)
-    for column, value in where.items():
-        rows = rows[rows[column] == value]
-    (row,) = rows.itertuples()
-    return row
-
-
 # C9.
 
 RIDGE = [0.0, 0.5, 2.0, 1.0, 0.7, 0.7]
 BLOCKS = len(RIDGE) - 2
 
 
-def attention_shares(n, seed):
-    generator = torch.Generator().manual_seed(seed)
-    signal, last, first = torch.rand(3, BLOCKS, n, dtype=torch.float64, generator=generator)
-    tokens, signal_tokens = torch.randint(8, 20, (n,), generator=generator), torch.arange(n) % 3 + 1
-    return AttentionShares(signal, last, first, tokens, signal_tokens, torch.arange(n) % 2 == 0)
-
-
 def test_attention_is_that_of_the_block_where_the_states_of_the_other_half_know_most():
     pools = {"id": planted(RIDGE, seed=0), "ood": planted(RIDGE, n=70, seed=1)}
     marked = {"id": [*range(0, 80, 2)], "ood": [*range(5, 70)]}
-    shares = {split: attention_shares(len(marked[split]), seed) for seed, split in enumerate(pools)}
+    shares = {split: tables.attention_shares(BLOCKS, len(marked[split]), seed) for seed, split in enumerate(pools)}
     # One half is made to know most at block 3 and to attend there by 3: the other half is then judged at block 3.
     both = Representations.join(list(pools.values()))
     _, second = in_halves(both.hidden, both.targets).indices
@@ -78,7 +64,7 @@ def test_attention_is_that_of_the_block_where_the_states_of_the_other_half_know_
 
 def test_one_block_has_no_ridge_layer_and_still_a_last_block():
     pool = planted(RIDGE[:3])
-    share = attention_shares(80, 0)
+    share = tables.attention_shares(BLOCKS, 80)
     share = AttentionShares(share.signal[:1], share.last[:1], share.first[:1], *list(vars(share).values())[3:])
     table = claims.attention({"id": pool}, {"id": share}, {"id": range(80)}, CONTEXT)
     assert set(table["quantity"].str.removesuffix("_low")) >= {"last_token_lead"}
@@ -269,7 +255,7 @@ def test_the_judge_finds_each_effect():
     assert verdicts_on("C8", "overfitting", over) == ["not asked"], "the lowest loss is the last"
     cut = [claims.fall(planted(RIDGE, n=400), row | {"model": f"m[:{depth}]", "step": 5}) for depth in (2, 4)]
     assert verdicts_on("C7", "truncation", pd.concat(cut, ignore_index=True)) == ["undecided"], "the whole is not there"
-    pool, share = planted(RIDGE), attention_shares(80, 0)
+    pool, share = planted(RIDGE), tables.attention_shares(BLOCKS, 80)
     share.signal[-1] = share.first[-1] * share.first_is_signal
     share.signal[1] += 1
     attended = claims.attention(

@@ -9,6 +9,7 @@ from ridge_utils import inference, results
 from ridge_utils.audit import decodability, estimators, probes
 from ridge_utils.errors import InputError
 from ridge_utils.representations import Representations
+from tests.tables import rows as one
 
 pytestmark = pytest.mark.slow
 CONTEXT = {"model": "m", "task": "t", "source": "own", "step": 0, "train_seed": None}
@@ -50,13 +51,6 @@ def opened(quick):
     return decodability.measure(pools(torch.arange(60)), CONTEXT, halves=20, jobs=1)
 
 
-def one(table, quantity, **where):
-    rows = table[table["quantity"] == quantity]
-    for column, value in where.items():
-        rows = rows[rows[column] == value]
-    return rows
-
-
 def effect(table, quantity, variant):
     (row,) = inference.effects(table, quantity).query("variant == @variant").to_dict("records")
     return row
@@ -77,7 +71,7 @@ def test_probes_read_most_at_the_ridge_and_fall_from_it(closed):
         assert fall["effect_size"] > 0
 
 
-def test_rare_targets_are_left_out_of_probes_and_neighbours_alone(closed):
+def test_rare_targets_are_left_out_of_probes_and_neighbours_alrows(closed):
     assert one(closed, "class_share")["value"].item() == pytest.approx(76 / 80)
     counts = closed[closed["split"] == "all"].groupby("quantity")["n"].unique()
     assert counts["v_information"].tolist() == counts["ksg_information"].tolist() == [76]

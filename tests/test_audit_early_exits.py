@@ -153,11 +153,6 @@ def test_a_model_that_is_never_right_has_its_rows(model, examples, pools):
     assert (early_exits.summary({"": table})["at_best"] == 0).all()
 
 
-def test_a_distance_between_layers_must_be_one(model, examples, pools):
-    with pytest.raises(InputError, match="at least 1 apart, not 0"):
-        measured(model, examples, pools, every=0)
-
-
 def test_exits_are_fitted_on_what_the_model_was_trained_on():
     parameters = {
         "model": "random:gpt2-1x16", "task": "synthetic_arithmetic", "task_options": {}, "n_train": 8, "steps": 1,

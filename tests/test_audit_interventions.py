@@ -13,6 +13,7 @@ from ridge_utils.inference import Effect
 from ridge_utils.representations import Representations, collect
 from ridge_utils.residual_scaling import evaluate, scaled
 from ridge_utils.tasks import Example
+from tests import tables
 
 CONTEXT = {"model": "m", "task": "t", "source": "own", "step": 4, "train_seed": 0}
 ROW = {**CONTEXT, "sample_seed": None, "n": 9}
@@ -35,11 +36,8 @@ def measured(examples, tmp_path_factory):
 
 
 def value(table, quantity, **where):
-    rows = table[table["quantity"] == quantity]
-    for column, wanted in where.items():
-        rows = rows[rows[column] == wanted]
-    assert len(rows) == 1, (quantity, where)
-    return rows["value"].iloc[0]
+    (only,) = tables.rows(table, quantity, **where)["value"]
+    return only
 
 
 def skipped(loaded, examples, block):

@@ -57,12 +57,11 @@ def test_a_profile_has_its_band_and_the_state_after_the_final_norm_apart(table):
     assert diamonds == [7, 7]
 
 
-@pytest.mark.parametrize("groups", ["", "group"])
-def test_effects_are_points_with_their_intervals(groups):
+def test_effects_are_points_with_their_intervals():
     table = pd.DataFrame(
         {"name": ["x", "y", "x", "y"], "group": ["a", "a", "b", "b"], "estimate": [0.1, -0.2, 0.3, np.nan]}
-    ).assign(low=lambda t: t["estimate"] - 0.1, high=lambda t: t["estimate"] + 0.2)
-    ax = figures.effects(table, "name", groups=groups).axes[0]
+    ).assign(low=lambda t: t["estimate"] - 0.1, high=lambda t: t["estimate"] + 0.2, panel="one")
+    ax = figures.effects(table, "name", groups="group", panels="panel", label="nats").axes[0]
     points = np.concatenate([line.get_xdata() for line in ax.get_lines() if line.get_marker() == "o"])
     np.testing.assert_allclose(points, table["estimate"])
     np.testing.assert_allclose(ax.collections[0].get_segments()[0][:, 0], [0.0, 0.3])
@@ -71,14 +70,15 @@ def test_effects_are_points_with_their_intervals(groups):
 
 def test_a_heat_map_shows_means_and_leaves_what_is_missing_empty():
     table = pd.DataFrame({"layer": [0, 1, 1, 2], "step": [0, 0, 0, 5], "value": [1.0, 2.0, 4.0, 5.0]})
-    figure = figures.heat_map(table, "layer", "step", label="nats")
+    figure = figures.heat_map(table, "layer", "step", "value", label="nats")
     image = figure.axes[0].get_images()[0]
     np.testing.assert_allclose(image.get_array().filled(np.nan), [[1, 3, np.nan], [np.nan, np.nan, 5]])
 
 
 def test_bars_are_as_long_as_their_values_within_each_group():
     table = pd.DataFrame({"name": ["x", "y"] * 2, "split": ["id", "id", "ood", "ood"], "value": [1.0, 2.0, 3.0, 4.0]})
-    ax = figures.bars(table, "name", groups="split").axes[0]
+    table = table.assign(low=0.5, high=5.0, panel="one")
+    ax = figures.bars(table, "name", "value", groups="split", panels="panel", label="nats").axes[0]
     assert [bar.get_width() for bar in ax.patches] == [1, 2, 3, 4]
 
 

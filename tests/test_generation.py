@@ -74,16 +74,6 @@ def test_reference_is_one_plain_pass_over_prompt_and_target(loaded, prompt_examp
     assert_states(loaded, got, [p for p, _ in encoded], [target[:STEPS] for _, target in encoded])
 
 
-@pytest.mark.parametrize("function", [greedy, reference])
-def test_batch_size_and_padding_change_nothing(loaded, prompt_examples, function):
-    alone = function(loaded, prompt_examples, STEPS, batch_size=1, progress=False)
-    long = Example("S1 N1 " * 30 + "S", "1 N2 S3 N4", "id", "own")
-    together = function(loaded, [long, *prompt_examples], STEPS, batch_size=99, progress=False)
-    torch.testing.assert_close(together.states[:, 1:], alone.states, atol=1e-4, rtol=0)
-    assert torch.equal(together.token_ids[1:], alone.token_ids)
-    assert torch.equal(together.targets[1:], alone.targets)
-
-
 def test_the_checkpoints_settings_are_put_aside_and_come_back(examples):
     loaded = models.load("random:llama", device="cpu")
     plain = greedy(loaded, examples, STEPS, progress=False)

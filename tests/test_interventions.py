@@ -221,17 +221,3 @@ def test_the_model_is_left_as_it_was(llama, examples, monkeypatch):
     assert vars(llama.blocks[0])["forward"] == own
     assert hooks(llama) == hooked
     assert torch.equal(ablate(llama, examples, [1], progress=False).log_probability, untouched.log_probability)
-
-
-def test_what_does_not_fit_is_refused(llama, examples):
-    with pytest.raises(InputError, match="no examples"):
-        ablate(llama, [], BLOCKS)
-    for blocks in ([0, 1], [2, 2], [7], []):
-        with pytest.raises(InputError, match="from 1 to 6"):
-            ablate(llama, examples, blocks)
-    with pytest.raises(InputError, match="'zero'"):
-        ablate(llama, examples, BLOCKS, "zero")
-    with pytest.raises(InputError, match="'all'"):
-        patch(llama, [Pair(examples[0], examples[0])], BLOCKS, "all")
-    with pytest.raises(InputError, match=r"pair 0 have \d+ and 4 tokens"):
-        patch(llama, [Pair(examples[0], Example("S1 S", "1", "id", "own"))], BLOCKS)

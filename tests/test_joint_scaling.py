@@ -99,12 +99,6 @@ def test_what_is_evaluated_is_not_in_half_precision(llama, examples, held_out, m
 
 
 def test_what_cannot_be_trained_is_refused(llama, examples, held_out):
-    with pytest.raises(InputError, match="with 0 examples in 6 steps"):
-        fit(llama, [], held_out, SETTINGS)
-    with pytest.raises(InputError, match="with 20 examples in 0 steps"):
-        fit(llama, examples, held_out, training.Settings(steps=0, checkpoints=(0,)))
-    with pytest.raises(InputError, match="scale_learning_rate"):
-        fit(llama, examples, held_out, SETTINGS, 0.0)
     long = [dataclasses.replace(examples[0], prompt="S1 " * 400)]
     with pytest.raises(InputError, match=r"1\d\d\d tokens, but .* 1024"):
         fit(llama, long, held_out, SETTINGS)

@@ -24,6 +24,7 @@ from ridge_utils.attention import AttentionShares
 from ridge_utils.generation import Continuations
 from ridge_utils.representations import Representations, collect, encode
 from ridge_utils.residual_scaling import FitSettings
+from tests import tables
 
 CONTEXT = {"model": "m", "task": "t", "source": "own", "step": 0, "train_seed": None}
 
@@ -39,10 +40,7 @@ def subsample(pool, n, seed):
 
 def values(table, quantity, **where):
     """The values of a quantity in the order of the table, as a tensor."""
-    rows = table[table["quantity"] == quantity]
-    for column, value in where.items():
-        rows = rows[rows[column] == value]
-    return torch.tensor(rows["value"].tolist(), dtype=torch.float64)
+    return torch.tensor(tables.rows(table, quantity, **where)["value"].tolist(), dtype=torch.float64)
 
 
 def test_information_rows_are_those_of_the_estimator(pools):
@@ -65,7 +63,7 @@ def test_information_rows_are_those_of_the_estimator(pools):
                     states = torch.cat([pool.hidden[:, index], pool.final_norm[index].unsqueeze(0)])
                 else:
                     states = pool.hidden[1:, index] - pool.hidden[:-1, index]
-                expected = information.mutual_information(states, pool.targets[index], estimator)
+                expected = information.predictive_information(states, pool.targets[index], estimator)
                 rows = table[(table["split"] == split) & (table["sample_seed"] == seed)]
                 assert list(zip(rows["layer"], rows["site"], strict=True)) == sites
                 torch.testing.assert_close(values(rows, quantity), expected, atol=1e-9, rtol=0)
@@ -155,15 +153,6 @@ def test_attention_rows_are_means_over_the_sample():
     assert set(table["site"]) == {"block"}
 
 
-def attention_shares(signal, seed=0):
-    """Shares of examples whose first token is signal for every other one; ``signal`` has shape (blocks, N)."""
-    blocks, count = signal.shape
-    generator = torch.Generator().manual_seed(seed)
-    last, first = torch.rand(2, blocks, count, dtype=torch.float64, generator=generator)
-    tokens, signal_tokens = torch.randint(8, 20, (count,), generator=generator), torch.arange(count) % 3 + 1
-    return AttentionShares(signal, last, first, tokens, signal_tokens, torch.arange(count) % 2 == 0)
-
-
 def test_attention_effects_use_every_example_once_and_let_none_choose_its_block():
     torch.manual_seed(0)
     # The halves disagree: block 1 is the largest on one of them, block 2 on the other.
@@ -172,7 +161,7 @@ def test_attention_effects_use_every_example_once_and_let_none_choose_its_block(
     signal = 2 + torch.rand(3, 9, dtype=torch.float64) / 10
     signal[0, first_half] += 3
     signal[1, second_half] += 3
-    shares = attention_shares(signal)
+    shares = dataclasses.replace(tables.attention_shares(3, 9), signal=signal)
     found = measures.attention_effects(shares)
     falls, excesses, lasts = [], [], []
     for i in range(9):
@@ -200,8 +189,8 @@ def test_noise_alone_has_no_peak():
     falls, naive = [], []
     for seed in range(60):
         signal = torch.rand(30, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        shares = attention_shares(signal, seed)
-        shares = dataclasses.replace(shares, first_is_signal=torch.zeros(20, dtype=torch.bool))
+        shares = tables.attention_shares(30, 20, seed)
+        shares = dataclasses.replace(shares, signal=signal, first_is_signal=torch.zeros(20, dtype=torch.bool))
         falls.append(measures.attention_effects(shares)["signal_attention_fall"].estimate)
         naive.append((signal.mean(1).max() - signal[-1].mean()).item())
     error = pd.Series(falls).std() / 60**0.5

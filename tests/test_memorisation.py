@@ -67,14 +67,6 @@ def test_the_depth_of_half_the_recall(curve, depth):
     assert recall_depth(torch.tensor(curve)).item() == pytest.approx(depth)
 
 
-def test_the_depth_is_where_numpy_interpolates_it():
-    curves = torch.rand(50, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    curves[:, 0] = 0
-    for curve, found in zip(curves.numpy(), recall_depth(curves).tolist(), strict=True):
-        first = int(np.flatnonzero(curve >= curve[-1] / 2)[0])
-        assert found == pytest.approx(np.interp(curve[-1] / 2, curve[first - 1 : first + 1], [first - 1, first]))
-
-
 def test_nothing_recalled_has_no_depth():
     assert math.isnan(recall_depth(torch.tensor([0.0, 0.5, 0.0])))
     nothing, something = torch.zeros(5, 8, dtype=torch.bool), torch.ones(5, 8, dtype=torch.bool)

@@ -32,15 +32,6 @@ def test_states_are_those_of_transformers_one_prompt_at_a_time(loaded, examples)
         torch.testing.assert_close(normed.detach(), states.final_norm[i], atol=1e-4, rtol=0)
 
 
-def test_batch_size_and_padding_change_nothing(loaded, examples):
-    alone = collect(loaded, examples, batch_size=1, progress=False)
-    long = Example("S1 N1 " * 30 + "S", "1", "id", "own")
-    together = collect(loaded, [*examples, long], batch_size=99, progress=False)
-    torch.testing.assert_close(together.hidden[:, :-1], alone.hidden, atol=1e-4, rtol=0)
-    torch.testing.assert_close(together.final_norm[:-1], alone.final_norm, atol=1e-4, rtol=0)
-    torch.testing.assert_close(together.targets[:-1], alone.targets)
-
-
 def test_updates_add_up_to_the_last_state(llama, examples):
     states = collect(llama, examples, progress=False)
     assert states.updates.shape == states.hidden[1:].shape

@@ -149,7 +149,7 @@ def test_only_a_table_of_ours_is_written_over_and_never_through_a_link(tmp_path)
 
 
 def test_measurements_need_every_column_and_as_many_values_as_sites():
-    with pytest.raises(InputError, match="3 values of q for 2 sites"):
+    with pytest.raises(ValueError, match="same length"):
         results.measurements([1, 2, 3], results.sites(1, final_norm=False), "q", **CONTEXT)
     with pytest.raises(InputError, match="column 'n'"):
         results.measurements([1, 2], results.sites(1, False), "q", **{k: v for k, v in CONTEXT.items() if k != "n"})

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from ridge_utils import paper, statistics
-from ridge_utils.errors import InputError
 from tests.tables import profile
 
 
@@ -18,18 +17,6 @@ def test_subsamples_are_without_replacement_and_seeded():
         assert set(index.tolist()) <= set(range(10))
     assert statistics.subsample(100, 50, 1).tolist() == statistics.subsample(100, 50, 1).tolist()
     assert statistics.subsample(100, 50, 1).tolist() != statistics.subsample(100, 50, 2).tolist()
-
-
-@pytest.mark.parametrize("seeds", [[], [1, 1]])
-def test_sampling_seeds_out_of_range(seeds):
-    with pytest.raises(InputError, match="sampling_seeds must be one or more different integers"):
-        statistics.check_sampling(10, 5, seeds)
-
-
-@pytest.mark.parametrize("n", [1, 11])
-def test_subsample_sizes_out_of_range(n):
-    with pytest.raises(InputError, match=f"between 2 and .* 10, but is {n}"):
-        statistics.subsample(10, n, 0)
 
 
 def test_band_is_two_sample_standard_deviations():

@@ -6,10 +6,9 @@ import json
 import pytest
 import torch
 
-from ridge_utils import attention, models, profiles, results, store, study, tasks
-from ridge_utils.attention import AttentionShares
+from ridge_utils import models, profiles, results, store, study, tasks
 from ridge_utils.errors import InputError
-from ridge_utils.representations import Representations, collect
+from ridge_utils.representations import collect
 from ridge_utils.tasks import Example
 
 PARAMETERS = {
@@ -94,19 +93,6 @@ def test_whatever_shapes_a_computation_finds_another_entry(model, examples, ask)
         assert ask(loaded, given, **shaped_by) == (number, number)
     for number, (loaded, given, shaped_by) in enumerate(asked, 1):
         assert ask(loaded, given, **shaped_by) == (number, len(asked))
-
-
-@pytest.mark.parametrize("kind", [Representations, AttentionShares])
-def test_real_results_come_back_as_they_were(model, examples, kind):
-    def compute():
-        if kind is Representations:
-            return collect(model, examples["id"], 2, progress=False)
-        return attention.shares(model, examples["id"], 2, progress=False)
-
-    first = store.remember(kind, model, examples["id"], compute, batch_size=2)
-    again = store.remember(kind, model, examples["id"], None, batch_size=2)
-    for field in dataclasses.fields(kind):
-        assert torch.equal(getattr(first, field.name), getattr(again, field.name)), field.name
 
 
 # A study.

@@ -393,11 +393,11 @@ def test_checkpoints_that_differ_are_mixed(two):
     assert len(verdicts.cases(two).query("claim == 'C4'")) == 2
 
 
-def test_the_page_has_a_row_for_every_part_and_every_statement(two):
+def test_the_page_has_a_column_for_every_part_and_a_row_for_every_statement(two):
     grid = verdict_page.grid(two, list(rules.RULES))
-    assert len(grid.data) == sum(len(claim.parts) for claim in rules.RULES.values())
-    measured = grid.data.iloc[:, 1] != "–"
-    assert grid.data.loc[measured, "claim"].str[:2].tolist() == ["C4"]
+    assert grid.data.shape == (1, 1 + sum(len(claim.parts) for claim in rules.RULES.values()))
+    assert [column for column in grid.data.columns[1:] if grid.data[column].item() != "–"] == ["C4"]
+    assert grid.data["C4"].item() == "1 R 1 X"
     cases = verdict_page.case_table(two, ["C4"])
     assert cases.data["verdict"].tolist() == ["reproduced", "", "refuted here", ""]
     assert cases.data["state"].tolist() == ["holds", "holds", "refuted", "holds"]

@@ -100,8 +100,6 @@ def measure(
         that have the exit; and, with split ``train``, what training did on its held-out states: ``exit_divergence``
         and ``exit_loss``, in nats.
     """
-    if every < 1:
-        raise InputError(f"The layers with trained exits must be at least 1 apart, not {every}.")
     pools = {split: pools[split] for split in examples}
     together = Representations.join(list(pools.values()))
     pieces = dict(zip(pools, torch.arange(len(together)).split([len(pool) for pool in pools.values()]), strict=True))

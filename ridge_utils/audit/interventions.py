@@ -16,13 +16,12 @@ The blocks before the one intervened on cannot change, so they are not run again
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ridge_utils.batches import progress_bar
-from ridge_utils.errors import InputError, at_least
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import encode
 from ridge_utils.residual_scaling import Evaluation, evaluate
@@ -77,9 +76,6 @@ def ablate(
     token, on which models put states of another size, the last one of the prompt, from which the target is predicted,
     and all between them.
     """
-    if how not in get_args(Ablation):
-        raise InputError(f"Unknown ablation {how!r}; choose one of {', '.join(get_args(Ablation))}.")
-    _check(loaded, examples, blocks, batch_size)
     means = mean_updates(loaded, examples, batch_size) if how == "mean" else None
 
     def of_batch(_index: list[int], run: _Run) -> Callable[[int], Tensor]:
@@ -96,7 +92,6 @@ def mean_updates(loaded: LoadedModel, examples: Sequence[Example], batch_size: i
     The kinds are the first position, all between, and the last one of a prompt; where no prompt has such a position the
     mean is 0. A prompt of one token has a last position only.
     """
-    _check(loaded, examples, [1], batch_size)
     total = torch.zeros(len(loaded.blocks), 3, loaded.width, dtype=torch.float64)
     count = torch.zeros(3, 1, dtype=torch.float64)
     with torch.inference_mode():
@@ -146,17 +141,7 @@ def patch(
     The prompts of a pair have the same length, as :func:`match` finds them. What is put is the ``state`` at the last
     position, which behind the last block gives the clean run, or the ``update`` at all positions.
     """
-    if what not in get_args(Patched):
-        raise InputError(f"Unknown kind of patch {what!r}; choose one of {', '.join(get_args(Patched))}.")
     corrupted = [pair.corrupted for pair in pairs]
-    _check(loaded, corrupted, blocks, batch_size)
-    for number, pair in enumerate(pairs):
-        lengths = [len(encode(loaded, example)[0]) for example in (pair.clean, pair.corrupted)]
-        if lengths[0] != lengths[1]:
-            raise InputError(
-                f"The prompts of pair {number} have {lengths[0]} and {lengths[1]} tokens, but must have as many: "
-                "interventions.match finds such pairs."
-            )
     clean_nats = torch.empty(len(pairs), dtype=torch.float64)
 
     def of_batch(index: list[int], run: _Run) -> Callable[[int], Tensor]:
@@ -260,14 +245,3 @@ def _batches(loaded: LoadedModel, examples: Sequence[Example], size: int) -> lis
     """Indices of batches, the shortest prompts first."""
     order = sorted(range(len(examples)), key=lambda i: len(encode(loaded, examples[i])[0]))
     return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-def _check(loaded: LoadedModel, examples: Sequence[Example], blocks: Sequence[int], batch_size: int) -> None:
-    if not examples:
-        raise InputError("There are no examples to intervene on.")
-    at_least(1, batch_size=batch_size)
-    depth = len(loaded.blocks)
-    if not blocks or len(set(blocks)) != len(blocks) or not all(1 <= block <= depth for block in blocks):
-        raise InputError(
-            f"blocks must be different numbers from 1 to {depth}, the depth of {loaded.name!r}, but are {list(blocks)}."
-        )

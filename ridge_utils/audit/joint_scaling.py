@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback
 
 from ridge_utils import models, training
-from ridge_utils.errors import InputError, finite_and_positive
+from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import encode_whole
 from ridge_utils.residual_scaling import evaluate, scaled
@@ -54,9 +54,6 @@ def fit(
     clipping of the gradient leaves the factors out. The model after the last step, with its factors, is evaluated on
     ``evaluated``; the settings' ``checkpoints`` are not used.
     """
-    if not examples or not settings.steps:
-        raise InputError(f"Nothing can be trained with {len(examples)} examples in {settings.steps} steps.")
-    finite_and_positive(scale_learning_rate=scale_learning_rate)
     encoded = encode_whole(loaded, examples)
     trained = models.assemble(loaded.name, copy.deepcopy(loaded.model), loaded.tokenizer)
     scales = nn.Parameter(torch.ones(len(trained.blocks), device=trained.device))

@@ -24,7 +24,7 @@ from torch.nn.functional import cross_entropy, linear
 from tqdm import tqdm
 
 from ridge_utils.early_exit import likeliest
-from ridge_utils.errors import InputError, at_least, finite_and_positive
+from ridge_utils.errors import InputError
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations
 
@@ -47,11 +47,6 @@ class Settings:
     batch_size: int = 32
     #: seed of the held-out fifth and of the order of the rest
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse settings out of range."""
-        at_least(1, epochs=self.epochs, batch_size=self.batch_size)
-        finite_and_positive(learning_rate=self.learning_rate)
 
 
 #: How translators are trained where nothing else is said.
@@ -152,7 +147,7 @@ def fit_translators(
         weight = spread * weight * inverse
         return weight, spread * bias - weight @ mean, *fitted
 
-    return Translators(torch.tensor(layers), **_each(loaded, training, layers, fit, "translators", progress))
+    return Translators(torch.tensor(layers), **_each(training, layers, fit, "translators", progress))
 
 
 def fit_heads(
@@ -196,7 +191,7 @@ def fit_heads(
         # Only differences of logits count, so the bias of the other tokens can go to these ones.
         return weight, bias[:-1] - bias[-1] - weight @ mean, *fitted
 
-    parts = _each(loaded, training, layers, fit, "heads", progress)
+    parts = _each(training, layers, fit, "heads", progress)
     return Heads(torch.tensor(layers), **parts, token_ids=token_ids)
 
 
@@ -235,7 +230,6 @@ class _End:
 
 
 def _each(
-    loaded: LoadedModel,
     training: Representations,
     layers: Sequence[int],
     fit: Callable[[int], _Fitted],
@@ -245,8 +239,6 @@ def _each(
     """What ``fit`` gives for each layer, stacked."""
     if len(training) < 2:
         raise InputError(f"At least 2 training states are needed, one to fit and one to hold out, not {len(training)}.")
-    if wrong := [layer for layer in layers if not 0 <= layer <= len(loaded.blocks)]:
-        raise InputError(f"Layers must be between 0 and {len(loaded.blocks)}, but one is {wrong[0]}.")
     label = f"{what}, {progress}" if isinstance(progress, str) else what
     every = [fit(layer) for layer in tqdm(layers, desc=label, unit="layer", disable=not progress)]
     weight, bias, *losses = zip(*every, strict=True)

@@ -3,7 +3,7 @@
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from ridge_utils import formatting, models, paper
+from ridge_utils import formatting, models
 from ridge_utils.audit import verdicts
 from ridge_utils.audit.rules import RULES
 from ridge_utils.audit.verdicts import CASE, NOT_MEASURED, ONE
@@ -16,32 +16,40 @@ COLOURS = {
     "undecided": "#d9d9d9",
     "artefact": "#cc79a7",
 }
+#: The verdicts in the grid.
+LETTERS = dict(zip(verdicts.VERDICTS, "RPXUAN", strict=True))
 #: How the pages call sources of data and tasks.
 _DATA = {"synthetic": "made", "hub": "real", "local": "real", "own": "own"}
 _TASKS = {"clutrr": "CLUTRR", "ecqa": "ECQA", "cnn_dailymail": "CNN/DailyMail"}
 
 
 def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
-    """Claims in rows, models and tasks in columns, those with most claims first; a cell counts checkpoints by verdict.
+    """Models and tasks in rows, those with most claims first, claims in columns; a cell counts checkpoints by verdict.
 
-    The colour is the verdict that all of them share.
+    The colour is the verdict that all of them share, the letters are :data:`LETTERS`.
     """
     asked = judged[judged["verdict"] != NOT_MEASURED]
     total = verdicts.overall(asked, ("claim", "part", *CASE))
-    total = total.assign(case=_case(total), cell=[verdicts.count_text(row) for row in total.to_dict("records")])
-    names = paper.claims().set_index("id")["name"]
-    rows = {(claim, part): f"{claim} {names[claim]}" for claim in claims for part in RULES[claim].parts}
-    by_claim = total.set_index(["claim", "part", "case"])
-    cases = total.groupby("case", sort=False)["claim"].nunique().sort_values(ascending=False, kind="stable").index
+    counts = [
+        " ".join(f"{row[verdict]} {letter}" for verdict, letter in LETTERS.items() if row[verdict])
+        for row in total.to_dict("records")
+    ]
+    total = total.assign(case=_case(total), cell=counts)
+    columns = {(claim, part): f"{claim} {part}".strip() for claim in claims for part in RULES[claim].parts}
     cells, colours = (
-        by_claim[name].unstack().reindex(index=list(rows), columns=cases)  # noqa: PD010
+        total.pivot_table(index="case", columns=["claim", "part"], values=name, aggfunc="first").reindex(
+            columns=list(columns)
+        )
         for name in ("cell", "verdict")
     )
-    shown = pd.DataFrame({"claim": [f"{name}, {part}" if part else name for (_, part), name in rows.items()]})
-    shown = shown.join(cells.fillna("–").reset_index(drop=True))
-    fills = colours.map(_fill).reset_index(drop=True).reindex(columns=shown.columns, fill_value="")
-    caption = f"{_models(asked)}: how many checkpoints have each verdict; –: not measured"
-    return _wrapped(shown, caption).apply(lambda _: fills, axis=None)
+    order = total.groupby("case", sort=False)["claim"].nunique().sort_values(ascending=False, kind="stable").index
+    shown = cells.reindex(order).fillna("–").set_axis(list(columns.values()), axis=1)
+    fills = colours.reindex(order).map(_fill).set_axis(shown.columns, axis=1).reset_index(drop=True)
+    shown = shown.rename_axis(columns=None).rename_axis("model and task").reset_index()
+    legend = ", ".join(f"{letter} {verdict}" for verdict, letter in LETTERS.items())
+    caption = f"How many checkpoints have each verdict: {legend}; –: not measured"
+    fills = fills.reindex(columns=shown.columns, fill_value="")
+    return formatting.styled(shown, caption).apply(lambda _: fills, axis=None)
 
 
 def summary(judged: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
@@ -60,12 +60,6 @@ class _Row(BaseModel):
     highlights: sources.Text
 
 
-class _Story(NamedTuple):
-    article: str
-    highlights: str
-    split: Split
-
-
 def load(
     split: Split,
     n: int | None,
@@ -85,24 +79,24 @@ def load(
     """
     origin = sources.resolve(NAME, source, data_dir)
     if data_dir:
-        stories = _local(Path(data_dir).expanduser() / NAME)
+        rows = _local(Path(data_dir).expanduser() / NAME)
     elif origin == "hub":
-        stories = _hub()
+        rows = _hub()
     else:
-        stories = _read(_ITEMS, lambda row: row["outlet"] == AGENCY)
-    first: dict[str, _Story] = {}
-    for story in stories:
-        first.setdefault(" ".join(story.article.split()[:max_words]), story)
+        rows = _read(_ITEMS, lambda row: row["outlet"] == AGENCY)
+    first: dict[str, tuple[str, Split]] = {}
+    for row, part in rows:
+        first.setdefault(" ".join(row.article.split()[:max_words]), (" ".join(row.highlights.split()), part))
     examples = [
         Example(
             f"{article}\nHighlights:",
-            f" {story.highlights}",
+            f" {highlights}",
             split,
             "synthetic" if origin == "offline" else origin,
-            signal_spans(article, story.highlights),
+            signal_spans(article, highlights),
         )
-        for article, story in first.items()
-        if story.split == split
+        for article, (highlights, part) in first.items()
+        if part == split
     ]
     return sources.draw(f"the {split} split of {NAME}", examples, n, f"{NAME}/{split}/{seed}")
 
@@ -118,7 +112,7 @@ def signal_spans(article: str, highlights: str) -> tuple[tuple[int, int], ...]:
     return tuple(match.span() for match in _WORD.finditer(article) if match.group().casefold() in words)
 
 
-def _local(folder: Path) -> Iterator[_Story]:
+def _local(folder: Path) -> Iterator[tuple[_Row, Split]]:
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}: data_dir must be the folder that holds {NAME}/*.csv.")
     paths = sorted(folder.glob("*.csv"))
@@ -128,25 +122,21 @@ def _local(folder: Path) -> Iterator[_Story]:
         yield from _read(path, lambda row: _is_cnn(row["article"]))
 
 
-def _read(path: Path, is_shifted: Callable[[dict[str, str]], bool]) -> Iterator[_Story]:
+def _read(path: Path, is_shifted: Callable[[dict[str, str]], bool]) -> Iterator[tuple[_Row, Split]]:
     for where, columns in sources.read_csv(path, _Row.model_fields):
         row = sources.parse(_Row, columns, where)
         in_training = hashlib.sha256(row.id.encode()).digest()[0] < 128
-        yield _story(row, "ood" if is_shifted(columns) else "train" if in_training else "id")
+        yield row, "ood" if is_shifted(columns) else "train" if in_training else "id"
 
 
-def _hub() -> Iterator[_Story]:
+def _hub() -> Iterator[tuple[_Row, Split]]:
     # Both splits for any request: an article of the validation split that the test split repeats stays in train.
     for part in ("validation", "test"):
         for index, columns in enumerate(sources.from_hub(NAME, HUB_REPO, HUB_CONFIG, HUB_REVISION, part)):
             row = sources.parse(_Row, columns, f"row {index} of {part}, {HUB_REPO}")
             shifted = _is_cnn(row.article)
             if part == "test" or not shifted:
-                yield _story(row, "train" if part == "validation" else "ood" if shifted else "id")
-
-
-def _story(row: _Row, split: Split) -> _Story:
-    return _Story(row.article, " ".join(row.highlights.split()), split)
+                yield row, "train" if part == "validation" else "ood" if shifted else "id"
 
 
 def _is_cnn(article: str) -> bool:

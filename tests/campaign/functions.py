@@ -42,7 +42,7 @@ def good(name: str, function: str) -> Any:
         "labels": torch.arange(N) % 3, "groups": torch.arange(N),
         "first": normal[0, :, 0].tolist(), "second": normal[1, :, 0].tolist(), "halves": normal[0, :, 0].tolist(),
         "values": normal[0, :, 0].tolist(), "p_values": normal[0, :, 0].abs().clamp(max=1).tolist(),
-        "alpha": 1.0, "bandwidth": 1.0, "degree": 2, "kernel": "polynomial", "normalize": True,
+        "alpha": 1.0, "bandwidth": 1.0, "kernel": "polynomial", "normalize": True,
         "estimator": kernels.Estimator(alpha=2.0), "n_shuffles": 2, "seed": 0, "steps": 6,
         "n": 3 if function == "principal_components" else N, "k": 1, "components": 2, "family": "linear",
         "dimensions": 4, "separation": 1.0, "symbols": 3, "classes": 3, "error": 0.1, "fraction": 0.5,
