@@ -3,11 +3,13 @@
 import json
 import os
 
+import nbformat
 import pytest
 
 from ridge_utils import results
 from ridge_utils.audit import verdicts
 from ridge_utils.run import audit, cli, sweep
+from tests.test_sweep import table
 
 MODEL = "random:gpt2-3x16"
 
@@ -27,6 +29,18 @@ def write_task(path, **counts):
         for number in range(count)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.slow
+def test_an_audit_of_a_sweep_is_put_beside_the_stored_runs(place, capsys):
+    run = sweep.Run("x", "audit", {}, place / "x" / "table.csv", place / "x" / "notebook.ipynb")
+    results.write(table(model="of-a-cluster", source="hub"), run.table, {"parameters": {"model": "/a/of", "task": "t"}})
+    nbformat.write(nbformat.v4.new_notebook(), run.output)
+    audit.keep(run)
+    (file,) = verdicts.stored()["audit"]
+    assert file == "audit/of-a-cluster-t-hub/audit.csv"
+    assert cli.main(["audit", "of-a-cluster", "--remove"]) == 0
+    assert not verdicts.stored()["audit"]
 
 
 @pytest.mark.parametrize(

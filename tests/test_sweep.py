@@ -225,6 +225,9 @@ def test_a_scheduler_that_runs_already_is_used(runs):
     with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
         outcomes = list(sweep.work(runs, scheduler=cluster.scheduler_address, call=finish))
     assert [outcome.status for outcome in outcomes] == ["done"] * 3
+    for nowhere in ("gone.json", str(runs[0].table.with_suffix(".json"))):  # which holds no address
+        with pytest.raises(InputError, match="does not answer"):
+            list(sweep.work([replace(runs[0], parameters={"steps": 1})], scheduler=nowhere, call=finish))
     with pytest.raises(InputError, match=r"scheduler 'tcp://127\.0\.0\.1:1' does not answer"):
         list(sweep.work([replace(runs[0], parameters={"steps": 1})], scheduler="tcp://127.0.0.1:1", call=finish))
 

@@ -12,11 +12,14 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ridge_utils import cache, files, names, notebooks, profiles, tasks
 from ridge_utils.errors import InputError, TooFewExamplesError, named, shown, user_path
 from ridge_utils.run import plain, setup
+
+if TYPE_CHECKING:
+    from ridge_utils.run import sweep
 
 NOTEBOOK = "audit"
 TASK = "synthetic_arithmetic"
@@ -153,6 +156,16 @@ def _has_changed(values: Mapping[str, Any], table: Path) -> bool:
     given = [Path(path) for path in (names.split(values["model"])[0], values["task"]) if Path(path).is_absolute()]
     parts = [part for path in given for part in ([path, *path.rglob("*")] if path.is_dir() else [path])]
     return table.exists() and any(part.stat().st_mtime > table.stat().st_mtime for part in parts if part.exists())
+
+
+def keep(run: "sweep.Run") -> None:
+    """Put an audit that a sweep has made beside the stored runs, as ``ridge audit --add`` does with its own."""
+    from ridge_utils import results
+
+    table, origin = results.read(run.table)
+    model, task, source = table.loc[0, ["model", "task", "source"]]
+    name = "-".join([model, task, *([source] if source in ("hub", "local") else [])])
+    _add(files.name(name), table, origin, plain.html(run.output))
 
 
 def _add(name: str, table: Any, origin: Mapping[str, Any], page: Path) -> None:

@@ -142,6 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "-o", dest="folder", metavar="FOLDER", type=_path, help="folder of the results (default: runs/NAME of the grid)"
     )
+    command.add_argument(
+        "--add", action="store_true", help="put its audits beside the stored runs, into results/audit/"
+    )
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
     _add_workers(command, 1)
     build = add("book", _book, "execute the notebooks that have changed and build the book", True)
@@ -211,7 +214,7 @@ def _add_workers(command: argparse.ArgumentParser, default: int) -> None:
         help=f"Dask workers on this machine, each with a run; 0: none, one run after the other (default: {default})",
     )
     command.add_argument(
-        "--scheduler", metavar="ADDRESS", default="", help="of a Dask scheduler whose workers are used instead"
+        "--scheduler", metavar="ADDRESS", default="", help="of a Dask scheduler, or its file, whose workers are used"
     )
     _add_yes(command)
 

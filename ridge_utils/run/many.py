@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ridge_utils import files, notebooks, profiles, results
 from ridge_utils.errors import InputError, see
-from ridge_utils.run import setup, sweep
+from ridge_utils.run import audit, setup, sweep
 
 
 def reference(options: argparse.Namespace) -> int:
@@ -45,11 +45,16 @@ def reference(options: argparse.Namespace) -> int:
 
 def sweep_grid(options: argparse.Namespace) -> int:
     """Run a grid and compare its runs; the exit status, 1 if a run failed."""
+    if options.add:
+        profiles.require_checkout("`ridge sweep --add`")
     folder = options.folder or Path("runs") / options.grid.stem
     grid = sweep.load(options.grid, folder)
     if not options.only_list:
         files.claim(folder / "table.csv", ".csv")  # before the first of many hours
     status = _work(grid.runs, "runs", options, grid.resources)
+    for run in grid.runs if options.add else []:
+        if run.notebook == audit.NOTEBOOK and sweep.is_done(run):
+            audit.keep(run)
     table = sweep.combine(grid.runs, folder / "table.csv", grid=grid.title)
     if len(table):
         print(f"All measurements of the runs that are done: {folder / 'table.csv'}.")

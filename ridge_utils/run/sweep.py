@@ -43,7 +43,7 @@ import pandas as pd
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ridge_utils import cache, files, notebooks, profiles, results
-from ridge_utils.errors import InputError, StorageError
+from ridge_utils.errors import InputError, StorageError, read_text
 from ridge_utils.run import plain
 
 if TYPE_CHECKING:
@@ -390,8 +390,11 @@ def _client(workers: int, scheduler: str, resources: Mapping[str, float] | None)
         logging.getLogger(own).setLevel(logging.CRITICAL)
     if scheduler:
         try:
-            client = distributed.Client(scheduler, timeout=10)
-        except (OSError, ValueError) as error:
+            address = scheduler
+            if scheduler.endswith(".json"):
+                address = json.loads(read_text(Path(scheduler), "The scheduler's file"))["address"]
+            client = distributed.Client(address, timeout=10)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             message = " ".join(str(error).split())
             raise InputError(f"The Dask scheduler {scheduler!r} does not answer: {message}.") from error
         with client:

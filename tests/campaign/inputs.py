@@ -161,8 +161,9 @@ def _options(rng: random.Random) -> Made:
     every: list[tuple[str, Any]] = [(command, action) for command, its in commands.items() for action in its._actions]
     every += [(text, None) for text in TEXTS]
     for (command, action), text in _pairs(rng, every, [*TEXTS, *(f"{text}.ipynb" for text in TEXTS)]):
-        # Without --list a sweep or the references would be run.
-        arguments = [command, *(["--list"] if command in ("sweep", "reference") else [])]
+        # Else a sweep or the references would be run, and JupyterLab be opened.
+        only = {"sweep": ["--list"], "reference": ["--list"], "lab": ["--copy-only"]}
+        arguments = [command, *only.get(command, [])]
         for each in commands[command]._actions if action else []:
             if each is action:
                 arguments += [*each.option_strings[-1:], *([text] if each.nargs != 0 else [])]
