@@ -21,7 +21,7 @@ export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup book html test lint lab bench campaign reference refresh tolerances constraints linkcheck clean distclean
+.PHONY: help setup book html test lint lab dist bench campaign reference refresh tolerances constraints linkcheck clean distclean
 
 help: ## list these commands
 	@echo "Commands (each does its own set-up):"
@@ -68,6 +68,10 @@ lint: $(INSTALLED) ## format the code and mend what ruff can
 lab: $(MODEL) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
 
+dist: $(INSTALLED) ## build the wheel, which needs no checkout, and the source package, into dist/
+	rm -rf dist
+	@$(BIN)/python -m hatchling build
+
 bench: $(MODEL) ## print ratios: the estimator and the forward pass against their references (FULL=--full: all sizes)
 	@$(BIN)/python -m pytest -q -s benchmarks $(FULL)
 
@@ -94,8 +98,8 @@ linkcheck: $(INSTALLED) ## check the book's outgoing links (needs a network)
 	@$(BIN)/python book/build.py --builder linkcheck
 
 clean: ## remove what was built; the environment, the cache and runs/ stay
-	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build dist .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove the environment as well
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV)

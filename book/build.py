@@ -91,13 +91,19 @@ def stage(executed: Path | None) -> None:
     from ridge_utils import outputs
     from ridge_utils.errors import StorageError
 
+    sys.path.insert(0, str(Path(__file__).parent))
+    import architecture
+    import explorer
+    import provenance
+
     wanted: dict[Path, bytes] = {}
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
-    config["parse"]["myst_substitutions"] = substitutions()
+    numbers, tables = provenance.status()
+    config["parse"]["myst_substitutions"] = substitutions() | numbers
     wanted[Path("_config.yml")] = yaml.safe_dump(config, allow_unicode=True, sort_keys=False).encode()
     wanted[Path("_toc.yml")] = (ROOT / "_toc.yml").read_bytes()
     for path in (ROOT / "book").rglob("*"):
-        if path.is_file() and path.suffix in {".md", ".bib", ".css", ".png", ".svg"}:
+        if path.is_file() and path.suffix in {".md", ".bib", ".css", ".js", ".png", ".svg"}:
             wanted[path.relative_to(ROOT)] = path.read_bytes()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         try:
@@ -108,9 +114,9 @@ def stage(executed: Path | None) -> None:
     for path in (ROOT / "results").rglob("*"):  # the captions link to them
         if path.suffix in {".csv", ".json"}:
             wanted[path.relative_to(ROOT)] = path.read_bytes()
-    import architecture
-
-    for name, text in architecture.pages().items():
+    wanted[Path("book/_static/explorer-data.js")] = explorer.script().encode()
+    wanted[Path("book/_static/plotly.min.js")] = explorer.plotly()
+    for name, text in (architecture.pages() | tables).items():
         wanted[Path("book") / name] = text.encode()
     wanted[Path("book/images/architecture.svg")] = architecture.figure()
     SOURCE.mkdir(parents=True, exist_ok=True)
@@ -127,6 +133,7 @@ def stage(executed: Path | None) -> None:
 def page(path: Path, executed: Path) -> bytes:
     """A committed notebook as the book shows it, with the outputs of the executed one where its code is the same."""
     import nbformat
+    import provenance
 
     notebook = nbformat.read(path, as_version=4)
     if executed.is_file() and executed != path:
@@ -135,8 +142,22 @@ def page(path: Path, executed: Path) -> bytes:
         if len(pairs) == len(code(notebook)) and all(cell.source == other.source for cell, other in pairs):
             for cell, other in pairs:
                 cell.outputs = other.outputs
-    notebook.cells = [cell for cell in notebook.cells if not HIDDEN & set(cell.metadata.get("tags", []))]
+    captions = {figure["name"]: figure["caption"] for figure in map(_figure, code(notebook)) if figure}
+    shown = []
+    for cell in notebook.cells:
+        tags = set(cell.metadata.get("tags", []))
+        if not HIDDEN & tags:
+            shown.append(cell)
+            if (figure := _figure(cell)) and "hide-cell" not in tags:
+                data = provenance.under(provenance.tables_of(figure["caption"], captions, path.stem))
+                shown.append(nbformat.v4.new_markdown_cell(data, id=f"data-{figure['name']}"[:64]))
+    notebook.cells = shown
     return nbformat.writes(notebook).encode()
+
+
+def _figure(cell: Any) -> dict[str, str]:
+    """Name and caption of a cell's figure; empty where it has none."""
+    return cell.metadata.get("mystnb", {}).get("figure", {}) if cell.cell_type == "code" else {}
 
 
 def code(notebook: Any) -> list[Any]:
@@ -146,7 +167,6 @@ def code(notebook: Any) -> list[Any]:
 
 def substitutions() -> dict[str, str]:
     """The numbers in the prose pages; the book is not built while a fact that their sentences rest on does not hold."""
-    sys.path.insert(0, str(Path(__file__).parent))
     import answer
 
     if wrong := [fact for fact, holds in answer.facts().items() if not holds]:

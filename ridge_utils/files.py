@@ -10,7 +10,7 @@ from pathlib import Path
 
 import filelock
 
-from ridge_utils import cache
+from ridge_utils import cache, profiles
 from ridge_utils.errors import InputError, named
 
 #: The key of a provenance that holds its own digest.
@@ -28,6 +28,8 @@ def claim(path: Path, ending: str, force: bool = False, mark: str = "") -> None:
     Its folder is made. ``mark`` is a further text by which a file is known for ours. With ``force`` a file that is not
     ours is moved to the same name with ``~`` at its end.
     """
+    if profiles.INSTALLED and path.resolve().is_relative_to(profiles.ROOT):
+        raise InputError(f"{named(str(path))} lies in the installed package: name a file of your own.")
     if path.suffix != ending:
         raise InputError(f"The output's name must end in {ending}, but is {named(path.name)}.")
     # Of a table and its provenance one may be damaged or gone.

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 EMBEDDED = embedded.DEFAULT
 #: How the name of a model with random weights begins.
 PREFIX = "random:"
+#: How such a model's architecture is written.
+FAMILIES = {"gpt2": "GPT-2", "qwen2": "Qwen2", "llama": "Llama", "mamba": "Mamba"}
 #: Seconds that the Hub has to answer; its own client would try for a minute.
 _WAIT = int(os.environ.get("HF_HUB_ETAG_TIMEOUT") or 3)
 
@@ -45,7 +47,11 @@ def display_name(name: str) -> str:
     Tables keep :func:`title`, which tells two makers' models of one name apart.
     """
     whole, blocks = split(name)
-    short = embedded.MODELS[whole].title if whole in embedded.MODELS else title(whole).rpartition("/")[2]
+    if whole.startswith(PREFIX):
+        family, _, shape = whole.removeprefix(PREFIX).partition("-")
+        short = " ".join(filter(None, [FAMILIES.get(family, family), shape.replace("x", " × "), "from scratch"]))
+    else:
+        short = embedded.MODELS[whole].title if whole in embedded.MODELS else title(whole).rpartition("/")[2]
     return short if blocks is None else f"{short} (first {blocks} of its blocks)"
 
 

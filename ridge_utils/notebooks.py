@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The folder of the notebooks, in a checkout of the project.
+#: The folder of the notebooks.
 NOTEBOOKS = profiles.FOLDER.parent
 #: The parameters that say how a table is used, not what is in it.
 NOT_MEASURED = ("compare", "save_table")
@@ -217,6 +217,8 @@ def checked(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def consistent(notebook: str, values: Mapping[str, Any]) -> None:
     """Refuse checked parameters that do not fit each other or the task, as far as that shows without a model."""
     values = {**{name: ast.literal_eval(p.default) for name, p in parameters(notebook).items()}, **values}
+    if values.get("add"):
+        profiles.require_checkout("add=true")
     if "task" in values:
         tasks.check(values["task"], values["data_dir"], values["task_options"])
     for steps in {"steps", "fit_steps", "memorise_steps", "joint_steps"} & set(values):

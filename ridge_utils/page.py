@@ -8,17 +8,21 @@ named value that :func:`state` prints in the cell that nbval compares.
 from collections.abc import Mapping
 from numbers import Integral, Real
 
+from ridge_utils.outputs import GLUED
+
 
 def glue(**numbers: float | int | str) -> dict[str, float | int | str]:
     """Make numbers, or computed texts such as a layer's name, available to the sentences of the page.
 
     Gives the same as plain Python numbers, for :func:`state`.
     """
-    from myst_nb import glue as glued
+    from IPython.display import display
 
     plain = {name: _plain(value) for name, value in numbers.items()}
     for name, value in plain.items():
-        glued(name, value, display=False)
+        # What myst_nb.glue(name, value, display=False) does; a run needs the builder of books for nothing else.
+        scrapbook = {"name": name, "mime_prefix": GLUED.removesuffix("text/plain")}
+        display({GLUED: repr(value)}, raw=True, metadata={"scrapbook": scrapbook})
     return plain
 
 

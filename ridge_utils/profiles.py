@@ -23,8 +23,13 @@ from pydantic import Field
 
 from ridge_utils.errors import InputError, explain, named, read_text, shown, user_path
 
-#: The folder of the profiles, in a checkout of the project.
-FOLDER = Path(__file__).resolve().parent.parent / "notebooks" / "profiles"
+_PACKAGED = Path(__file__).resolve().with_name("_book")
+#: Whether the package was installed from a wheel, which carries the folders of :data:`ROOT`, and is no checkout.
+INSTALLED = _PACKAGED.is_dir()
+#: Where the folders notebooks and results are.
+ROOT = _PACKAGED if INSTALLED else _PACKAGED.parent.parent
+#: The folder of the profiles.
+FOLDER = ROOT / "notebooks" / "profiles"
 
 #: Characters of YAML that are read, in a file or behind ``-p name=``.
 _LONGEST = 100_000
@@ -129,6 +134,12 @@ def parse_yaml(text: str, where: str) -> Any:
         place = f" (line {mark.line + 1})" if mark else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or type(error).__name__
         raise InputError(f"{where} cannot be read{place}: {named(str(reason))}.") from None
+
+
+def require_checkout(what: str) -> None:
+    """Refuse what writes among the project's own files, or reads those that a wheel has not."""
+    if INSTALLED:
+        raise InputError(f"{what} works in a checkout of the project only; here is what `pip install` gave.")
 
 
 def load(name: str) -> Profile:

@@ -18,14 +18,24 @@ from ridge_utils.tasks import Example
 
 
 @dataclass(frozen=True)
-class Representations:
-    """States at the last prompt token of N examples, on the CPU; float32, or float64 from a float64 model."""
+class States:
+    """States at the last token of N prompts, on the CPU; float32, or float64 from a float64 model."""
 
     #: Z_0 (embedding output) to Z_L (last block's output, before the final norm), shape (blocks + 1, N, d)
     hidden: Tensor
     #: Z_L after the final norm, shape (N, d), taken from the norm itself. In transformers 5.23.0, the pinned version,
     #: ``hidden_states[-1]`` is this too, unless ``config.tie_last_hidden_states`` is False: then it is Z_L.
     final_norm: Tensor
+
+    def __len__(self) -> int:
+        """Number of prompts N."""
+        return len(self.final_norm)
+
+
+@dataclass(frozen=True)
+class Representations(States):
+    """The states of N examples, and what their prompts are to be gone on with."""
+
     #: input-embedding row of the first target token, Y of the paper, shape (N, d)
     targets: Tensor
     #: first token of each target, shape (N,), int64
@@ -40,10 +50,6 @@ class Representations:
     def states(self) -> Tensor:
         """Z_0 to Z_L and, last, Z_L after the final norm, shape (blocks + 2, N, d)."""
         return torch.cat([self.hidden, self.final_norm.unsqueeze(0)])
-
-    def __len__(self) -> int:
-        """Number of examples N."""
-        return len(self.target_ids)
 
     def select(self, index: Tensor | Sequence[int]) -> "Representations":
         """The examples at ``index``, in that order."""
@@ -75,17 +81,34 @@ def collect(
         batch_size: prompts per forward pass, fewer where they do not fit into memory.
         progress: show a progress bar; a text labels it, and a bar of the caller's is moved on.
     """
-    if not examples:
-        raise InputError("There are no examples to run through the model.")
     encoded = [encode(loaded, example) for example in examples]
-    prompts = [prompt for prompt, _ in encoded]
+    states = forward([prompt for prompt, _ in encoded], loaded, batch_size, progress)
+    return with_targets(states, [target for _, target in encoded], loaded)
+
+
+def with_targets(states: States, targets: Sequence[Sequence[int]], loaded: LoadedModel) -> Representations:
+    """States of some prompts with the first of the tokens that each is to be gone on with."""
+    target_ids = torch.tensor([target[0] for target in targets])
+    rows = loaded.embed(target_ids).to("cpu", states.hidden.dtype)
+    return Representations(states.hidden, states.final_norm, rows, target_ids)
+
+
+def forward(
+    prompts: Sequence[Sequence[int]],
+    loaded: LoadedModel,
+    batch_size: int = 16,
+    progress: bool | str | tqdm = True,
+) -> States:
+    """:func:`collect` of prompts as token ids, which need no target."""
+    if not prompts:
+        raise InputError("There are no examples to run through the model.")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     blocks = len(loaded.blocks)
     dtype = torch.float64 if loaded.model.dtype == torch.float64 else torch.float32
     hidden = torch.empty(blocks + 1, len(prompts), loaded.width, dtype=dtype)
     final_norm = torch.empty(len(prompts), loaded.width, dtype=dtype)
 
-    def forward(index: list[int]) -> None:
+    def run(index: list[int]) -> None:
         ids, mask = pad([prompts[i] for i in index], loaded)
         last = mask.sum(-1) - 1
         rows = torch.arange(len(index))
@@ -101,11 +124,9 @@ def collect(
 
     shared = isinstance(progress, tqdm)
     with progress_bar("hidden states", not shared and progress, len(prompts)) as bar, torch.inference_mode():
-        work_through(order, batch_size, forward, progress if shared else bar)
+        work_through(order, batch_size, run, progress if shared else bar)
     require_finite([*hidden, final_norm], loaded, range(len(prompts)))
-    target_ids = torch.tensor([target[0] for _, target in encoded])
-    targets = loaded.embed(target_ids).to("cpu", dtype)
-    return Representations(hidden, final_norm, targets, target_ids)
+    return States(hidden, final_norm)
 
 
 def encode(loaded: LoadedModel, example: Example) -> tuple[list[int], list[int]]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ridge_utils import cache, files
+from ridge_utils import cache, files, profiles
 from ridge_utils.errors import InputError, StorageError
 
 #: Columns of every table of measurements. ``train_seed`` is empty for an untouched model, ``sample_seed`` where all
@@ -45,8 +45,8 @@ COLUMNS = (
 #: The columns that say which measurement a row is.
 KEY = tuple(column for column in COLUMNS if column != "value")
 
-#: The folder of the stored results, in a checkout of the project.
-FOLDER = Path(__file__).resolve().parent.parent / "results"
+#: The folder of the stored results.
+FOLDER = profiles.ROOT / "results"
 
 _INTEGERS = ("step", "train_seed", "sample_seed", "n", "decoding_step", "layer")
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "pandas", "safetensors", "accelerate")
@@ -233,7 +233,9 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _commit() -> str | None:
-    """The commit of the project's checkout, with a mark if the code differs from it; None outside a checkout."""
+    """The commit of the project's checkout, with a mark if the code differs from it; the version of a wheel."""
+    if profiles.INSTALLED:  # which may lie in a checkout of something else
+        return f"version {importlib.metadata.version('ridge-utils')}"
     run = {"cwd": FOLDER.parent, "capture_output": True, "text": True, "check": True}
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], **run).stdout.strip()

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ridge_utils import cache
 from ridge_utils.models import LoadedModel
-from ridge_utils.representations import Representations, collect, encode
+from ridge_utils.representations import Representations, States, encode, forward, with_targets
 from ridge_utils.tasks import Example
 
 #: Part of every key: raise it when a computation that is remembered changes its numbers.
@@ -20,8 +20,8 @@ _RECIPE = 1
 PART = 256
 
 #: Kinds of entries of the cache: what is read from the disk must not be taken for what fits into memory.
-_PARTS = "Representations.parts"
-_MAPPED = "Representations.mapped"
+_PARTS = "States.parts"
+_MAPPED = "States.mapped"
 
 T = TypeVar("T")
 
@@ -35,51 +35,54 @@ def remember(
     versions of torch and transformers, and the settings in ``shaped_by``. ``kind``, which ``compute`` makes, is a
     dataclass whose fields are all tensors.
     """
-    key = _key(loaded, examples, **shaped_by)
+    rows = [[*encode(loaded, example), example.signal_spans] for example in examples]
+    return _found(kind, _key(loaded, rows, **shaped_by), compute)
+
+
+def _found(kind: type[T], key: dict[str, Any], compute: Callable[[], T]) -> T:
     return kind(**cache.tensors(kind.__name__, key, lambda: _tensors(compute())))
 
 
 def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, label: str) -> Representations:
     """:func:`ridge_utils.representations.collect`, remembered.
 
-    More than :data:`PART` examples are collected part by part, and an interrupted collection goes on after the last
+    Entries are found as :func:`remember` finds them, but by the prompts alone: other targets need no other pass. More
+    than :data:`PART` examples are collected part by part, and an interrupted collection goes on after the last
     whole part. Their states are left on the disk and read as far as they are used, so they may exceed the memory; while
     they are put together they take twice their room there. ``label`` is that of the progress bar.
     """
+    encoded = [encode(loaded, example) for example in examples]
+    prompts = [prompt for prompt, _ in encoded]
+    key = _key(loaded, prompts, batch_size=batch_size)
+    if len(prompts) <= PART or batch_size < 1:
+        states = _found(States, key, lambda: forward(prompts, loaded, batch_size, label))
+    else:
+        states = _in_parts(loaded, prompts, batch_size, label, key)
+    return with_targets(states, [target for _, target in encoded], loaded)
 
-    def run(index: Sequence[int], progress: str | tqdm) -> Representations:
-        return collect(loaded, [examples[i] for i in index], batch_size, progress)
 
-    everything = range(len(examples))
-    if len(examples) <= PART or batch_size < 1:
-        return remember(Representations, loaded, examples, lambda: run(everything, label), batch_size=batch_size)
-    key = _key(loaded, examples, batch_size=batch_size)
-    order = sorted(everything, key=lambda i: len(encode(loaded, examples[i])[0]))
+def _in_parts(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], batch_size: int, label: str, key: dict[str, Any]
+) -> States:
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     size = max(PART // batch_size, 1) * batch_size
     parts = [order[start : start + size] for start in range(0, len(order), size)]
     keys = [key | {"part": number, "examples": size} for number in range(len(parts))]
 
     def fill(arrays: dict[str, Any]) -> None:
-        with tqdm(total=len(examples), desc=f"hidden states, {label}", unit="prompt") as bar:
+        with tqdm(total=len(prompts), desc=f"hidden states, {label}", unit="prompt") as bar:
             for index, part in zip(parts, keys, strict=True):
-                done = bar.n
-                states = cache.tensors(_PARTS, part, lambda index=index: _tensors(run(index, bar)))
+                done, these = bar.n, [prompts[i] for i in index]
+                states = cache.tensors(
+                    _PARTS, part, lambda these=these: _tensors(forward(these, loaded, batch_size, bar))
+                )
                 bar.update(done + len(index) - bar.n)
-                for name, array in arrays.items():
-                    if name == "hidden":
-                        array[:, index] = states[name]
-                    else:
-                        array[index] = states[name]
+                arrays["hidden"][:, index], arrays["final_norm"][index] = states["hidden"], states["final_norm"]
 
-    n, d = len(examples), loaded.width
+    n, d = len(prompts), loaded.width
     dtype = "float64" if loaded.model.dtype == torch.float64 else "float32"
-    shapes = {
-        "hidden": (dtype, (len(loaded.blocks) + 1, n, d)),
-        "final_norm": (dtype, (n, d)),
-        "targets": (dtype, (n, d)),
-        "target_ids": ("int64", (n,)),
-    }
-    whole = Representations(**cache.mapped(_MAPPED, key, shapes, fill))
+    shapes = {"hidden": (dtype, (len(loaded.blocks) + 1, n, d)), "final_norm": (dtype, (n, d))}
+    whole = States(**cache.mapped(_MAPPED, key, shapes, fill))
     for part in keys:
         cache.discard(_PARTS, part)
     return whole
@@ -89,13 +92,13 @@ def _tensors(made: Any) -> dict[str, torch.Tensor]:
     return {field.name: getattr(made, field.name) for field in fields(made)}
 
 
-def _key(loaded: LoadedModel, examples: Sequence[Example], **shaped_by: Any) -> dict[str, Any]:
+def _key(loaded: LoadedModel, rows: Sequence[Any], **shaped_by: Any) -> dict[str, Any]:
     return {
         "recipe": _RECIPE,
         "weights": loaded.weights_sha256,
         "config": loaded.model.config.to_json_string(use_diff=False),
         "dtype": str(loaded.model.dtype),
-        "encoded": cache.digest({"rows": [[*encode(loaded, e), e.signal_spans] for e in examples]}),
+        "encoded": cache.digest({"rows": rows}),
         "device": loaded.device.type,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         **shaped_by,

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import zipfile
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, TokenizersBackend
 
-from ridge_utils import cache, dequantised, embedded, models, names, tasks
+from ridge_utils import cache, dequantised, embedded, models, names, notebooks, tasks
 from ridge_utils.errors import InputError, StorageError
 from ridge_utils.run import cli
 from tests import gguf_files
@@ -162,7 +163,7 @@ def test_a_damaged_package_is_refused(own_cache, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"has 4 bytes, not 98,362,432: it is damaged or another version"):
         models.load(models.EMBEDDED)
     monkeypatch.setattr(embedded, "_INSTALLED", ("no_such_package", "a.gguf"))
-    with pytest.raises(InputError, match="not installed: run `make setup`"):
+    with pytest.raises(InputError, match=f"not set up yet: run `ridge setup {models.EMBEDDED}`"):
         models.load(models.EMBEDDED)
 
 
@@ -226,6 +227,45 @@ def test_an_embedded_model_is_fetched_in_parts_goes_on_where_it_stopped_and_keep
     with pytest.raises(InputError, match="missing or damaged in the cache: run `ridge setup tiny`"):
         models.load("tiny", device="cpu")
     assert cli.main(["setup", "tiny"]) == 0
+
+
+class Terminal:
+    """A standard input on which a user gives one answer."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def isatty(self):
+        return True
+
+    def readline(self):
+        return f"{self.answer}\n"
+
+
+def test_an_embedded_model_is_fetched_on_its_first_use_if_the_user_says_so(tiny, monkeypatch, capsys):
+    _, asked = tiny
+    monkeypatch.setitem(embedded.MODELS, "tiny", replace(embedded.MODELS["tiny"], terms=""))
+    monkeypatch.setattr(notebooks, "run", lambda *_, **__: 1.0)
+    command = ["run", "predictive_information", "-p", "model=tiny[:2]", "-o", "runs/x.ipynb"]
+    for stdin in (None, Terminal("n"), Terminal("")):
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert cli.main(command) == 2
+        assert "`ridge setup tiny`" in capsys.readouterr().err
+        assert asked == []
+    monkeypatch.setattr("sys.stdin", Terminal("y"))
+    assert cli.main(command) == 0
+    assert len(asked) == 3
+    shutil.rmtree(cache.directory())
+    monkeypatch.setattr("sys.stdin", None)
+    assert cli.main([*command, "--yes"]) == 0
+    assert len(asked) == 6
+
+
+def test_an_embedded_model_with_terms_is_not_fetched_by_a_yes_to_something_else(tiny, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", None)
+    assert cli.main(["run", "predictive_information", "-p", "model=tiny", "--yes", "-o", "runs/x.ipynb"]) == 2
+    assert "--accept-licence" in capsys.readouterr().err
+    assert tiny[1] == []
 
 
 def test_nothing_but_the_file_that_is_known_is_accepted(tiny, monkeypatch, own_cache):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ridge_utils import models, representations, results, store
+from ridge_utils import models, results, store
 from ridge_utils.audit import anatomy, predictions
 from ridge_utils.errors import StorageError
 from ridge_utils.run import cli
@@ -15,12 +15,15 @@ from ridge_utils.tasks import Example
 
 
 def test_other_targets_give_the_same_prediction(model, examples, monkeypatch, tmp_path):
-    pool = [*examples["id"], *examples["ood"]]
-    first = predictions.predict(model, pool)
+    first = predictions.predict(model, examples)
     asked = []
-    real = representations.encode
-    monkeypatch.setattr(representations, "encode", lambda loaded, one: (asked.append(one), real(loaded, one))[1])
-    others = [replace(one, target=f" {i} or {one.target}", signal_spans=()) for i, one in enumerate(pool)]
+    real = store.encode
+    monkeypatch.setattr(store, "encode", lambda loaded, one: (asked.append(one), real(loaded, one))[1])
+    pool = [*examples["id"], *examples["ood"]]
+    others = {
+        split: [replace(one, target=f" {i} or {one.target}", signal_spans=()) for i, one in enumerate(own)]
+        for split, own in examples.items()
+    }
     monkeypatch.setenv("RIDGE_CACHE", str(tmp_path))  # nothing that the first one left
     assert predictions.predict(model, others) == first
     assert len({one.target for one in asked}) == 1 and {one.prompt for one in asked} == {one.prompt for one in pool}
@@ -28,7 +31,7 @@ def test_other_targets_give_the_same_prediction(model, examples, monkeypatch, tm
 
 def test_the_prediction_is_the_line_of_the_anatomy_page(model, examples):
     pool = [*examples["id"], *examples["ood"]]
-    found = predictions.predict(model, pool)
+    found = predictions.predict(model, examples)
     context = {"model": "m", "task": "t", "source": "synthetic", "split": "all", "step": 0, "train_seed": None}
     states = store.read(model, pool, 16, False)
     table = anatomy.profile(states, context, sampling_seeds=predictions.SAMPLING_SEEDS, n_shuffles=1)
@@ -40,7 +43,7 @@ def test_the_prediction_is_the_line_of_the_anatomy_page(model, examples):
 
 def test_the_layer_is_the_largest_before_the_last_block_and_a_fall_is_one_after_it(monkeypatch):
     loaded = models.load("random:gpt2-4x16", device="cpu")
-    pool = [Example(f"S{i} N2 S", "1", "id", "own") for i in range(8)]
+    pool = {"id": [Example(f"S{i} N2 S", "1", "id", "own") for i in range(8)]}
     for line, expected in (
         ([9.0, 1.0, 3.0, 2.0, 1.0, 8.0], (2, 0.5, 2, True)),
         ([9.0, 1.0, 2.0, 3.0, 4.0, 8.0], (3, 0.75, 4, False)),

@@ -1,5 +1,7 @@
 """What is remembered of a model: found again, made in parts, gone on with after an interruption."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -45,7 +47,7 @@ def test_states_in_parts_are_those_of_one_collection(llama, examples, monkeypatc
         for name in NAMES:
             torch.testing.assert_close(getattr(found, name), getattr(whole, name), atol=1e-6, rtol=1e-6)
     # Only the whole is left.
-    expected = ["tensors.safetensors"] if part == 99 else sorted(f"{name}.npy" for name in NAMES)
+    expected = ["tensors.safetensors"] if part == 99 else ["final_norm.npy", "hidden.npy"]
     assert files(own_cache) == expected
 
 
@@ -55,6 +57,19 @@ def test_states_that_were_stored_whole_are_not_taken_for_those_on_the_disk(llama
     monkeypatch.setattr(store, "PART", 4)
     found = store.read(llama, examples, 2, "all")
     assert torch.equal(found.target_ids, whole.target_ids)
+
+
+@pytest.mark.parametrize("part", [4, 99])
+def test_other_targets_need_no_other_pass(llama, examples, monkeypatch, passes, part):
+    monkeypatch.setattr(store, "PART", part)
+    store.read(llama, examples, 2, "all")
+    seen, _ = passes
+    seen.clear()
+    others = [replace(example, target=" other", signal_spans=()) for example in examples]
+    found, expected = store.read(llama, others, 2, "all"), collect(llama, others, 2, progress=False)
+    assert sum(seen) == len(examples)  # those of ``collect``
+    for name in NAMES:
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name), atol=1e-6, rtol=1e-6)
 
 
 def test_an_interrupted_collection_goes_on_after_the_last_whole_part(llama, examples, monkeypatch, passes):

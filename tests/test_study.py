@@ -163,7 +163,7 @@ def test_pools_are_the_states_of_both_splits_and_are_read_once(model, monkeypatc
             torch.testing.assert_close(pools[split].hidden, expected.hidden, atol=1e-5, rtol=0)
             assert torch.equal(pools["all"].hidden[:, 6 * place : 6 * place + 6], pools[split].hidden)
             assert torch.equal(pools["all"].target_ids[6 * place : 6 * place + 6], expected.target_ids)
-    monkeypatch.setattr("ridge_utils.store.collect", None)  # calling it would raise
+    monkeypatch.setattr("ridge_utils.store.forward", None)  # calling it would raise
     for checkpoint in work.checkpoints():
         assert len(work.pools(checkpoint)["all"]) == 12
 

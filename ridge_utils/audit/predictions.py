@@ -5,6 +5,7 @@ targets are taken out of the examples before these reach the model, so a predict
 """
 
 import inspect
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from ridge_utils import models, results, statistics, tasks
 from ridge_utils.audit import anatomy, geometry
 from ridge_utils.errors import InputError, StorageError
 from ridge_utils.models import LoadedModel
+from ridge_utils.representations import Representations
 from ridge_utils.store import read
 from ridge_utils.tasks import Example
 
@@ -28,8 +30,8 @@ _SPLITS: tuple[tasks.Split, ...] = ("id", "ood")
 _KEY = ["model", "task", "source", "options"]
 
 
-def predict(loaded: LoadedModel, examples: Sequence[Example]) -> dict[str, Any]:
-    """What the states of some examples foretell; their targets are not read.
+def predict(loaded: LoadedModel, examples: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
+    """What the states of some examples, by split, foretell; their targets are not read.
 
     Returns:
         ``ridge_layer``, the block before the last whose predicted entropy is largest, and ``ridge_layer_to_last``, that
@@ -38,10 +40,14 @@ def predict(loaded: LoadedModel, examples: Sequence[Example]) -> dict[str, Any]:
         these at Z_0, every block and after the final norm.
     """
     # In place of the target any text that has a token: the tokens of a prompt do not depend on it.
-    bare = [replace(example, target=" a", signal_spans=()) for example in examples]
-    states = read(loaded, bare, 16, "prompts alone").states
-    n = min(anatomy.PAPER_N, len(bare) // 2)
-    samples = [statistics.subsample(len(bare), n, seed) for seed in SAMPLING_SEEDS]
+    pools = [
+        read(loaded, [replace(example, target=" a", signal_spans=()) for example in own], 16, f"{split}, bare")
+        for split, own in examples.items()
+    ]
+    states = Representations.join(pools).states
+    size = states.shape[1]
+    n = min(anatomy.PAPER_N, size // 2)
+    samples = [statistics.subsample(size, n, seed) for seed in SAMPLING_SEEDS]
     cosine = geometry.mean_cosine(states)
     rank = torch.stack([geometry.effective_rank(states[:, sample]) for sample in samples]).mean(0)
     entropy = anatomy.spread_entropy(cosine, rank)
@@ -81,10 +87,11 @@ def run(
     table, made = _stored(path)
     loaded = models.load(model, device="cpu")
     for task, examples in drawn.items():
-        row = {"model": models.title(loaded.name), "task": tasks.title(task), "source": examples[0].source}
+        row = {"model": models.title(loaded.name), "task": tasks.title(task), "source": examples["id"][0].source}
         row |= {"split": "all", "options": json.dumps(options, sort_keys=True) if options else "none"}
         found = predict(loaded, examples)
-        prompts = [replace(example, target="", signal_spans=()) for example in examples]
+        every = itertools.chain.from_iterable(examples.values())
+        prompts = [replace(example, target="", signal_spans=()) for example in every]
         parameters = {"model": model, "task": task, "task_options": dict(options or {}), "n_examples": n_examples}
         origin = results.provenance(parameters | {"sampling_seeds": SAMPLING_SEEDS})
         made[", ".join(row[key] for key in _KEY)] = {
@@ -101,11 +108,11 @@ def run(
     return table
 
 
-def _draw(task: str, options: Mapping[str, Any], data_dir: str, n: int) -> list[Example]:
+def _draw(task: str, options: Mapping[str, Any], data_dir: str, n: int) -> dict[str, list[Example]]:
     """Examples of both splits; the folder of the real data goes to the tasks that read one."""
     reads = task in tasks.TASKS and "data_dir" in inspect.signature(tasks.TASKS[task].load).parameters
     where = {"data_dir": data_dir or None} if reads else {}
-    return [example for split in _SPLITS for example in tasks.load(task, split, n, **where, **options)]
+    return {split: tasks.load(task, split, n, **where, **options) for split in _SPLITS}
 
 
 def _stored(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:

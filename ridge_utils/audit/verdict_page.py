@@ -96,15 +96,16 @@ def _case(rows: pd.DataFrame) -> list[str]:
     """Task and kind of data of each row, and its model where there are several."""
     several = len(set(rows["model"])) > 1
     return [
-        (f"{models.display_name(row.model)}, " if several else "")
-        + f"{_task(row.task)} ({_DATA.get(row.source, row.source)} data)"
+        (f"{models.display_name(row.model)}, " if several else "") + task_name(row.task, row.source)
         for row in rows.itertuples()
     ]
 
 
-def _task(title: str) -> str:
+def task_name(title: str, source: str) -> str:
+    """How pages call a task and its data."""
     name, *answer = title.split(":")
-    return ", ".join([_TASKS.get(name, name.replace("_", " ")), *answer])
+    task = ", ".join([_TASKS.get(name, name.replace("_", " ")), *answer])
+    return f"{task} ({_DATA.get(source, source)} data)"
 
 
 def _fill(verdict: str) -> str:

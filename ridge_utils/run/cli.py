@@ -7,13 +7,14 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ridge_utils import cache, embedded, files, notebooks, profiles
+from ridge_utils import embedded, files, notebooks, profiles
 from ridge_utils.errors import InputError, StorageError, named, shown, user_path
+from ridge_utils.run import setup
 
 if TYPE_CHECKING:
     from ridge_utils.run import sweep
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("ridge_utils").setLevel(logging.INFO)
     try:
         options = _parser().parse_args(arguments)
+        if options.checkout:
+            profiles.require_checkout(options.checkout)
         status = options.call(options)
         if sys.stdout:
             sys.stdout.flush()
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; the same command goes on from the last checkpoint that was reached", file=sys.stderr)
         return 130
     except (InputError, StorageError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}\n(book/failures.md says more of what can fail)", file=sys.stderr)
         return 2
     except OSError as error:
         about = f"{named(error.filename)}: " if isinstance(error.filename, str) else ""
@@ -92,12 +95,14 @@ def _notebook(text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="ridge", description="Run the notebooks of the book with your own parameters.")
-    parser.set_defaults(call=lambda _: parser.print_help() or 0)
+    parser.set_defaults(call=lambda _: parser.print_help() or 0, checkout="")
     commands = parser.add_subparsers(metavar="COMMAND")
 
-    def add(name: str, call: Callable[[argparse.Namespace], int], does: str) -> argparse.ArgumentParser:
+    def add(
+        name: str, call: Callable[[argparse.Namespace], int], does: str, checkout: bool = False
+    ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=does)
-        command.set_defaults(call=call)
+        command.set_defaults(call=call, checkout=f"`ridge {name}`" if checkout else "")
         return command
 
     command = add("run", _run, "execute a notebook headless")
@@ -121,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--force", action="store_true", help="what stands at the output's names and no run wrote is moved to NAME~"
     )
-    command = add("reference", _reference, "run the reference profiles that are not in results/ yet")
+    _add_yes(command)
+    command = add("reference", _reference, "run the reference profiles that are not in results/ yet", True)
     command.add_argument("names", nargs="*", metavar="PROFILE", help="default: all reference profiles")
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
     command.add_argument(
@@ -135,8 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
     _add_workers(command, 1)
-    build = add("book", _book, "execute the notebooks that have changed and build the book")
-    check = add("check", _check, "compare the committed notebooks with what they give when executed")
+    build = add("book", _book, "execute the notebooks that have changed and build the book", True)
+    check = add("check", _check, "compare the committed notebooks with what they give when executed", True)
     for command in (build, check):
         command.add_argument(
             "names", nargs="*", type=_notebook, metavar="NOTEBOOK", help="take these, whether they need it or not"
@@ -148,12 +154,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--task-options", metavar="YAML", default="", help="options of the tasks")
     command.add_argument("--data-dir", metavar="FOLDER", default="", help="folder of the real data sets")
     command.add_argument("-o", dest="output", metavar="FILE", type=_path, help="default: results/predictions.csv")
+    _add_yes(command)
     add("list", _list, "name the notebooks")
-    command = add("forget", _forget, "take an audit that was added with add=true out of results/audit/ again")
+    command = add("forget", _forget, "take an audit that was added with add=true out of results/audit/ again", True)
     command.add_argument("name", metavar="NAME", help="its folder there, as the audit's run says it")
     command = add("params", _params, "show a notebook's parameters with type, default and help")
     command.add_argument("notebook", type=_notebook)
-    command = add("refresh", _refresh, "maintainers: measure the stored numbers anew, notebook by notebook")
+    command = add("refresh", _refresh, "maintainers: measure the stored numbers anew, notebook by notebook", True)
     command.add_argument("names", nargs="*", type=_notebook, metavar="NOTEBOOK", help="default: all")
     command.add_argument("--pages", action="store_true", help="leave results/ alone and execute the notebooks only")
     command = add("setup", _setup, "put an embedded model into the cache")
@@ -171,6 +178,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_yes(command: argparse.ArgumentParser, does: str = "fetch an embedded model that is not here yet") -> None:
+    command.add_argument("-y", "--yes", action="store_true", help=f"{does}, unasked")
+
+
 def _add_workers(command: argparse.ArgumentParser, default: int) -> None:
     command.add_argument(
         "--workers",
@@ -182,6 +193,7 @@ def _add_workers(command: argparse.ArgumentParser, default: int) -> None:
     command.add_argument(
         "--scheduler", metavar="ADDRESS", default="", help="of a Dask scheduler whose workers are used instead"
     )
+    _add_yes(command)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -193,14 +205,14 @@ def _run(options: argparse.Namespace) -> int:
             values["data_dir"] = _data_dir(profile, os.environ.get("RIDGE_DATA", ""))
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     output = options.output or Path("runs") / f"{options.notebook}-{stamp}.ipynb"
-    return _run_one(options.notebook, values, output, options.html, options.force)
+    return _run_one(options.notebook, values, output, options.html, options.force, options.yes)
 
 
-def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool, force: bool) -> int:
-    from ridge_utils import names
-
+def _run_one(
+    notebook: str, values: Mapping[str, Any], output: Path, html: bool = False, force: bool = False, yes: bool = False
+) -> int:
     # Before what takes longer to start than the Hub has to answer.
-    names.check([values])
+    setup.ready(_models([(notebook, values)]), yes)
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -218,6 +230,12 @@ def _run_one(notebook: str, values: Mapping[str, Any], output: Path, html: bool,
     see = f"{output} and {plain.html(output)}" if html else output
     print(f"{notebook}: done in {seconds:.0f} s; see {see}", file=sys.stderr)
     return 0
+
+
+def _models(runs: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """The models of runs of notebooks with parameters."""
+    every = [(notebooks.defaults(notebook) | values).get("model") for notebook, values in runs]
+    return [model for model in every if model]
 
 
 def _see(said: str, path: Path) -> str:
@@ -288,7 +306,6 @@ def _work(
     runs: Sequence["sweep.Run"], what: str, options: argparse.Namespace, resources: Mapping[str, float] | None = None
 ) -> int:
     """Execute runs and print a line for each."""
-    from ridge_utils import names
     from ridge_utils.run import sweep
 
     done = [sweep.is_done(run) for run in runs]
@@ -299,7 +316,7 @@ def _work(
         return 0
     left = [run for run, stored in zip(runs, done, strict=True) if not stored]
     if not options.scheduler:  # its workers may have what cannot be reached from here
-        names.check(run.parameters for run in left)
+        setup.ready(_models((run.notebook, run.parameters) for run in left), options.yes)
     outcomes: list[sweep.Outcome] = []
     for outcome in sweep.work(left, workers=options.workers, scheduler=options.scheduler, resources=resources):
         outcomes.append(outcome)
@@ -341,16 +358,14 @@ def _forget(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from ridge_utils import names
-
     given = profiles.parse_yaml(options.task_options, "--task-options") if options.task_options else {}
     if not isinstance(given, dict):
         raise InputError(f"--task-options must be a mapping, but is {shown(given)}.")
-    names.check([{"model": options.model}])
+    setup.ready([options.model], options.yes)
     from ridge_utils.audit import predictions
 
+    files.claim(path := options.output or predictions.FILE, ".csv")
     data = str(user_path(options.data_dir, "The folder of the real data").resolve()) if options.data_dir else ""
-    path = options.output or predictions.FILE
     table = predictions.run(options.model, options.task, options=given, data_dir=data, path=path)
     said = ["model", "task", "source", "blocks", "ridge_layer", "ridge_depth", "ridge_layer_to_last", "falls"]
     print(table[said].to_string(index=False, float_format="{:.2f}".format))
@@ -372,24 +387,5 @@ def _refresh(options: argparse.Namespace) -> int:
 
 
 def _setup(options: argparse.Namespace) -> int:
-    from ridge_utils import dequantised, models
-
-    model = embedded.MODELS[options.name]
-    if model.terms and not embedded.is_set_up(options.name):
-        _accept(model, options.accept_licence)
-    dequantised.folder(options.name, fetch=True)
-    models.load(options.name, device="cpu")
-    print(f"The embedded model {options.name} ({model.title}, {model.licence}) is in {cache.directory()}.")
+    setup.set_up(options.name, options.accept_licence)
     return 0
-
-
-def _accept(model: embedded.Embedded, accepted: bool) -> None:
-    """Show a model's terms and ask, where they are not accepted on the command line."""
-    print(model.terms, file=sys.stderr)
-    if accepted:
-        return
-    if not sys.stdin or not sys.stdin.isatty():
-        raise InputError(f"{model.title} has terms to be accepted: read them, then give --accept-licence.")
-    print("Do you accept them? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise InputError(f"Without its terms {model.title} is not fetched.")
