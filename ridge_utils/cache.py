@@ -3,6 +3,8 @@
 Every entry is a folder with a ``manifest.json`` that lists its files with size and SHA-256. An entry without a valid
 manifest does not exist as far as any reader is concerned, so a half-written one is never read. Whatever writes here
 raises a StorageError where it cannot (no permission, no space, not a folder).
+
+A process notes which entries it uses, and what a living one uses nobody clears.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ import os
 import shutil
 import stat
 import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +36,8 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 ENVIRONMENT_VARIABLE = "RIDGE_CACHE"
+#: How the names of the notes begin that living processes keep in the cache.
+_NOTES = ".used-"
 
 
 def directory() -> Path:
@@ -70,14 +75,16 @@ def write_text(path: Path, text: str) -> None:
             raise
 
 
-def seal(folder: Path, files: Iterable[str] | None = None, entry: Path | None = None) -> None:
+def seal(folder: Path, files: Iterable[str] | None = None, entry: Path | None = None, model: str = "") -> None:
     """Write the manifest of ``folder``, over all its files or over the named ones only.
 
-    It says which entry this is, so that two cannot change places; ``entry`` is where the folder will be.
+    It says which entry this is, so that two cannot change places; ``entry`` is where the folder will be. The ``model``
+    that it is of is for who looks through the cache.
     """
     names = sorted(files) if files is not None else sorted(p.name for p in folder.iterdir() if p.name != MANIFEST)
     listed = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
-    write_text(folder / MANIFEST, json.dumps({"entry": _identity(entry or folder), "files": listed}, indent=1))
+    content = {"entry": _identity(entry or folder), "model": model, "files": listed}
+    write_text(folder / MANIFEST, json.dumps(content, indent=1))
 
 
 def _identity(folder: Path) -> str:
@@ -121,7 +128,7 @@ def damage(folder: Path, needed: Iterable[str] = ()) -> str | None:
 
 
 @contextlib.contextmanager
-def writing(target: Path) -> Iterator[Path]:
+def writing(target: Path, model: str = "") -> Iterator[Path]:
     """Give a temporary folder that becomes ``target``, sealed, when the block ends without an error.
 
     The caller holds the :func:`lock` of ``target``, so what an earlier process left half-written is removed first.
@@ -133,7 +140,7 @@ def writing(target: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         try:
             yield temporary
-            seal(temporary, entry=target)
+            seal(temporary, entry=target, model=model)
             temporary.chmod(0o755 & ~_umask())  # nobody else may write into it
             remove(target)
             temporary.replace(target)
@@ -149,10 +156,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def tensors(kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[str, Tensor]]") -> "dict[str, Tensor]":
+def tensors(
+    kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[str, Tensor]]", model: str = ""
+) -> "dict[str, Tensor]":
     """Named tensors from the cache, computed by ``build`` and stored where they are missing or damaged.
 
-    ``kind`` is the name of a folder in the cache, ``shaped_by`` all that they depend on, whose digest finds the entry.
+    ``kind`` is the name of a folder in the cache, ``shaped_by`` all that they depend on, whose digest finds the entry;
+    ``model`` is noted in it.
     """
     from safetensors.torch import load_file, save_file
 
@@ -160,7 +170,7 @@ def tensors(kind: str, shaped_by: Mapping[str, Any], build: "Callable[[], dict[s
     with lock(folder):
         if _is_missing(kind, folder, ["tensors.safetensors"]):
             built = {name: value.contiguous() for name, value in build().items()}
-            with writing(folder) as temporary:
+            with writing(folder, model) as temporary:
                 save_file(built, temporary / "tensors.safetensors")
             return built
     return load_file(folder / "tensors.safetensors")
@@ -179,6 +189,7 @@ def mapped(
     shaped_by: Mapping[str, Any],
     shapes: Mapping[str, tuple[str, tuple[int, ...]]],
     fill: Callable[[dict[str, np.ndarray]], None],
+    model: str = "",
 ) -> "dict[str, Tensor]":
     """As :func:`tensors`, for what is too large to be held in memory: files that are read as far as they are used.
 
@@ -190,7 +201,7 @@ def mapped(
     folder = directory() / kind / digest(shaped_by)
     with lock(folder):
         if _is_missing(kind, folder, [f"{name}.npy" for name in shapes]):
-            with writing(folder) as temporary:
+            with writing(folder, model) as temporary:
                 needed = sum(math.prod(shape) * np.dtype(dtype).itemsize for dtype, shape in shapes.values())
                 if needed > shutil.disk_usage(temporary).free:
                     # A file on the disk that is written to as memory has no way to say so later, but to kill.
@@ -233,9 +244,58 @@ def lock(target: Path) -> Iterator[None]:
             log.warning("Another process is making %s; waiting for it.", target)
             held.acquire()
     try:
+        with storage_errors(target.parent):
+            os.utime(held.lock_file)  # says when an entry was last used
+            _note(target)
         yield
     finally:
         held.release()
+
+
+def _note(entry: Path) -> None:
+    """Note that this process uses an entry, in a file that it holds locked for as long as it lives."""
+    folder = directory()
+    if _noted.get("folder") != folder:
+        in_use()  # removes what dead processes left
+        if "file" in _noted:
+            os.close(_noted["file"])
+        notes, file = folder / f"{_NOTES}{uuid.uuid4().hex[:12]}.lock", -1
+        while file < 0 or not os.fstat(file).st_nlink:  # another process may remove it before it is locked
+            file = os.open(notes, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            filelock.lock_descriptor(file)
+        _noted.update(folder=folder, file=file, entries=set())
+    if entry not in _noted["entries"]:
+        os.write(_noted["file"], f"{entry}\n".encode())
+        _noted["entries"].add(entry)
+
+
+#: What this process has noted in the cache's ``folder``: the open ``file`` there, and the ``entries`` in it.
+_noted: dict[str, Any] = {}
+
+
+def in_use() -> set[Path]:
+    """The entries that living processes have used, this one among them; the notes of dead ones are removed."""
+    used: set[Path] = set()
+    for notes in directory().glob(f"{_NOTES}*"):
+        with contextlib.suppress(FileNotFoundError), notes.open("r+", encoding="utf-8") as file:
+            if filelock.lock_descriptor(file.fileno(), blocking=False):
+                notes.unlink()
+            else:
+                used |= {Path(line) for line in file.read().splitlines()}
+    return used
+
+
+def clear(entry: Path) -> bool:
+    """Remove an entry that no process makes or has used; gives whether it is removed."""
+    try:
+        with storage_errors(entry.parent), filelock.FileLock(f"{entry}.lock", timeout=0):
+            if entry in in_use():
+                return False
+            for path in [*entry.parent.glob(f".{entry.name}.*"), entry]:  # what a killed process left half-written
+                remove(path)
+            return True
+    except filelock.Timeout:
+        return False
 
 
 def _require_private(folder: Path) -> None:

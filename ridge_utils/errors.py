@@ -106,6 +106,11 @@ def named(text: str) -> str:
     return text if len(text) <= 160 and text.isprintable() else shown(text)
 
 
+def see(said: str, path: Path) -> str:
+    """A sentence with the file that says more, where it could be written."""
+    return f"{said.removesuffix('.')}; see {path}" if path.exists() else said
+
+
 def user_path(given: str | Path, what: str) -> Path:
     """A path that the user gave, ``~`` expanded; ``what`` it is the path of is said where the system knows no such."""
     try:

@@ -1,6 +1,7 @@
 """What a run may write over: nothing, or what an earlier run of ours wrote, never through a link or onto a device."""
 
 import contextlib
+import re
 import shutil
 import stat
 import tempfile
@@ -55,6 +56,11 @@ def claim(path: Path, ending: str, force: bool = False, mark: str = "") -> None:
 
 def _text(path: Path) -> str:
     return path.read_bytes().decode(errors="replace") if path.is_file() else ""
+
+
+def name(text: str) -> str:
+    """A text as a file's or folder's name: what is no letter or digit of ASCII, dot or underscore is a hyphen."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
 
 
 @contextlib.contextmanager

@@ -32,6 +32,9 @@ class Estimator:
     * ``laplacian``: :math:`\exp(-\lVert u_i - u_j \rVert / s)`;
     * ``polynomial``: :math:`(1 + u_i \cdot u_j / s^2)^2`;
     * ``linear``: :math:`u_i \cdot u_j`, whatever the bandwidth.
+
+    >>> Estimator(bandwidth="median", alpha=2.0)
+    Estimator(kernel='gaussian', bandwidth='median', alpha=2.0, normalize=True)
     """
 
     kernel: Kernel = "gaussian"
@@ -76,6 +79,9 @@ def gram_matrix(x: Tensor, estimator: Estimator = PAPER) -> Tensor:
 
     Samples of shape (..., N, d) give symmetric positive semi-definite matrices of trace 1, shape (..., N, N), float64.
     Distances come from one matrix product, so memory is a few N x N matrices.
+
+    >>> gram_matrix(torch.eye(2))  # rows at the distance of the root of 2: exp(-1) over the trace, 2
+    tensor([[0.5000, 0.1839], [0.1839, 0.5000]], dtype=torch.float64)
     """
     of_type(Estimator, estimator=estimator)
     matrix = kernel_matrix(inner_products(x, estimator.normalize), estimator)
@@ -88,6 +94,9 @@ def median_bandwidth(x: Tensor) -> Tensor:
     Pairs of equal rows are left out, or a target that most examples share would make it 0. Of an even number of pairs
     it is the lower of the two in the middle. Where all rows are the same every bandwidth gives the same Gram matrix,
     and it is 1. Samples of shape (..., N, d) give bandwidths of shape (...), float64, in the units of the rows.
+
+    >>> median_bandwidth(torch.tensor([[0.0], [0.0], [3.0]]))
+    tensor(3., dtype=torch.float64)
     """
     x = tensors.samples(x, "x")
     return _median_distance(x @ x.mT)

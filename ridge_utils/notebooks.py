@@ -46,9 +46,7 @@ NOTEBOOKS = profiles.FOLDER.parent
 #: The parameters that say how a table is used, not what is in it.
 NOT_MEASURED = ("compare", "save_table")
 #: With other values of these, and of no others, a run still finds what the default run found.
-SAME_FINDINGS = {*NOT_MEASURED, "add", "device", "folder"}
-#: The parameters that write elsewhere than beside the executed notebook.
-WRITES = ("save_table", "add")
+SAME_FINDINGS = {*NOT_MEASURED, "device", "folder"}
 #: Tag of the cells that speak of the default run, and of those that speak of the run that was just made.
 DEFAULT_RUN, OWN_RUN = "default-run", "own-run"
 
@@ -217,8 +215,6 @@ def checked(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def consistent(notebook: str, values: Mapping[str, Any]) -> None:
     """Refuse checked parameters that do not fit each other or the task, as far as that shows without a model."""
     values = {**{name: ast.literal_eval(p.default) for name, p in parameters(notebook).items()}, **values}
-    if values.get("add"):
-        profiles.require_checkout("add=true")
     if "task" in values:
         tasks.check(values["task"], values["data_dir"], values["task_options"])
     for steps in {"steps", "fit_steps", "memorise_steps", "joint_steps"} & set(values):
@@ -262,8 +258,8 @@ def profile_values(notebook: str, profile: profiles.Profile) -> dict[str, Any]:
 
 def from_file(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """:func:`checked`, for a profile or grid: it may come from anywhere, and may not say where anything is written."""
-    if named := [name for name in WRITES if values.get(name)]:
-        raise InputError(f"A profile or grid may not set {named[0]!r}: give it yourself, as -p {named[0]}=VALUE.")
+    if values.get("save_table"):
+        raise InputError("A profile or grid may not set 'save_table': give it yourself, as -p save_table=VALUE.")
     return checked(notebook, values)
 
 

@@ -168,3 +168,13 @@ def references() -> list[Profile]:
     """The profiles whose tables are kept in ``results/``, by name."""
     every = [load(str(path)) for path in sorted(FOLDER.glob("*.yaml"))]
     return [profile for profile in every if profile.reference]
+
+
+def data_dir(profile: Profile, folder: str) -> str:
+    """The absolute path of the folder of the real data, which a profile needs."""
+    if not folder:
+        raise InputError(
+            f"The profile {profile.name!r} reads the real data: give their folder with --data-dir (ridge reference), "
+            "-p data_dir=FOLDER (ridge run) or RIDGE_DATA, laid out as the page on re-running says."
+        )
+    return str(user_path(folder, "The folder of the real data").resolve())

@@ -9,7 +9,7 @@ import transformers
 from tqdm import tqdm
 
 from ridge_utils import cache
-from ridge_utils.models import LoadedModel
+from ridge_utils.models import LoadedModel, title
 from ridge_utils.representations import Representations, States, encode, forward, with_targets
 from ridge_utils.tasks import Example
 
@@ -36,11 +36,11 @@ def remember(
     dataclass whose fields are all tensors.
     """
     rows = [[*encode(loaded, example), example.signal_spans] for example in examples]
-    return _found(kind, _key(loaded, rows, **shaped_by), compute)
+    return _found(kind, loaded, _key(loaded, rows, **shaped_by), compute)
 
 
-def _found(kind: type[T], key: dict[str, Any], compute: Callable[[], T]) -> T:
-    return kind(**cache.tensors(kind.__name__, key, lambda: _tensors(compute())))
+def _found(kind: type[T], loaded: LoadedModel, key: dict[str, Any], compute: Callable[[], T]) -> T:
+    return kind(**cache.tensors(kind.__name__, key, lambda: _tensors(compute()), title(loaded.name)))
 
 
 def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, label: str) -> Representations:
@@ -55,7 +55,7 @@ def read(loaded: LoadedModel, examples: Sequence[Example], batch_size: int, labe
     prompts = [prompt for prompt, _ in encoded]
     key = _key(loaded, prompts, batch_size=batch_size)
     if len(prompts) <= PART or batch_size < 1:
-        states = _found(States, key, lambda: forward(prompts, loaded, batch_size, label))
+        states = _found(States, loaded, key, lambda: forward(prompts, loaded, batch_size, label))
     else:
         states = _in_parts(loaded, prompts, batch_size, label, key)
     return with_targets(states, [target for _, target in encoded], loaded)
@@ -74,15 +74,15 @@ def _in_parts(
             for index, part in zip(parts, keys, strict=True):
                 done, these = bar.n, [prompts[i] for i in index]
                 states = cache.tensors(
-                    _PARTS, part, lambda these=these: _tensors(forward(these, loaded, batch_size, bar))
+                    _PARTS, part, lambda these=these: _tensors(forward(these, loaded, batch_size, bar)), model
                 )
                 bar.update(done + len(index) - bar.n)
                 arrays["hidden"][:, index], arrays["final_norm"][index] = states["hidden"], states["final_norm"]
 
-    n, d = len(prompts), loaded.width
+    n, d, model = len(prompts), loaded.width, title(loaded.name)
     dtype = "float64" if loaded.model.dtype == torch.float64 else "float32"
     shapes = {"hidden": (dtype, (len(loaded.blocks) + 1, n, d)), "final_norm": (dtype, (n, d))}
-    whole = States(**cache.mapped(_MAPPED, key, shapes, fill))
+    whole = States(**cache.mapped(_MAPPED, key, shapes, fill, model))
     for part in keys:
         cache.discard(_PARTS, part)
     return whole

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 
 from ridge_utils import cache
 from ridge_utils.errors import InputError, at_least, check_checkpoints, finite_and_positive
-from ridge_utils.models import LoadedModel, quiet
+from ridge_utils.models import LoadedModel, quiet, title
 from ridge_utils.representations import encode_whole, pad
 from ridge_utils.tasks import Example
 
@@ -236,7 +236,7 @@ def _train(
         elif any(_checkpoint(folder, step).exists() for step in wanted):
             log.warning("The checkpoints in %s are not those of a whole run; it is trained again.", folder)
         earlier = json.loads((resume / _ELAPSED).read_text()) if resume else 0.0
-        keeper = _Keeper(folder, wanted, earlier, progress)
+        keeper = _Keeper(folder, title(loaded.name), wanted, earlier, progress)
         trainer = make_trainer(copy.deepcopy(loaded.model), loaded, encoded, settings, precision, folder, keeper)
         with torch.random.fork_rng(devices=[]), quiet():
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -248,7 +248,7 @@ def _train(
             "seconds": keeper.elapsed(),
         }
         for step in wanted:
-            _strip(_checkpoint(folder, step))
+            _strip(_checkpoint(folder, step), keeper.model)
         cache.write_text(folder / _RUN, json.dumps(record | {"digest": cache.digest(record)}, indent=1))
     return record
 
@@ -256,8 +256,8 @@ def _train(
 class _Keeper(TrainerCallback):
     """Saves at the chosen steps, seals what was saved, and shows the progress."""
 
-    def __init__(self, folder: Path, wanted: Sequence[int], elapsed: float, progress: bool) -> None:
-        self.folder, self.wanted = folder, sorted(wanted)
+    def __init__(self, folder: Path, model: str, wanted: Sequence[int], elapsed: float, progress: bool) -> None:
+        self.folder, self.model, self.wanted = folder, model, sorted(wanted)
         self.started = time.monotonic() - elapsed
         self.bar = tqdm(total=self.wanted[-1], desc="fine-tuning", unit="step", disable=not progress)
 
@@ -280,11 +280,11 @@ class _Keeper(TrainerCallback):
     def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         checkpoint = _checkpoint(self.folder, state.global_step)
         cache.write_text(checkpoint / _ELAPSED, json.dumps(self.elapsed()))
-        cache.seal(checkpoint)
+        cache.seal(checkpoint, model=self.model)
         # Only the newest checkpoint needs the optimiser's state, twice the size of the weights, for resuming.
         for step in self.wanted:
             if step < state.global_step:
-                _strip(_checkpoint(self.folder, step))
+                _strip(_checkpoint(self.folder, step), self.model)
 
     def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
         self.bar.close()
@@ -305,11 +305,11 @@ def _resumable(folder: Path, wanted: Sequence[int]) -> Path | None:
     return newest
 
 
-def _strip(checkpoint: Path) -> None:
+def _strip(checkpoint: Path, model: str) -> None:
     """Leave the weights alone in a whole checkpoint."""
     # The manifest first: a kill in between leaves a whole checkpoint with files that nobody lists.
     weights = [path.name for path in checkpoint.iterdir() if path.name == "config.json" or "safetensors" in path.name]
-    cache.seal(checkpoint, weights)
+    cache.seal(checkpoint, weights, model=model)
     for path in checkpoint.iterdir():
         if path.name not in weights and path.name != cache.MANIFEST:
             path.unlink()

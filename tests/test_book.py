@@ -1,9 +1,12 @@
 """What a page depends on, in which order the pages are made, and which outputs the book shows."""
 
+import argparse
 import importlib.util
+import sys
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 from ridge_utils import notebooks
 from ridge_utils.run import book
@@ -15,6 +18,7 @@ INFORMATION = "predictive_information"
 def build():
     spec = importlib.util.spec_from_file_location("build", book.ROOT / "book" / "build.py")
     module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(book.ROOT / "book"))
     spec.loader.exec_module(module)
     return module
 
@@ -57,6 +61,38 @@ def test_the_book_shows_committed_words_with_fresh_outputs_where_the_code_is_the
         page = nbformat.reads(build.page(committed, executed).decode(), as_version=4)
         assert [cell.source for cell in page.cells] == ["new words", "x"], "what a run of one's own says is left out"
         assert page.cells[1].outputs[0].text == printed
+
+
+ADDRESS = "https://github.com/nobody/nothing"
+
+
+@pytest.mark.parametrize("ending", ["", ".git", "/"])
+def test_a_repository_turns_buttons_and_launchers_on(build, ending):
+    assert build.repository(ADDRESS + ending) == ADDRESS
+    before = {"html": {"use_issues_button": False}}
+    config = build.with_buttons(before, ADDRESS)
+    assert config["repository"]["url"] == ADDRESS
+    assert config["html"] == dict.fromkeys(("use_repository_button", "use_edit_page_button", "use_issues_button"), True)
+    assert {"colab_url", "binderhub_url"} <= set(config["launch_buttons"])
+    assert before == {"html": {"use_issues_button": False}}
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "https://example.org/a/b", "https://github.com/nobody", f"{ADDRESS}/x"])
+def test_what_is_no_repository_is_refused(build, wrong):
+    with pytest.raises(argparse.ArgumentTypeError, match="OWNER/NAME"):
+        build.repository(wrong)
+
+
+def test_a_downloaded_notebook_begins_with_a_cell_that_installs_and_the_page_leaves_it_out(build):
+    path = book.ROOT / "notebooks" / f"{INFORMATION}.ipynb"
+    plain, told = (nbformat.reads(build.page(path, path, to).decode(), as_version=4).cells for to in ("", ADDRESS))
+    assert len(told) == len(plain) + 1
+    (cell,) = [one for one in told if one.id == "install"]
+    assert "remove-cell" in cell.metadata.tags and f"git+{ADDRESS}" in cell.source
+    assert [one.id for one in told if one is not cell] == [one.id for one in plain]
+    nbformat.validate(nbformat.reads(build.page(path, path, ADDRESS).decode(), as_version=4))
+    # With the project at hand the cell does nothing.
+    exec(TransformerManager().transform_cell(cell.source), {"get_ipython": lambda: pytest.fail("it was to do nothing")})
 
 
 def test_the_book_is_not_built_on_a_fact_that_does_not_hold(build, monkeypatch):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import pdist
 
-from ridge_utils import information
+from ridge_utils import information, kernels, unbiased
 from ridge_utils.errors import InputError
 from ridge_utils.information import Estimator
 from tests.tables import mutual_information
@@ -317,6 +317,14 @@ def test_bad_input_is_refused(call, words):
         call()
 
 
-def test_the_example_gives_what_it_says():
-    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    assert doctest.testmod(information, optionflags=flags) == (0, 8)
+@pytest.mark.parametrize("module", [information, kernels, unbiased], ids=lambda module: module.__name__)
+def test_the_examples_give_what_they_say(module):
+    assert doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE).failed == 0
+
+
+def test_every_public_name_of_information_has_an_example():
+    own = [value for value in vars(information).values() if getattr(value, "__module__", "") == information.__name__]
+    public = [function for function in own if not function.__name__.startswith("_")]
+    public += [information.Estimator, information.gram_matrix, information.median_bandwidth]
+    public += [information.unbiased_information, information.ridge_fall]
+    assert [one.__name__ for one in public if ">>>" not in one.__doc__] == []

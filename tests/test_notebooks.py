@@ -194,14 +194,14 @@ def test_a_table_that_could_not_be_written_is_refused_before_it_is_measured(targ
     assert not (tmp_path / "target.csv").exists()
 
 
-@pytest.mark.parametrize("values", [{"save_table": "a.csv"}, {"add": True}])
-def test_a_file_of_parameters_says_not_where_anything_is_written(values, tmp_path):
+def test_a_file_of_parameters_says_not_where_anything_is_written(tmp_path):
+    values = {"save_table": "a.csv"}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump({"title": "t", "notebooks": {"audit": values}}))
-    with pytest.raises(InputError, match=f"may not set '{next(iter(values))}'"):
+    with pytest.raises(InputError, match="may not set 'save_table'"):
         notebooks.profile_values("audit", profiles.load(str(tmp_path / "p.yaml")))
     grid = {"notebooks": {"audit": {}}, "models": ["m"], "overrides": {"m": values}}
     (tmp_path / "g.yaml").write_text(yaml.safe_dump(grid))
-    with pytest.raises(InputError, match=f"may not set '{next(iter(values))}'"):
+    with pytest.raises(InputError, match="may not set 'save_table'"):
         sweep.load(tmp_path / "g.yaml", tmp_path)
 
 

@@ -267,7 +267,7 @@ def test_a_model_that_is_nowhere_is_refused_before_the_first_run(tmp_path, monke
         monkeypatch.setattr(names, "hub_answers", missing_model(missing))
         assert cli.main(["sweep", "mine.yaml", "--list"]) == 0
         assert cli.main(["sweep", "mine.yaml"]) == 2
-        assert capsys.readouterr().err == f"error: no {missing}\n"
+        assert capsys.readouterr().err.startswith(f"error: no {missing}\n")
     assert not any(map(sweep.is_done, runs))
     assert cli.main(["sweep", "mine.yaml", "--scheduler", "tcp://elsewhere:1"]) == 0, "others may have it"
     assert cli.main(["sweep", "mine.yaml"]) == 0, "what is done needs no model"
@@ -281,7 +281,7 @@ def test_a_model_that_is_nowhere_is_refused_before_the_first_reference_run(monke
     monkeypatch.setattr(sweep, "work", lambda *_, **__: pytest.fail("it starts"))
     monkeypatch.setattr(names, "hub_answers", missing_model("x/a"))
     assert cli.main(["reference", profile.name]) == 2
-    assert capsys.readouterr().err == "error: no x/a\n"
+    assert capsys.readouterr().err.startswith("error: no x/a\n")
 
 
 @pytest.mark.slow

@@ -170,7 +170,7 @@ def test_a_killed_run_with_a_gap_starts_again(llama, examples, own_cache, broken
     if broken == "checkpoint-2":
         shutil.rmtree(folder / "checkpoint-2")
     else:
-        training._strip(folder / "checkpoint-4")
+        training._strip(folder / "checkpoint-4", "")
         (folder / "checkpoint-4" / "optimizer.pt").write_bytes(b"half")
     run = training.finetune(llama, examples, SHORT, progress=False)
     assert weights(run) == whole

@@ -393,11 +393,11 @@ def test_checkpoints_that_differ_are_mixed(two):
     assert len(verdicts.cases(two).query("claim == 'C4'")) == 2
 
 
-def test_the_page_has_a_row_for_every_part_and_every_statement(two):
+def test_the_page_has_a_column_for_every_part_and_a_row_for_every_statement(two):
     grid = verdict_page.grid(two, list(rules.RULES))
-    assert len(grid.data) == sum(len(claim.parts) for claim in rules.RULES.values())
-    measured = grid.data.iloc[:, 1] != "–"
-    assert grid.data.loc[measured, "claim"].str[:2].tolist() == ["C4"]
+    assert grid.data.shape == (1, 1 + sum(len(claim.parts) for claim in rules.RULES.values()))
+    assert [column for column in grid.data.columns[1:] if grid.data[column].item() != "–"] == ["C4"]
+    assert grid.data["C4"].item() == "1 R 1 X"
     cases = verdict_page.case_table(two, ["C4"])
     assert cases.data["verdict"].tolist() == ["reproduced", "", "refuted here", ""]
     assert cases.data["state"].tolist() == ["holds", "holds", "refuted", "holds"]
@@ -414,22 +414,25 @@ def test_colours_differ_without_red_and_green():
         assert math.hypot(light - light2, blue - blue2) > 20
 
 
-def test_a_users_audit_is_found_and_can_be_left_out(tmp_path, monkeypatch):
+def test_a_users_audit_is_found_can_be_left_out_and_leads_to_its_page(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     table = pd.concat([table for _, table in planted("C1", ["holds"] * 4)], ignore_index=True)
-    table["model"] = "some/model: v2"
-    file = verdicts.audit_file(table)
-    assert file == tmp_path / "audit" / "some-model-v2-made-up" / "audit.csv"
-    results.write(table, file, {})
-    row = verdicts.judge(verdicts.stored()).query("claim == 'C1'").iloc[0]
-    assert (row["model"], row["verdict"]) == ("some/model: v2", "reproduced")
+    results.write(table, tmp_path / "audit" / "mine-made-up" / "audit.csv", {})
+    judged = verdicts.judge(verdicts.stored())
+    assert judged.query("claim == 'C1'")["verdict"].iloc[0] == "reproduced"
     assert not any(verdicts.stored(audits=False).values())
-    (file.parent / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="there are some-model-v2-made-up"):
-        verdicts.forget("../audit")
-    verdicts.forget(file.parent.name)
-    assert not any(verdicts.stored().values())
-    assert [path.name for path in file.parent.iterdir()] == ["notes.txt"], "what is not ours stays"
+    assert '"../results/audit/mine-made-up/audit.html"' in verdict_page.case_table(judged, ["C1"]).to_html()
+
+
+def test_an_audit_is_judged_by_what_it_measures_alone():
+    table = pd.concat([table for _, table in planted("C1", ["holds"] * 4)], ignore_index=True)
+    asked = value("ridge_z", 9.0, variant="last_block")
+    judged = verdicts.judge({"audit": {"audit/x/audit.csv": (pd.concat([table, asked], ignore_index=True), {})}})
+    assert set(judged.loc[judged["verdict"] != "not measured", "claim"]) <= {"C1", "C2", "C4"}
+    assert {"C3", "C6", "C7", "C8"} <= set(verdicts.not_measured(judged))
+    shown = verdict_page.summary(judged)
+    assert shown["claim"].str[:2].isin({"C1", "C2", "C4"}).all()
+    assert len(shown) == len(verdicts.cases(judged).query("state != 'not measured'"))
 
 
 def test_claims_are_those_of_the_paper():

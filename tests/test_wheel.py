@@ -103,7 +103,7 @@ def test_the_wheel_runs_a_notebook_anywhere(installed):
 
 @pytest.mark.slow
 def test_the_wheel_writes_nothing_into_itself(installed):
-    for command in (["refresh"], ["run", "audit", "-p", "add=true"]):
+    for command in (["refresh"], ["audit", "random:gpt2", "--add"]):
         status, out, said = installed(*command)
         assert (status, out) == (2, ""), said
         assert "checkout" in said.splitlines()[-1]

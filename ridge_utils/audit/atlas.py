@@ -88,7 +88,7 @@ def falls(judged: pd.DataFrame) -> pd.DataFrame:
         estimate and the ends of its interval, as shares (``fall``, ``fall_low``, ``fall_high``).
     """
     rows = judged[(judged["claim"] == "C1") & (judged["part"] == "last block")]
-    step = rows["when"].str.extract(r"step (\d+)", expand=False).fillna(0).astype(int)
+    step = rows["when"].str.extract(r"step (\d+)", expand=False).fillna("0").astype(int)
     rows = rows.assign(step=step, n=rows["n"].groupby([*map(rows.get, CASE), step]).transform("max"))
     one = CHECKPOINT
     wide = rows.drop_duplicates(one)[[*one, "verdict", "why", "n", "seeds"]]
@@ -106,8 +106,8 @@ def foretold(curves: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
         predicted: the table of :func:`ridge_utils.audit.predictions.run`.
 
     Returns:
-        A row per prediction: model, task and source; ``blocks``; ``foretold`` and ``measured``, the layers, the latter
-        NA where nothing is measured yet; ``place_right``, at most one block apart; ``fall_foretold``,
+        A row per prediction, with model, task and source; ``blocks``; ``foretold`` and ``measured``, the layers, the
+        latter NA where nothing is measured yet; ``place_right``, at most one block apart; ``fall_foretold``,
         ``fall_measured`` and ``fall_right``. Predictions for other forms of an answer are left out: their states are
         the same.
     """

@@ -149,7 +149,8 @@ def judge(claim: Claim, tables: Tables) -> list[Judgement]:
     for step, part, readings in (claim.cases or _by_step)(claim, tables):
         counted = [reading for reading in readings if reading.statement.role != "shown"]
         found, share = verdict([reading.state for reading in counted]), math.nan
-        why = next((reading.why for reading in counted if reading.why), "") if found == "undecided" else ""
+        unasked = "its first statement was not measured" if counted[0].state == "not measured" else ""
+        why = next((reading.why for reading in counted if reading.why), unasked) if found == "undecided" else ""
         if made := claim.made(readings):
             found, (why, share) = "artefact", made
         elif reason := claim.not_asked(tables, step, readings):

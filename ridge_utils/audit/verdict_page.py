@@ -3,7 +3,7 @@
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from ridge_utils import formatting, models, paper
+from ridge_utils import formatting, models
 from ridge_utils.audit import verdicts
 from ridge_utils.audit.rules import RULES
 from ridge_utils.audit.verdicts import CASE, NOT_MEASURED, ONE
@@ -16,51 +16,76 @@ COLOURS = {
     "undecided": "#d9d9d9",
     "artefact": "#cc79a7",
 }
+#: The verdicts in the grid.
+LETTERS = dict(zip(verdicts.VERDICTS, "RPXUAN", strict=True))
 #: How the pages call sources of data and tasks.
 _DATA = {"synthetic": "made", "hub": "real", "local": "real", "own": "own"}
 _TASKS = {"clutrr": "CLUTRR", "ecqa": "ECQA", "cnn_dailymail": "CNN/DailyMail"}
 
 
 def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
-    """Claims in rows, models and tasks in columns, those with most claims first; a cell counts checkpoints by verdict.
+    """Models and tasks in rows, those with most claims first, claims in columns; a cell counts checkpoints by verdict.
 
-    The colour is the verdict that all of them share.
+    The colour is the verdict that all of them share, the letters are :data:`LETTERS`.
     """
     asked = judged[judged["verdict"] != NOT_MEASURED]
     total = verdicts.overall(asked, ("claim", "part", *CASE))
-    total = total.assign(case=_case(total), cell=[verdicts.count_text(row) for row in total.to_dict("records")])
-    names = paper.claims().set_index("id")["name"]
-    rows = {(claim, part): f"{claim} {names[claim]}" for claim in claims for part in RULES[claim].parts}
-    by_claim = total.set_index(["claim", "part", "case"])
-    cases = total.groupby("case", sort=False)["claim"].nunique().sort_values(ascending=False, kind="stable").index
+    counts = [
+        " ".join(f"{row[verdict]} {letter}" for verdict, letter in LETTERS.items() if row[verdict])
+        for row in total.to_dict("records")
+    ]
+    total = total.assign(case=_case(total), cell=counts)
+    columns = {(claim, part): f"{claim} {part}".strip() for claim in claims for part in RULES[claim].parts}
     cells, colours = (
-        by_claim[name].unstack().reindex(index=list(rows), columns=cases)  # noqa: PD010
+        total.pivot_table(index="case", columns=["claim", "part"], values=name, aggfunc="first").reindex(
+            columns=list(columns)
+        )
         for name in ("cell", "verdict")
     )
-    shown = pd.DataFrame({"claim": [f"{name}, {part}" if part else name for (_, part), name in rows.items()]})
-    shown = shown.join(cells.fillna("–").reset_index(drop=True))
-    fills = colours.map(_fill).reset_index(drop=True).reindex(columns=shown.columns, fill_value="")
-    caption = f"{_models(asked)}: how many checkpoints have each verdict; –: not measured"
-    return _wrapped(shown, caption).apply(lambda _: fills, axis=None)
+    order = total.groupby("case", sort=False)["claim"].nunique().sort_values(ascending=False, kind="stable").index
+    shown = cells.reindex(order).fillna("–").set_axis(list(columns.values()), axis=1)
+    fills = colours.reindex(order).map(_fill).set_axis(shown.columns, axis=1).reset_index(drop=True)
+    shown = shown.rename_axis(columns=None).rename_axis("model and task").reset_index()
+    legend = ", ".join(f"{letter} {verdict}" for verdict, letter in LETTERS.items())
+    caption = f"How many checkpoints have each verdict: {legend}; –: not measured"
+    fills = fills.reindex(columns=shown.columns, fill_value="")
+    return formatting.styled(shown, caption).apply(lambda _: fills, axis=None)
+
+
+def summary(judged: pd.DataFrame) -> pd.DataFrame:
+    """Each verdict on what was measured, with the first statement that was, as a table of texts."""
+    rows = judged[judged["state"] != NOT_MEASURED].drop_duplicates(list(ONE))
+    table = pd.DataFrame(
+        {
+            "model and task": _case(rows),
+            "checkpoint": rows["when"],
+            "claim": (rows["claim"] + " " + rows["part"]).str.strip(),
+            "verdict": (rows["verdict"] + ": " + rows["why"]).str.removesuffix(": ").str.replace(": of ", " of "),
+            "effect": rows["effect"],
+            "estimate, interval": _intervals(rows),
+            "N": [formatting.number(n, 0) for n in rows["n"]],
+        }
+    )
+    return table.drop(columns=[name for name in ("model and task", "checkpoint") if table[name].nunique() < 2])
 
 
 def case_table(judged: pd.DataFrame, claims: list[str]) -> Styler:
-    """Every checkpoint at which a claim was judged, with each of its statements and what would decide it."""
+    """Every checkpoint at which a claim was judged, with each of its statements and what would decide it.
+
+    The name of a user's audit leads to its own page.
+    """
     rows = judged[judged["claim"].isin(claims) & (judged["verdict"] != NOT_MEASURED)]
     once = {
         "claim": rows["claim"],
-        "model and task": _case(rows),
+        "model and task": _linked(rows),
         "checkpoint": rows["when"] + rows["part"].where(rows["part"] == "", ", " + rows["part"]),
         "verdict": rows["verdict"],
         "why": rows["why"],
     }
-    intervals = [
-        f"{row.estimate + 0.0:.3f} [{row.low + 0.0:.3f}, {row.high + 0.0:.3f}] {row.unit}" for row in rows.itertuples()
-    ]
     each = {
         "statement": rows["effect"],
         "state": rows["state"],
-        "estimate, interval": pd.Series(intervals, rows.index).where(rows["estimate"].notna(), "–"),
+        "estimate, interval": _intervals(rows),
         "margin": [formatting.number(margin, 2) for margin in rows["margin"]],
         "N, training seeds": [f"{row.n:.0f}, {row.seeds:.0f}" if row.n == row.n else "–" for row in rows.itertuples()],
         "N to decide": [formatting.number(n, 0) for n in rows["n_to_decide"]],
@@ -81,11 +106,32 @@ def sources(judged: pd.DataFrame, claim: str) -> str:
         return "Nothing that is stored speaks to this claim."
     page = rows["page"].iloc[0]
     files = dict.fromkeys(file for cell in rows["files"] for file in cell.split(", "))
-    return f"Figures: [{page}]({page}.ipynb). Files: {', '.join(f'`results/{file}`' for file in files)}."
+    figures = f"Figures: [{page}]({page}.ipynb)" + ", of an audit where its name leads" * any(map(_audits, files))
+    return f"{figures}. Files: {', '.join(f'`results/{file}`' for file in files)}."
 
 
 def _wrapped(shown: pd.DataFrame, caption: str) -> Styler:
     return formatting.styled(shown, caption).set_table_attributes('class="sentences"')
+
+
+def _intervals(rows: pd.DataFrame) -> list[str]:
+    return [
+        f"{row.estimate + 0.0:.3f} [{row.low + 0.0:.3f}, {row.high + 0.0:.3f}] {row.unit}" if row.n == row.n else "–"
+        for row in rows.itertuples()
+    ]
+
+
+def _audits(file: str) -> bool:
+    return file.startswith("audit/")
+
+
+def _linked(rows: pd.DataFrame) -> list[str]:
+    """:func:`_case`, of an audit as a link from a notebook to its page, which lies beside its table."""
+    pages = [next(filter(_audits, cell.split(", ")), "").rpartition("/")[0] for cell in rows["files"]]
+    return [
+        f'<a href="../results/{page}/audit.html">{name}</a>' if page else name
+        for name, page in zip(_case(rows), pages, strict=True)
+    ]
 
 
 def _models(rows: pd.DataFrame) -> str:

@@ -1,17 +1,14 @@
 """The judge: what the stored tables say of each of the nine claims, by the rules of the book's protocol."""
 
-import contextlib
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ridge_utils import cache, files, results
+from ridge_utils import results
 from ridge_utils.audit import rules
 from ridge_utils.audit.rules import RULES, Judgement, Verdict
-from ridge_utils.errors import InputError, shown
+from ridge_utils.errors import InputError
 
 #: The verdicts on what was measured, the best for the paper first.
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "partly", "refuted here", "undecided", "artefact", "not asked")
@@ -21,6 +18,9 @@ MIXED = "mixed"
 
 #: What tells one model on one task from another.
 CASE = ("model", "task", "source")
+
+#: The notebooks whose quantities an audit's table holds.
+AUDITED = ("anatomy", "early_exit", "interventions", "residual_scaling", "attention")
 
 #: A table of measurements and its provenance.
 Stored = tuple[pd.DataFrame, Mapping[str, Any]]
@@ -58,34 +58,11 @@ def stored(audits: bool = True) -> dict[str, dict[str, Stored]]:
     return tables
 
 
-def audit_file(table: pd.DataFrame) -> Path:
-    """Where a user's audit of one model on one task goes, so that :func:`stored` finds it."""
-    name = "-".join(str(table[column].iloc[0]) for column in ("model", "task"))
-    return results.FOLDER / "audit" / re.sub(r"[^A-Za-z0-9._-]+", "-", name) / "audit.csv"
-
-
-def forget(name: str) -> None:
-    """Remove an audit's tables from its folder under ``results/audit/``, and the folder if it holds nothing else."""
-    paths = (results.FOLDER / "audit").glob("*")
-    folders = {path.name: path for path in paths if path.is_dir() and not path.is_symlink()}
-    if name not in folders:
-        kept = f"there are {', '.join(sorted(folders))}" if folders else "there is none"
-        raise InputError(f"No audit {shown(name)} is in results/audit: {kept}.")
-    with cache.storage_errors(folders[name]):
-        for table in sorted(folders[name].glob("*.csv")):
-            with contextlib.suppress(InputError):  # not ours
-                files.claim(table, ".csv")
-                table.unlink()
-                table.with_suffix(".json").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            folders[name].rmdir()
-
-
 def judge(tables: Mapping[str, Mapping[str, Stored]]) -> pd.DataFrame:
     """Judge every claim on every model and task that the tables speak of.
 
-    The tables are those of :func:`stored`; those of ``audit`` hold the quantities of several notebooks and stand in
-    where a notebook has no table for a model and task.
+    The tables are those of :func:`stored`; those of ``audit`` hold the quantities of :data:`AUDITED` and stand in where
+    one of these has no table for a model and task.
 
     Returns:
         A row for each statement of each claim at each checkpoint of a model on a task, the first statement first.
@@ -131,6 +108,11 @@ def cases(judged: pd.DataFrame) -> pd.DataFrame:
     return judged.drop_duplicates(list(ONE), ignore_index=True)
 
 
+def not_measured(judged: pd.DataFrame) -> list[str]:
+    """The claims that were measured nowhere."""
+    return [claim for claim, own in judged.groupby("claim") if (own["verdict"] == NOT_MEASURED).all()]
+
+
 def stated(claim: str, tables: Mapping[str, pd.DataFrame]) -> str:
     """The verdicts on a claim by the tables of some pages, as a fact has them (``untouched: partly; ...``)."""
     rows = cases(judge({page: {page: (table, {})} for page, table in tables.items()}))
@@ -174,7 +156,7 @@ def _cases(tables: Mapping[str, Mapping[str, Stored]]) -> dict[tuple[str, ...], 
             whole = table["model"].str.replace(rules.CUT, "", regex=True)
             for case, rows in table.groupby([whole, *(table[column] for column in CASE[1:])], sort=False):
                 by_page = cases.setdefault(tuple(map(str, case)), {})
-                for name in pages()[:-1] if page == "audit" else [page]:
+                for name in AUDITED if page == "audit" else [page]:
                     by_page.setdefault(name, rows)
     return cases
 

@@ -1,23 +1,21 @@
 """``ridge``: the command line."""
 
 import argparse
+import ast
 import datetime
+import json
 import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from ridge_utils import embedded, files, notebooks, profiles
-from ridge_utils.errors import InputError, StorageError, named, shown, user_path
-from ridge_utils.run import setup
-
-if TYPE_CHECKING:
-    from ridge_utils.run import sweep
+from ridge_utils.errors import InputError, StorageError, named, see, shown, user_path
+from ridge_utils.run import audit, setup
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted; the same command goes on from the last checkpoint that was reached", file=sys.stderr)
         return 130
     except (InputError, StorageError) as error:
-        print(f"error: {error}\n(book/failures.md says more of what can fail)", file=sys.stderr)
+        more = "" if profiles.INSTALLED else "\n(book/failures.md says more of what can fail)"
+        print(f"error: {error}{more}", file=sys.stderr)
         return 2
     except OSError as error:
         about = f"{named(error.filename)}: " if isinstance(error.filename, str) else ""
@@ -127,12 +126,16 @@ def _parser() -> argparse.ArgumentParser:
         "--force", action="store_true", help="what stands at the output's names and no run wrote is moved to NAME~"
     )
     _add_yes(command)
+    command = add("audit", audit.main, "measure and judge what needs no training of a model, in minutes")
+    audit.declare(command)
+    _add_yes(command)
     command = add("reference", _reference, "run the reference profiles that are not in results/ yet", True)
     command.add_argument("names", nargs="*", metavar="PROFILE", help="default: all reference profiles")
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
     command.add_argument(
         "--data-dir", metavar="FOLDER", help="folder of the real data sets (default: the environment's RIDGE_DATA)"
     )
+    _add_json(command, "list as JSON")
     _add_workers(command, 0)
     command = add("sweep", _sweep, "run every combination of a grid's notebooks, models, tasks and seeds")
     command.add_argument("grid", metavar="GRID", type=_path, help="a YAML file")
@@ -155,11 +158,24 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--data-dir", metavar="FOLDER", default="", help="folder of the real data sets")
     command.add_argument("-o", dest="output", metavar="FILE", type=_path, help="default: results/predictions.csv")
     _add_yes(command)
-    add("list", _list, "name the notebooks")
-    command = add("forget", _forget, "take an audit that was added with add=true out of results/audit/ again", True)
-    command.add_argument("name", metavar="NAME", help="its folder there, as the audit's run says it")
+    command = add("lab", _lab, "open copies of the notebooks in JupyterLab")
+    command.add_argument("folder", nargs="?", type=_path, default=Path("ridge-notebooks"), metavar="FOLDER")
+    command.add_argument("--copy-only", action="store_true", help="do not open them")
+    _add_json(add("list", _list, "name the notebooks"))
+    _add_json(add("doctor", _doctor, "say what is here: versions, machine, cache, models, network"))
+    command = add("cache", _cache, "list what the cache holds, or clear it")
+    command.add_argument("--clear", action="store_true", help="remove it, but for what a running process uses")
+    command.add_argument("--kind", action="append", default=[], metavar="KIND", help="only these; may be repeated")
+    command.add_argument("--model", action="append", default=[], metavar="MODEL", help="only of these; may be repeated")
+    command.add_argument("--older-than", default="0h", metavar="AGE", help="only what was not used for 12h, 30d or 8w")
+    command.add_argument("--larger-than", type=int, default=-1, metavar="MB", help="only entries of more megabytes")
+    _add_yes(command, "clear it")
+    _add_json(command)
+    command = add("completion", _completion, "print a shell's completion: source it in ~/.bashrc or ~/.zshrc")
+    command.add_argument("shell", choices=["bash", "zsh"])
     command = add("params", _params, "show a notebook's parameters with type, default and help")
     command.add_argument("notebook", type=_notebook)
+    _add_json(command)
     command = add("refresh", _refresh, "maintainers: measure the stored numbers anew, notebook by notebook", True)
     command.add_argument("names", nargs="*", type=_notebook, metavar="NOTEBOOK", help="default: all")
     command.add_argument("--pages", action="store_true", help="leave results/ alone and execute the notebooks only")
@@ -182,6 +198,10 @@ def _add_yes(command: argparse.ArgumentParser, does: str = "fetch an embedded mo
     command.add_argument("-y", "--yes", action="store_true", help=f"{does}, unasked")
 
 
+def _add_json(command: argparse.ArgumentParser, does: str = "as JSON") -> None:
+    command.add_argument("--json", action="store_true", help=does)
+
+
 def _add_workers(command: argparse.ArgumentParser, default: int) -> None:
     command.add_argument(
         "--workers",
@@ -202,7 +222,7 @@ def _run(options: argparse.Namespace) -> int:
         profile = profiles.load(options.profile)
         values = notebooks.profile_values(options.notebook, profile) | values
         if profile.real_data and not values.get("data_dir"):
-            values["data_dir"] = _data_dir(profile, os.environ.get("RIDGE_DATA", ""))
+            values["data_dir"] = profiles.data_dir(profile, os.environ.get("RIDGE_DATA", ""))
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     output = options.output or Path("runs") / f"{options.notebook}-{stamp}.ipynb"
     return _run_one(options.notebook, values, output, options.html, options.force, options.yes)
@@ -212,7 +232,7 @@ def _run_one(
     notebook: str, values: Mapping[str, Any], output: Path, html: bool = False, force: bool = False, yes: bool = False
 ) -> int:
     # Before what takes longer to start than the Hub has to answer.
-    setup.ready(_models([(notebook, values)]), yes)
+    setup.ready(setup.models_of([(notebook, values)]), yes)
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -225,111 +245,23 @@ def _run_one(
         seconds = notebooks.run(notebook, values, output, force=force, finish=plain.finish)
     except (DeadKernelError, papermill.PapermillExecutionError) as error:
         bad_input, said = notebooks.is_of_input(error), notebooks.failure(notebook, error)
-        print(f"error: {said if bad_input else _see(said, output)}", file=sys.stderr)
+        print(f"error: {said if bad_input else see(said, output)}", file=sys.stderr)
         return 2 if bad_input else 1
-    see = f"{output} and {plain.html(output)}" if html else output
-    print(f"{notebook}: done in {seconds:.0f} s; see {see}", file=sys.stderr)
+    written = f"{output} and {plain.html(output)}" if html else output
+    print(f"{notebook}: done in {seconds:.0f} s; see {written}", file=sys.stderr)
     return 0
 
 
-def _models(runs: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """The models of runs of notebooks with parameters."""
-    every = [(notebooks.defaults(notebook) | values).get("model") for notebook, values in runs]
-    return [model for model in every if model]
-
-
-def _see(said: str, path: Path) -> str:
-    """A sentence with the file that says more, where it could be written."""
-    return f"{said.removesuffix('.')}; see {path}" if path.exists() else said
-
-
-def _data_dir(profile: profiles.Profile, folder: str) -> str:
-    """The absolute path of the folder of the real data, which a profile needs."""
-    if not folder:
-        raise InputError(
-            f"The profile {profile.name!r} reads the real data: give their folder with --data-dir (ridge reference), "
-            "-p data_dir=FOLDER (ridge run) or RIDGE_DATA, laid out as the page on re-running says."
-        )
-    return str(user_path(folder, "The folder of the real data").resolve())
-
-
 def _reference(options: argparse.Namespace) -> int:
-    from ridge_utils import results
-    from ridge_utils.run import sweep
+    from ridge_utils.run import many
 
-    chosen = [profiles.load(name) for name in options.names] or profiles.references()
-    for profile in chosen:
-        if not profile.reference or profile.folder != profiles.FOLDER.resolve():
-            raise InputError(
-                f"The profile {profile.name!r} is not a reference profile, so its tables do not belong in results/: "
-                f"run it with `ridge run NOTEBOOK --profile {profile.name}`."
-            )
-    data_dir = options.data_dir or os.environ.get("RIDGE_DATA", "")
-    runs = []
-    for profile in chosen:
-        for notebook in profile.notebooks:
-            values = notebooks.profile_values(notebook, profile)
-            table = results.FOLDER / "reference" / profile.name / f"{notebook}.csv"
-            output = Path("runs").absolute() / "reference" / profile.name / f"{notebook}.ipynb"
-            if profile.real_data:
-                values["data_dir"] = "given"
-            run = sweep.Run(f"{profile.name}/{notebook}", notebook, values, table, output)
-            if profile.real_data and not options.only_list and not sweep.is_done(run):
-                # Refused before the first of many hours.
-                run = replace(run, parameters={**values, "data_dir": _data_dir(profile, data_dir)})
-            runs.append(run)
-    return _work(runs, "reference runs", options)
+    return many.reference(options)
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    from ridge_utils.run import sweep
+    from ridge_utils.run import many
 
-    folder = options.folder or Path("runs") / options.grid.stem
-    grid = sweep.load(options.grid, folder)
-    if not options.only_list:
-        files.claim(folder / "table.csv", ".csv")  # before the first of many hours
-    status = _work(grid.runs, "runs", options, grid.resources)
-    table = sweep.combine(grid.runs, folder / "table.csv", grid=grid.title)
-    if len(table):
-        print(f"All measurements of the runs that are done: {folder / 'table.csv'}.")
-        summary = sweep.compare(table, folder)
-        if len(summary):
-            shown = summary[
-                ["run", "step", "blocks", "ridge_layer", "has_ridge", "at_ridge", "at_last_block", "at_final_norm"]
-            ]
-            print(shown.to_string(index=False, float_format="{:.3f}".format))
-            print(f"The runs side by side: {folder / 'comparison.csv'}, drawn in {folder / 'comparison.png'}.")
-    return status
-
-
-def _work(
-    runs: Sequence["sweep.Run"], what: str, options: argparse.Namespace, resources: Mapping[str, float] | None = None
-) -> int:
-    """Execute runs and print a line for each."""
-    from ridge_utils.run import sweep
-
-    done = [sweep.is_done(run) for run in runs]
-    for run, stored in zip(runs, done, strict=True):
-        print(f"{'done' if stored else 'left':5} {run.name}")
-    print(f"{sum(done)} of {len(runs)} {what} are done.", flush=True)
-    if options.only_list or all(done):
-        return 0
-    left = [run for run, stored in zip(runs, done, strict=True) if not stored]
-    if not options.scheduler:  # its workers may have what cannot be reached from here
-        setup.ready(_models((run.notebook, run.parameters) for run in left), options.yes)
-    outcomes: list[sweep.Outcome] = []
-    for outcome in sweep.work(left, workers=options.workers, scheduler=options.scheduler, resources=resources):
-        outcomes.append(outcome)
-        seconds = sweep.time_left(outcomes, len(left) - len(outcomes), options.workers)
-        remaining = f"; about {datetime.timedelta(seconds=round(seconds))} left" if seconds else ""
-        count = f"[{len(outcomes)}/{len(left)}]"
-        print(f"{count} {outcome.status:6} {outcome.seconds:6.0f} s  {outcome.run.name}{remaining}", flush=True)
-        if outcome.status == "failed":
-            print(f"    {_see(outcome.reason, outcome.run.error)}", file=sys.stderr)
-    failed = [outcome.run.name for outcome in outcomes if outcome.status == "failed"]
-    if failed:
-        print(f"error: {len(failed)} of {len(left)} runs failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+    return many.sweep_grid(options)
 
 
 def _book(options: argparse.Namespace) -> int:
@@ -344,16 +276,47 @@ def _check(options: argparse.Namespace) -> int:
     return check.main(options.names, options.jobs)
 
 
-def _list(_options: argparse.Namespace) -> int:
-    for name in notebooks.names():
-        print(f"{name:28} {notebooks.title(name)}")
+def _list(options: argparse.Namespace) -> int:
+    titles = {name: notebooks.title(name) for name in notebooks.names()}
+    if options.json:
+        print(json.dumps(titles, indent=1))
+        return 0
+    for name, title in titles.items():
+        print(f"{name:28} {title}")
     return 0
 
 
-def _forget(options: argparse.Namespace) -> int:
-    from ridge_utils.audit import verdicts
+def _lab(options: argparse.Namespace) -> int:
+    from ridge_utils.run import lab
 
-    verdicts.forget(options.name)
+    return lab.main(options.folder, options.copy_only)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from ridge_utils.run import doctor
+
+    return doctor.main(options.json)
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from ridge_utils.run import caches
+
+    older, larger = caches.seconds(options.older_than), options.larger_than * 10**6
+    chosen = caches.choose(options.kind, options.model, older, larger)
+    return caches.clear(chosen, options.yes, options.json) if options.clear else caches.show(chosen, options.json)
+
+
+def _completion(options: argparse.Namespace) -> int:
+    import shtab
+
+    parser = _parser()
+    for command in parser._subparsers._group_actions[0].choices.values():
+        for action in command._actions:
+            if action.type is _notebook:
+                action.choices = notebooks.names()
+            elif action.type is _path:
+                action.complete = shtab.FILE
+    print(shtab.complete(parser, options.shell))
     return 0
 
 
@@ -374,7 +337,11 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _params(options: argparse.Namespace) -> int:
-    for parameter in notebooks.parameters(options.notebook).values():
+    every = notebooks.parameters(options.notebook)
+    if options.json:
+        print(json.dumps([vars(p) | {"default": ast.literal_eval(p.default)} for p in every.values()], indent=1))
+        return 0
+    for parameter in every.values():
         print(f"{parameter.name}: {parameter.type} = {parameter.default}\n    {parameter.help}")
     return 0
 

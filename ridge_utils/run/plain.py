@@ -37,6 +37,7 @@ main { max-width: 60rem; margin: auto; padding: 0 1rem; }
 .jp-InputPrompt, .jp-OutputPrompt { display: none; }
 .jp-RenderedImage img { max-width: 100%; height: auto; }
 .jp-RenderedHTMLCommon table { display: block; overflow-x: auto; }
+.jp-RenderedHTMLCommon .sentences :is(td, th) { text-align: left; vertical-align: top; }
 details > summary { cursor: pointer; color: #555; margin: 0.4rem 0; font-family: sans-serif; }
 math[display="block"] { margin: 0.8rem 0; overflow-x: auto; }
 </style>
@@ -92,6 +93,8 @@ def finish(path: Path, default: bool) -> None:
             data = output.get("data", {})
             if "text/markdown" in data:
                 data["text/markdown"] = markdown(data["text/markdown"], glued, figures)
+            if "text/html" in data:  # written for the notebooks' folder
+                data["text/html"] = data["text/html"].replace('="../', f'="{ROOT.as_uri()}/')
             if "image/png" in data:
                 described = shown.get("image", {}).get("alt", "") if default else ""
                 output.metadata["image/png"] = {"alt": described or f"Figure: {heading}"}

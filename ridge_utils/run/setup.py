@@ -1,9 +1,10 @@
 """``ridge setup``, and the embedded models on their first use: asked for, fetched, and put into the cache."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from ridge_utils import cache, embedded
+from ridge_utils import cache, embedded, notebooks
 from ridge_utils.errors import InputError
 
 
@@ -13,6 +14,12 @@ def confirm(question: str, otherwise: str) -> bool:
         raise InputError(otherwise)
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def models_of(runs: Iterable[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """The models of runs of notebooks with parameters."""
+    every = [(notebooks.defaults(notebook) | values).get("model") for notebook, values in runs]
+    return [model for model in every if model]
 
 
 def ready(models: Iterable[str], yes: bool) -> None:

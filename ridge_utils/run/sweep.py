@@ -18,8 +18,8 @@ A grid is a YAML file::
 Every run has its folder, with the executed notebook, its table and its provenance; of one that failed the traceback is
 kept. What is done is known by its table, so that a sweep that was killed goes on where it was, and several sweeps can
 share a folder or a cache. The workers are processes of this machine, or those of any scheduler that Dask can reach:
-Dask's own projects start them on Slurm, Kubernetes or over SSH. They need this package, the project's checkout and the
-grid's folder under the same paths.
+Dask's own projects start them on Slurm, Kubernetes or over SSH. They need this package and the files that the grid
+names; where a worker does not see the grid's folder, what its runs write comes back through Dask.
 """
 
 import contextlib
@@ -28,11 +28,13 @@ import json
 import logging
 import math
 import os
+import platform
 import re
+import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -194,6 +196,50 @@ def execute(run: Run, quiet: bool = True) -> Outcome:
     return Outcome(run, "done", time.monotonic() - started)
 
 
+def away(
+    call: Callable[[Run, bool], Outcome], run: Run, quiet: bool, mark: Path, needed: Sequence[str] = ()
+) -> tuple[Outcome, dict[str, bytes]]:
+    """Call on a worker, which may not see the client's disk: then what the run wrote is given as well.
+
+    ``mark`` is a folder that lies where the runs write, and ``needed`` are the files that the run reads; without one of
+    them it fails at once.
+    """
+    if missing := _missing(needed):
+        where = f"the worker on {platform.node()} does not see {missing[0]}"
+        return Outcome(run, "failed", 0.0, f"{where}: put it into a shared folder, or there under the same path"), {}
+    if os.access(mark, os.W_OK):
+        return call(run, quiet), {}
+    with tempfile.TemporaryDirectory() as folder:
+        here = replace(run, table=Path(folder, run.table.name), output=Path(folder, run.output.name))
+        outcome = replace(call(here, quiet), run=run)
+        paths = [here.error, here.output, here.table.with_suffix(".json"), here.table]
+        there = str(run.output.parent).encode()
+        written = {path.name: path.read_bytes().replace(folder.encode(), there) for path in paths if path.exists()}
+        return outcome, written
+
+
+def _missing(paths: Iterable[str]) -> list[str]:
+    return [path for path in paths if not os.path.exists(path)]  # noqa: PTH110  # of a text that is too long as well
+
+
+def _needed(run: Run) -> list[str]:
+    """The files and folders that a run's parameters name: those that are here are absolute paths."""
+    texts = {value.partition("[:")[0] for value in run.parameters.values() if isinstance(value, str)}
+    absolute = {text for text in texts if text.startswith(os.sep)}
+    return sorted(absolute - {*_missing(absolute)})
+
+
+def _take(run: Run, written: Mapping[str, bytes]) -> None:
+    """Put what a run has written elsewhere where it would be had it been written here."""
+    with files.scratch(run.output.parent) as made:
+        for name, content in written.items():
+            (made / name).write_bytes(content)
+        files.replace(made, *(path for path in (run.error, run.output) if path.name in written))
+        if run.table.name in written:
+            table, origin = results.read(made / run.table.name)
+            results.write(table, run.table, origin)  # of which its place is a part
+
+
 def _note(run: Run, error: BaseException) -> None:
     """Write what went wrong beside a run, where there is room: the outcome tells it in a sentence anyway."""
     with contextlib.suppress(StorageError):
@@ -228,7 +274,9 @@ def work(
         return
     if not left:
         return
-    with _client(workers, scheduler, resources) as client:
+    # All runs of a sweep lie in one folder.
+    shared = Path(os.path.commonpath([run.output.parent for run in left]))
+    with _client(workers, scheduler, resources) as client, files.scratch(shared) as mark:
         from distributed import KilledWorker, as_completed
 
         quiet = bool(scheduler) or workers > 1
@@ -242,7 +290,8 @@ def work(
             while waiting and len(flying) < max(1, sum(client.nthreads().values())):
                 run = waiting.pop(0)
                 key = f"{run.name}-{stamp}"
-                future = client.submit(call, run, quiet, key=key, pure=False, resources=resources or None)
+                given = call, run, quiet, mark, _needed(run)
+                future = client.submit(away, *given, key=key, pure=False, resources=resources or None)
                 flying[future] = run
                 ended.add(future)
 
@@ -256,7 +305,9 @@ def work(
                 )
             error = future.exception()
             if error is None:
-                outcome = future.result()
+                outcome, written = future.result()
+                if written:
+                    _take(run, written)
             else:
                 _note(run, error)
                 lost = isinstance(error, KilledWorker)
@@ -373,4 +424,4 @@ def _client(workers: int, scheduler: str, resources: Mapping[str, float] | None)
 def _name(notebook: str, point: Mapping[str, Any]) -> str:
     """A folder's name that says which run it is."""
     parts = [notebook, *(f"seed-{value}" if key == "seeds" else Path(str(value)).name for key, value in point.items())]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "--".join(parts)).strip("-")
+    return files.name("--".join(parts))

@@ -1,0 +1,1 @@
+"""Every page of the book in a browser: `make browser`."""
