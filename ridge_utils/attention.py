@@ -187,10 +187,5 @@ def _fitting(loaded: LoadedModel, length: int) -> int:
 
 def _offsets(loaded: LoadedModel, example: Example) -> list[tuple[int, tuple[int, int]]]:
     """Each prompt token's id and its character range, which may begin at the space before a word."""
-    if not loaded.tokenizer.is_fast:
-        raise InputError(
-            f"The tokenizer of {loaded.name!r} does not say where its tokens stand in the text: choose a model with a "
-            "fast tokenizer."
-        )
     encoding = loaded.tokenizer(example.prompt, return_offsets_mapping=True)
     return list(zip(encoding.input_ids, encoding.offset_mapping, strict=True))

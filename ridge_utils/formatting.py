@@ -89,11 +89,7 @@ def effect_table(effects: pd.DataFrame, columns: Mapping[str, str] | Sequence[st
 
 
 def effect_text(effects: pd.DataFrame) -> str:
-    """An effect as a number in a sentence, ``0.12 [0.05, 0.19]``; of a table without rows that it is not measured yet.
-
-    Args:
-        effects: a row at most, with ``estimate``, ``low`` and ``high``.
-    """
+    """The one row of effects as a number in a sentence, ``0.12 [0.05, 0.19]``; where there is none, that says so."""
     if effects.empty:
         return "not measured yet"
     estimate, low, high = (number(value, 2) for value in effects[["estimate", "low", "high"]].iloc[0])

@@ -37,8 +37,7 @@ _INDEX = "model.safetensors.index.json"
 def read(source: str, dtype: torch.dtype, **where: Any) -> PreTrainedModel:
     """The model of a folder or of the Hub, whose files held each of its weights, in its shape and finite, and no other.
 
-    Args:
-        where: as ``from_pretrained`` takes it: where the weights go, and whether the Hub is asked.
+    ``where`` the weights go and whether the Hub is asked is as ``from_pretrained`` takes it.
     """
     stored = _stored(Path(source)) if Path(source).is_dir() else {}
     config = AutoConfig.from_pretrained(source, local_files_only=where["local_files_only"], trust_remote_code=False)

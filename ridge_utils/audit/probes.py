@@ -144,10 +144,7 @@ def embedding(states: Tensor, targets: Tensor, labels: Tensor, seed: int = 0) ->
     cross-validation of the log-likelihood. A Gaussian density of the embedding would be no alternative: the information
     about a token could then exceed the entropy of the token.
 
-    Args:
-        states: shape (N, d).
-        targets: embeddings of the targets, shape (N, e).
-        labels: which target each is, shape (N,), int64.
+    The states have shape (N, d), the embeddings of the targets (N, e); labels, (N,), say which target each is.
     """
     states, labels = _paired(states, labels, "states")
     targets, _ = _paired(targets, labels, "targets")
