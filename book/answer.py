@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ridge_utils import inference, results, statistics
-from ridge_utils.audit import controls, verdicts
+from ridge_utils.audit import atlas, controls, verdicts
 
 #: The two panels; the first page puts them side by side, or below each other on a phone.
 IMAGES = [Path(__file__).parent / "images" / f"answer-{panel}.png" for panel in ("null", "tasks")]
@@ -178,20 +178,11 @@ def _judged() -> pd.DataFrame:
     )
 
 
-def _foretold() -> "pd.Series[bool]":
-    """Whether the layer of the paper's largest estimate, untouched, is at most one from the predicted one, by task."""
-    predicted = results.read(results.FOLDER / "predictions.csv")[0].set_index(["model", "task"])["ridge_layer_to_last"]
-    right = {}
-    for name, (table, _) in results.references("anatomy").items():
-        rows = table[(table["split"] == "all") & (table["site"] == "block") & (table["variant"] == "")]
-        rows = rows[(rows["quantity"] == "predictive_information") & (rows["step"] == 0)]
-        case = (table["model"].iloc[0], table["task"].iloc[0])
-        if case in predicted.index:
-            profile = rows[(rows["quantity"] == "predictive_information") & (rows["step"] == 0)].set_index("layer")[
-                "value"
-            ]
-            right[name] = abs(profile.idxmax() - predicted[case]) <= 1
-    return pd.Series(right)
+@cache
+def _foretold() -> pd.DataFrame:
+    """What was predicted of models that were then measured, untouched, beside what was measured."""
+    predicted = results.read(results.FOLDER / "predictions.csv")[0]
+    return atlas.foretold(atlas.lines(verdicts.stored(audits=False)), predicted).dropna(subset="measured")
 
 
 def _gemma() -> pd.DataFrame:
@@ -256,7 +247,8 @@ def numbers() -> dict[str, str]:
         "gemma_fall": _of_gemma("fall of I"),
         "gemma_centred": _of_gemma(CENTRED),
         "foretold": str(len(foretold)),
-        "foretold_right": str(foretold.sum()),
+        "foretold_right": str(int(foretold["place_right"].sum())),
+        "foretold_models": str(foretold["model"].nunique()),
         "letter_fall": f"{made['estimate']:.0f} %",
         "letter_bias": f"{by_bias['estimate']:.0f} %",
         "letter_bias_interval": f"95 % interval {by_bias['low']:.0f} to {by_bias['high']:.0f} %",
