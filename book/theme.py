@@ -52,7 +52,7 @@ def _of_a_page(app: "Sphinx", pagename: str, template: str, context: dict[str, A
     if pagename.startswith("book/api"):  # made by the build, so there is nothing to edit
         for group in context.get("header_buttons", []):
             if "buttons" in group:
-                group["buttons"] = [one for one in group["buttons"] if one["label"] != "source-edit-button"]
+                group["buttons"] = [one for one in group["buttons"] if one.get("label") != "source-edit-button"]
 
 
 def _mend(app: "Sphinx", error: Exception | None) -> None:
