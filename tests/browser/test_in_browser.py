@@ -24,7 +24,7 @@ def opened(browser, address, width=1400, scheme="light", **options):
     page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("requestfailed", lambda request: said.append(f"{request.url} failed"))
-    page.goto(address, wait_until="load")
+    page.goto(address, wait_until="load", timeout=120_000)  # a busy machine is no defect
     return page, said
 
 
