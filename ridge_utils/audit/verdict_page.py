@@ -1,5 +1,7 @@
 """Tables of verdicts for people, from what :func:`ridge_utils.audit.verdicts.judge` gave."""
 
+from urllib.parse import urlencode
+
 import pandas as pd
 from pandas.io.formats.style import Styler
 
@@ -26,7 +28,7 @@ _TASKS = {"clutrr": "CLUTRR", "ecqa": "ECQA", "cnn_dailymail": "CNN/DailyMail"}
 def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
     """Models and tasks in rows, those with most claims first, claims in columns; a cell counts checkpoints by verdict.
 
-    The colour is the verdict that all of them share, the letters are :data:`LETTERS`.
+    The colour is the verdict that all of them share, the letters are :data:`LETTERS`. A name leads to its curves.
     """
     asked = judged[judged["verdict"] != NOT_MEASURED]
     total = verdicts.overall(asked, ("claim", "part", *CASE))
@@ -34,7 +36,11 @@ def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
         " ".join(f"{row[verdict]} {letter}" for verdict, letter in LETTERS.items() if row[verdict])
         for row in total.to_dict("records")
     ]
-    total = total.assign(case=_case(total), cell=counts)
+    names = [
+        f'<a href="../book/explorer.html#{urlencode(dict(zip(CASE, case, strict=True)))}">{name}</a>'
+        for name, *case in zip(_case(total), *(total[column] for column in CASE), strict=True)
+    ]
+    total = total.assign(case=names, cell=counts)
     columns = {(claim, part): f"{claim} {part}".strip() for claim in claims for part in RULES[claim].parts}
     cells, colours = (
         total.pivot_table(index="case", columns=["claim", "part"], values=name, aggfunc="first").reindex(
@@ -49,7 +55,7 @@ def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
     legend = ", ".join(f"{letter} {verdict}" for verdict, letter in LETTERS.items())
     caption = f"How many checkpoints have each verdict: {legend}; –: not measured"
     fills = fills.reindex(columns=shown.columns, fill_value="")
-    return formatting.styled(shown, caption).apply(lambda _: fills, axis=None)
+    return _wrapped(shown, caption, "grid").apply(lambda _: fills, axis=None)
 
 
 def summary(judged: pd.DataFrame) -> pd.DataFrame:
@@ -110,8 +116,8 @@ def sources(judged: pd.DataFrame, claim: str) -> str:
     return f"{figures}. Files: {', '.join(f'`results/{file}`' for file in files)}."
 
 
-def _wrapped(shown: pd.DataFrame, caption: str) -> Styler:
-    return formatting.styled(shown, caption).set_table_attributes('class="sentences"')
+def _wrapped(shown: pd.DataFrame, caption: str, kind: str = "sentences") -> Styler:
+    return formatting.styled(shown, caption).set_table_attributes(f'class="{kind}"')
 
 
 def _intervals(rows: pd.DataFrame) -> list[str]:

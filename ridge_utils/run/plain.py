@@ -94,7 +94,10 @@ def finish(path: Path, default: bool) -> None:
             if "text/markdown" in data:
                 data["text/markdown"] = markdown(data["text/markdown"], glued, figures)
             if "text/html" in data:  # written for the notebooks' folder
-                data["text/html"] = data["text/html"].replace('="../', f'="{ROOT.as_uri()}/')
+                built = f'="{ROOT.as_uri()}/_build/html/book/'
+                data["text/html"] = (
+                    data["text/html"].replace('="../book/', built).replace('="../', f'="{ROOT.as_uri()}/')
+                )
             if "image/png" in data:
                 described = shown.get("image", {}).get("alt", "") if default else ""
                 output.metadata["image/png"] = {"alt": described or f"Figure: {heading}"}
