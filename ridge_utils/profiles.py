@@ -12,6 +12,7 @@ For example::
     expected: {hardware: two CPU cores, memory: 8 GB, time: 1 hour}  # for the reader
 """
 
+import difflib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,8 +149,11 @@ def load(name: str) -> Profile:
     stored = user_path(FOLDER / f"{name.removesuffix('.yaml')}.yaml", "A profile")
     path = stored if stored.exists() and not own.is_file() else own
     if not path.exists():
-        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
-        raise InputError(f"There is no profile {shown(name)}; give a file, or one of {known}.")
+        known = sorted(p.stem for p in FOLDER.glob("*.yaml"))
+        near = ", ".join(difflib.get_close_matches(name, known, n=4, cutoff=0.3) or known[:4])
+        raise InputError(
+            f"There is no profile {shown(name)}; give a file, or one of notebooks/{FOLDER.name}, such as {near}."
+        )
     content = read(path, "profile", _File)
     return Profile(path.stem, **content.model_dump(), folder=path.resolve().parent)
 

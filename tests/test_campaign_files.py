@@ -24,7 +24,7 @@ def test_no_pickle_of_a_checkpoint_runs(own_cache, tmp_path, monkeypatch, caplog
     """Somebody who can write into the cache can write its manifest as well."""
     loaded, marker = models.load("random:gpt2-2x16", device="cpu"), tmp_path / "marker"
     examples = tasks.load("synthetic_arithmetic", "id", 6, 0)
-    monkeypatch.setattr(training, "_strip", lambda _checkpoint: None)
+    monkeypatch.setattr(training, "_strip", lambda *_: None)
     monkeypatch.setattr(training.cache, "write_text", _no_record)
     with pytest.raises(KeyboardInterrupt):
         training.finetune(loaded, examples, files.SETTINGS, progress=False)

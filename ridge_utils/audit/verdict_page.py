@@ -49,7 +49,7 @@ def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
         for name in ("cell", "verdict")
     )
     order = total.groupby("case", sort=False)["claim"].nunique().sort_values(ascending=False, kind="stable").index
-    shown = cells.reindex(order).fillna("–").set_axis(list(columns.values()), axis=1)
+    shown = cells.astype(object).reindex(order).fillna("–").set_axis(list(columns.values()), axis=1)
     fills = colours.reindex(order).map(_fill).set_axis(shown.columns, axis=1).reset_index(drop=True)
     shown = shown.rename_axis(columns=None).rename_axis("model and task").reset_index()
     legend = ", ".join(f"{letter} {verdict}" for verdict, letter in LETTERS.items())
