@@ -33,7 +33,7 @@ def grid(judged: pd.DataFrame, claims: list[str]) -> Styler:
     asked = judged[judged["verdict"] != NOT_MEASURED]
     total = verdicts.overall(asked, ("claim", "part", *CASE))
     counts = [
-        " ".join(f"{row[verdict]} {letter}" for verdict, letter in LETTERS.items() if row[verdict])
+        " ".join(f"{row[verdict]}\N{NO-BREAK SPACE}{letter}" for verdict, letter in LETTERS.items() if row[verdict])
         for row in total.to_dict("records")
     ]
     names = [
