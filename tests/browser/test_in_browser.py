@@ -36,6 +36,8 @@ def test_page(browser, book, sheet, page_name, width, scheme):
     page.screenshot(path=sheet / f"{name}-{width}-{scheme}.jpeg", type="jpeg", quality=50)
     page.evaluate("document.querySelectorAll('details').forEach(fold => fold.open = true)")
     page.wait_for_timeout(150)
+    # What fades in has less contrast on its way.
+    page.wait_for_function("document.getAnimations().every(one => one.playState === 'finished')")
     assert said == [], "the console is quiet"
     wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert wide <= 0, f"the page is {wide} pixels too wide"
