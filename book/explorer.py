@@ -12,52 +12,34 @@ from typing import Any
 import pandas as pd
 
 from ridge_utils import figures, names, results, statistics
+from ridge_utils.audit import verdict_page
 
 #: The notebooks whose tables are read; of a curve that two of them hold, the first one's is shown.
 NOTEBOOKS = ("anatomy", "predictive_information", "decodability")
-#: What can be drawn: quantity and variant, its name, its panel, and how it looks, as in the static figures.
-QUANTITIES: dict[tuple[str, str], dict[str, str]] = {
-    ("predictive_information", ""): {
-        "label": "I(Z; Y), the paper's estimate", "panel": "I", "colour": figures.HUES[0], "dash": "solid",
-    },
-    ("null_information", ""): {
-        "label": "its null, targets shuffled", "panel": "I", "colour": figures.HUES[1], "dash": "dash",
-    },
-    ("unbiased_information", ""): {
-        "label": "without bias (order 2)", "panel": "I", "colour": figures.HUES[2], "dash": "solid",
-    },
-    ("state_entropy", ""): {
-        "label": "H(Z), spread of the states", "panel": "H", "colour": figures.HUES[3], "dash": "solid",
-    },
-    ("predicted_entropy", ""): {
-        "label": "H(Z) foretold, no target read", "panel": "H", "colour": figures.HUES[4], "dash": "dash",
-    },
-    ("early_exit_accuracy", ""): {
-        "label": "early exit", "panel": "share", "colour": figures.HUES[0], "dash": "solid",
-    },
-    ("majority_accuracy", ""): {
-        "label": "always the commonest answer", "panel": "share", "colour": figures.HUES[6], "dash": "dot",
-    },
-    ("probe_accuracy", ""): {
-        "label": "linear probe", "panel": "share", "colour": figures.HUES[2], "dash": "solid",
-    },
-    ("v_information", ""): {
-        "label": "linear probe, V-information", "panel": "V", "colour": figures.HUES[2], "dash": "solid",
-    },
-    ("v_information", "mlp"): {
-        "label": "MLP probe, V-information", "panel": "V", "colour": figures.HUES[3], "dash": "dash",
-    },
-}  # fmt: skip
+#: What can be drawn: quantity and variant; its name, its panel, and its hue and dash, as in the static figures.
+QUANTITIES: dict[tuple[str, str], tuple[str, str, int, str]] = {
+    ("predictive_information", ""): ("I(Z; Y), the paper's estimate", "I", 0, "solid"),
+    ("null_information", ""): ("its null, targets shuffled", "I", 1, "dash"),
+    ("unbiased_information", ""): ("without bias (order 2)", "I", 2, "solid"),
+    ("state_entropy", ""): ("H(Z), spread of the states", "H", 3, "solid"),
+    ("predicted_entropy", ""): ("H(Z) foretold, no target read", "H", 4, "dash"),
+    ("early_exit_accuracy", ""): ("early exit", "share", 0, "solid"),
+    ("majority_accuracy", ""): ("always the commonest answer", "share", 6, "dot"),
+    ("probe_accuracy", ""): ("linear probe", "share", 2, "solid"),
+    ("v_information", ""): ("linear probe, V-information", "V", 2, "solid"),
+    ("v_information", "mlp"): ("MLP probe, V-information", "V", 3, "dash"),
+}
 #: What the vertical axes say.
 PANELS = {"I": "I in nats", "H": "H in nats", "V": "nats read", "share": "share right"}
-TASKS = {"clutrr": "CLUTRR", "ecqa": "ECQA", "cnn_dailymail": "CNN/DailyMail"}
-DATA = {"local": "real", "hub": "real", "synthetic": "made here"}
 
 
 def script() -> str:
     """The data as JavaScript."""
     content = {
-        "quantities": {"/".join(key).rstrip("/"): look for key, look in QUANTITIES.items()},
+        "quantities": {
+            "/".join(key).rstrip("/"): {"label": label, "panel": panel, "colour": figures.HUES[hue], "dash": dash}
+            for key, (label, panel, hue, dash) in QUANTITIES.items()
+        },
         "panels": PANELS,
         "splits": {split: figures.NAMES[split] for split in ("all", "id", "ood")},
         "cases": cases(),
@@ -121,15 +103,12 @@ def curves(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _case(model: str, task: str, source: str) -> dict[str, Any]:
-    name, *answer = task.split(":")
-    data = "" if name == "synthetic_arithmetic" else f", {DATA.get(source, source)}"
-    task_name = ", ".join([TASKS.get(name, name.replace("_", " ")), *answer])
     return {
         "model": model,
         "task": task,
         "source": source,
         "model_name": names.display_name(model),
-        "task_name": f"{task_name}{data}",
+        "task_name": verdict_page.task_name(task, source),
     }
 
 
