@@ -217,7 +217,7 @@ def consistent(notebook: str, values: Mapping[str, Any]) -> None:
     values = {**{name: ast.literal_eval(p.default) for name, p in parameters(notebook).items()}, **values}
     if "task" in values:
         tasks.check(values["task"], values["data_dir"], values["task_options"])
-    for steps in {"steps", "fit_steps", "memorise_steps", "joint_steps"} & set(values):
+    for steps in {"steps", "fit_steps", "memorise_steps"} & set(values):
         seeds = f"{steps.removesuffix('steps') or 'training_'}seeds"
         if values[steps]:
             check_seeds(**{seeds: values[seeds]})

@@ -137,7 +137,7 @@ def test_parameters_that_do_not_fit_are_refused(changes, message):
         page.check(**good | changes)
 
 
-# Memorisation and joint factors on a tiny model.
+# Memorisation on a tiny model.
 
 SETTINGS = training.Settings(steps=8, checkpoints=(8,), learning_rate=3e-3, batch_size=8, precision="float32")
 
@@ -162,25 +162,6 @@ def test_recall_of_random_and_intact_targets(llama, examples):
     assert not table.duplicated(list(results.KEY)).any()
     spelt = [dataclasses.replace(example, target=f"1{n}") for n, example in enumerate(few)]
     assert page.recall(llama, spelt, held_out, context, settings, 0.5) is None
-
-
-@pytest.mark.slow
-def test_joint_factors_beside_the_fine_tuning_without(llama, examples):
-    train = tasks.load("synthetic_arithmetic", "train", 16)
-    held_out = {split: own[:8] for split, own in examples.items()}
-    context = {key: CONTEXT[key] for key in ("model", "task", "source")}
-    plain = training.finetune(llama, train, SETTINGS, progress=False).load(8)
-    pools = {split: collect(plain, own, progress=False) for split, own in held_out.items()}
-    table = page.joint_scales(llama, train, held_out, context, SETTINGS, 0.02, (plain, pools))
-    scales = table[table["quantity"] == "joint_scale"]
-    assert scales["layer"].tolist() == [1, 2, 3, 4, 5, 6]
-    assert (scales["value"] != 1).all()
-    for split, own in held_out.items():
-        before = evaluate(plain, own, progress=False).correct.double().mean().item()
-        gain = value(table, "joint_accuracy_gain", split=split)
-        assert gain == pytest.approx(value(table, "joint_accuracy", split=split) - before)
-    alone = page.joint_scales(llama, train, held_out, context, SETTINGS, 0.02)
-    assert "joint_accuracy_gain" not in set(alone["quantity"])
 
 
 # Planted effects.

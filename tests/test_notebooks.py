@@ -145,7 +145,7 @@ SMALL = {
     ],
     "interventions": [
         *["model=random:qwen2", "task=clutrr", *FEW, "n_samples=8", "n_examples=24"],
-        *["memorise_steps=2", "n_memorise=8", "joint_steps=2"],
+        *["memorise_steps=2", "n_memorise=8"],
     ],
     "anatomy": ["model=random:qwen2", "task=clutrr", *FEW, "n_examples=40", "n_shuffles=2"],
     "audit": [

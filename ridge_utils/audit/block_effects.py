@@ -1,11 +1,10 @@
-"""The page on interventions: what single blocks do to a prediction, where memory sits, scales trained from the start.
+"""The page on interventions: what single blocks do to a prediction, and where memory sits.
 
 Effects are those of the protocol. A *drop* is the fall of the log-probability of the first target token, in nats, when
 a block is intervened on: positive where the block helps.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -13,9 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ridge_utils import early_exit, inference, information, measures, results, study, training
-from ridge_utils.audit import interventions, joint_scaling, memorisation
+from ridge_utils.audit import interventions, memorisation
 from ridge_utils.audit.interventions import Outcomes, Patching
-from ridge_utils.audit.joint_scaling import JointFit
 from ridge_utils.errors import InputError, at_least
 from ridge_utils.inference import LEVEL, across_seeds
 from ridge_utils.models import LoadedModel
@@ -200,53 +198,6 @@ def recall(
     profile = ridge_profile(Representations.join(list(pools.values())), state)
     ridge = profile[profile["quantity"] == "ridge_layer"]
     tables.append(ridge.assign(quantity="memorisation_ridge_layer"))
-    return pd.concat(tables, ignore_index=True)
-
-
-def joint_scales(
-    base: LoadedModel,
-    examples: Sequence[Example],
-    held_out: Mapping[str, Sequence[Example]],
-    context: Mapping[str, Any],
-    settings: Settings,
-    scale_learning_rate: float,
-    without: tuple[LoadedModel, Mapping[str, Representations]] | None = None,
-) -> pd.DataFrame:
-    """Fine-tune with one factor a block trained beside the weights, and evaluate the result on ``held_out``.
-
-    Returns:
-        Table of measurements at the last step, with ``joint_scale`` of every block (split ``train``),
-        ``joint_accuracy`` per split, and ``joint_accuracy_gain``, the accuracy with factors less that ``without``
-        (the model of the same fine-tuning without factors, and its states of ``held_out``), within examples.
-    """
-    evaluated = [example for rows in held_out.values() for example in rows]
-    precision = training.resolve_precision(settings.precision, base.device)
-    label = f"seed {settings.seed}"
-    fit = remember(
-        JointFit,
-        base,
-        [*examples, *evaluated],
-        partial(joint_scaling.fit, base, examples, evaluated, settings, scale_learning_rate, label),
-        settings={**asdict(settings), "precision": precision},
-        scale_learning_rate=scale_learning_rate,
-        evaluated=len(evaluated),
-    )
-    depth = len(base.blocks)
-    row = {**context, "step": settings.steps, "train_seed": settings.seed, "sample_seed": None}
-    sites = results.sites(depth, final_norm=False)[1:]
-    of_train = {**row, "split": "train", "n": len(examples)}
-    tables = [results.measurements(fit.scales.tolist(), sites, "joint_scale", **of_train)]
-    end = (depth, "final_norm")
-    parts = fit.correct.double().split([len(rows) for rows in held_out.values()])
-    for split, correct in zip(held_out, parts, strict=True):
-        of_split = {**row, "split": split, "n": len(correct)}
-        tables.append(results.measurements([correct.mean().item()], [end], "joint_accuracy", **of_split))
-        if without is not None:
-            model, pools = without
-            last = replace(pools[split], hidden=pools[split].hidden[-1:])
-            before = early_exit.correct(model, last)[-1].double()
-            gain = inference.paired_effect(before.tolist(), correct.tolist())
-            tables.append(inference.effect_rows(gain, end, "joint_accuracy_gain", **of_split))
     return pd.concat(tables, ignore_index=True)
 
 
