@@ -421,6 +421,8 @@ def test_a_users_audit_is_found_can_be_left_out_and_leads_to_its_page(tmp_path, 
     judged = verdicts.judge(verdicts.stored())
     assert judged.query("claim == 'C1'")["verdict"].iloc[0] == "reproduced"
     assert not any(verdicts.stored(audits=False).values())
+    monkeypatch.setenv(verdicts.WITHOUT_AUDITS, "1")
+    assert not any(verdicts.stored().values())
     assert '"../results/audit/mine-made-up/audit.html"' in verdict_page.case_table(judged, ["C1"]).to_html()
 
 

@@ -1,5 +1,6 @@
 """The judge: what the stored tables say of each of the nine claims, by the rules of the book's protocol."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ VERDICTS: tuple[Verdict, ...] = ("reproduced", "partly", "refuted here", "undeci
 NOT_MEASURED: Verdict = "not measured"
 #: Of several checkpoints that have different verdicts.
 MIXED = "mixed"
+
+#: The environment variable by which ``ridge check`` and ``ridge refresh`` leave a user's audits out, which the
+#: committed pages were executed without.
+WITHOUT_AUDITS = "RIDGE_WITHOUT_AUDITS"
 
 #: What tells one model on one task from another.
 CASE = ("model", "task", "source")
@@ -46,11 +51,11 @@ def chosen(claims: Sequence[str]) -> list[str]:
 def stored(audits: bool = True) -> dict[str, dict[str, Stored]]:
     """The tables that the verdicts are judged by, with their provenance, by notebook and by file under ``results/``.
 
-    Of several tables on one model and task the first counts: that of a reference run, then (if ``audits``) of a user's
-    audit, then of a default run.
+    Of several tables on one model and task the first counts: that of a reference run, then (if ``audits``, and
+    :data:`WITHOUT_AUDITS` is not set) of a user's audit, then of a default run.
     """
     tables: dict[str, dict[str, Stored]] = {}
-    kinds = ("reference", "audit") if audits else ("reference",)
+    kinds = ("reference", "audit") if audits and not os.environ.get(WITHOUT_AUDITS) else ("reference",)
     for page in pages():
         paths = [path for kind in kinds for path in sorted((results.FOLDER / kind).glob(f"*/{page}.csv"))]
         paths.append(results.FOLDER / f"{page}.csv")

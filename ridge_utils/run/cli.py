@@ -350,6 +350,9 @@ def _params(options: argparse.Namespace) -> int:
 
 
 def _refresh(options: argparse.Namespace) -> int:
+    from ridge_utils.audit import verdicts  # imports pandas
+
+    os.environ[verdicts.WITHOUT_AUDITS] = "1"
     for name in options.names or notebooks.names():
         print(f"{name}: measuring and executing", file=sys.stderr)
         notebooks.refresh(name, measure=not options.pages)
