@@ -1,5 +1,7 @@
 """Early exit (logit lens): what the model's own head reads from the state after each block (paper, Table 1)."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -32,6 +34,15 @@ def correct(
         return torch.stack(
             [likeliest(row, representations.target_ids, head.weight, head.bias, batch_size) for row in rows]
         )
+
+
+def by_split(loaded: LoadedModel, pools: Mapping[str, Representations]) -> dict[str, Tensor]:
+    """:func:`correct` of each split; ``all``, where it is the others joined, is put together from theirs."""
+    exits = {split: correct(loaded, pool) for split, pool in pools.items() if split != "all"}
+    if "all" in pools:
+        joined = sum(len(pools[split]) for split in exits) == len(pools["all"])
+        exits["all"] = torch.cat(list(exits.values()), 1) if joined else correct(loaded, pools["all"])
+    return {split: exits[split] for split in pools}
 
 
 def likeliest(

@@ -105,14 +105,20 @@ def _vectors(pool: Representations, quantity: Quantity) -> tuple[Tensor, list[tu
 
 
 def early_exit_accuracy(
-    loaded: LoadedModel, pools: Mapping[str, Representations], context: Mapping[str, Any]
+    loaded: LoadedModel,
+    pools: Mapping[str, Representations],
+    context: Mapping[str, Any],
+    exits: Mapping[str, Tensor] | None = None,
 ) -> pd.DataFrame:
-    """Share of a pool whose first target token is the likeliest when the model stops after each block."""
+    """Share of a pool whose first target token is the likeliest when the model stops after each block.
+
+    ``exits`` are those of :func:`ridge_utils.early_exit.by_split`, where they are known already.
+    """
     tables = []
-    for split, pool in pools.items():
-        accuracy = early_exit.correct(loaded, pool).double().mean(1)
+    for split, correct in (early_exit.by_split(loaded, pools) if exits is None else exits).items():
+        accuracy = correct.double().mean(1)
         sites = results.sites(len(loaded.blocks), final_norm=False)
-        row = {**context, "split": split, "sample_seed": None, "n": len(pool)}
+        row = {**context, "split": split, "sample_seed": None, "n": correct.shape[1]}
         tables.append(results.measurements(accuracy.tolist(), sites, "early_exit_accuracy", **row))
     return pd.concat(tables, ignore_index=True)
 

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from ridge_utils import (
     cache,
+    early_exit,
     inference,
     information,
     measures,
@@ -125,6 +126,15 @@ def test_early_exit_accuracy_is_a_share_of_the_pool(model, pools, examples):
         read = model.model.get_output_embeddings()(model.final_norm(planted.hidden[1])).argmax(-1)
     assert shares[1] == pytest.approx((read == own).sum().item() / 7)
     assert table["sample_seed"].isna().all()
+
+
+@pytest.mark.parametrize("splits", [["id", "ood"], ["ood"], []])
+def test_exits_by_split_are_those_of_each_pool(model, pools, splits):
+    some = {split: pools[split] for split in splits} | {"all": Representations.join([pools["id"], pools["ood"]])}
+    found = early_exit.by_split(model, some)
+    assert list(found) == list(some)
+    for split, pool in some.items():
+        assert torch.equal(found[split], early_exit.correct(model, pool))
 
 
 def test_attention_rows_are_means_over_the_sample():

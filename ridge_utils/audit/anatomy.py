@@ -53,16 +53,16 @@ def measure(
     """
     both = context | {"split": "all"}
     settings = {"sampling_seeds": sampling_seeds, "n_shuffles": n_shuffles, "exact_up_to": exact_up_to}
+    exits = early_exit.by_split(loaded, pools)
     tables = [
         profile(pools["all"], both, **settings),
         gains(pools["all"].updates, pools["all"].targets, both),
-        measures.early_exit_accuracy(loaded, pools, context),
+        measures.early_exit_accuracy(loaded, pools, context, exits),
         measures.majority_accuracy(pools, context),
     ]
     for split in ("all", "ood"):
         pool, row = pools[split], context | {"split": split}
-        exits = early_exit.correct(loaded, pool)
-        tables.append(effects(pool.states, pool.targets, row, target_ids=pool.target_ids, exits=exits))
+        tables.append(effects(pool.states, pool.targets, row, target_ids=pool.target_ids, exits=exits[split]))
     return pd.concat(tables, ignore_index=True)
 
 
