@@ -11,10 +11,13 @@ from ridge_utils.representations import Representations
 
 #: Tokens per product with the head in :func:`likeliest`.
 _TOKENS = 1024
+#: States that are taken through the head's matrix together: few are left after its first rows, and then reading the
+#: matrix is what takes time.
+_STATES = 4096
 
 
 def correct(
-    loaded: LoadedModel, representations: Representations, batch_size: int = 128, *, norm: bool = True
+    loaded: LoadedModel, representations: Representations, batch_size: int = _STATES, *, norm: bool = True
 ) -> Tensor:
     """Whether the first target token is the likeliest one when the model stops after each block.
 
@@ -46,7 +49,7 @@ def by_split(loaded: LoadedModel, pools: Mapping[str, Representations]) -> dict[
 
 
 def likeliest(
-    states: Tensor, token_ids: Tensor, weight: Tensor, bias: Tensor | None = None, batch_size: int = 128
+    states: Tensor, token_ids: Tensor, weight: Tensor, bias: Tensor | None = None, batch_size: int = _STATES
 ) -> Tensor:
     """Whether one token of each state is the one that a linear head gives the largest logit.
 
