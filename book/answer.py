@@ -193,6 +193,34 @@ def _of_spread() -> pd.DataFrame:
     return rows.set_index(["effect", "model", "task"]).sort_index()
 
 
+@cache
+def _falls() -> pd.DataFrame:
+    """C1 at the last block, a row per checkpoint of the pretrained models."""
+    falls = atlas.falls(_verdicts())
+    return falls[~falls["model"].str.startswith("random:")]
+
+
+def _deepest() -> pd.Series:
+    """A ridge as deep as the paper's: Gemma after 20 steps of fine-tuning on synthetic arithmetic."""
+    falls = _falls().set_index(["model", "task", "step"])
+    return falls.loc[("gemma3-270m", "synthetic_arithmetic", 20)]
+
+
+def _learnt(quantity: str) -> pd.Series:
+    """An effect of Gemma at the last block after 40 steps, by the training seeds that it is measured under."""
+    effects = inference.effects(reference("gemma3-270m-synthetic/anatomy"), quantity)
+    chosen = (effects["split"] == "all") & (effects["step"] == 40) & (effects["variant"] == "last_block")
+    return effects[chosen].set_index("train_seed")["estimate"].sort_values()
+
+
+def _solved(run: str, step: int) -> set[float]:
+    """The training seeds under which more than half of the ID examples are right at the end."""
+    table = reference(run)
+    rows = table[(table["quantity"] == "early_exit_accuracy") & (table["split"] == "id") & (table["step"] == step)]
+    ends = rows[rows["layer"] == rows["layer"].max()].set_index("train_seed")["value"]
+    return set(ends[ends > 0.5].index)
+
+
 def _letters() -> pd.DataFrame:
     """What the protocol reads of ECQA's letters at the last block after 30 steps, by statement."""
     rows = _verdicts()
@@ -208,11 +236,11 @@ def _knows_letters() -> bool:
     return bool(exits["value"].max() > rows.loc[rows["quantity"] == "majority_accuracy", "value"].mean())
 
 
-def _by_seed(quantity: str) -> pd.Series:
-    """The same, a value per training seed, by the name of the stored effect."""
+def _by_seed(quantity: str) -> pd.DataFrame:
+    """The same with its interval, a row per training seed, by the name of the stored effect."""
     effects = inference.effects(reference("smollm2-synthetic/anatomy"), quantity)
     chosen = (effects["split"] == "all") & (effects["step"] == 40) & (effects["variant"] == "last_block")
-    return effects[chosen].set_index("train_seed")["estimate"]
+    return effects[chosen].set_index("train_seed")[["estimate", "low", "high"]]
 
 
 def _percent(statement: str) -> tuple[str, str]:
@@ -236,21 +264,25 @@ def numbers() -> dict[str, str]:
     early_gaps = _exit_gaps(20)["estimate"]
     centred, probe = map(_percent, (CENTRED, PROBE))
     bias = 100 * _by_seed("bias_share")
-    unbiased = 100 * _by_seed("information_fall")
+    unbiased = 100 * _by_seed("information_fall")["estimate"]
     letters = 100 * _letters()[["estimate", "low", "high"]].astype(float)
     made, by_bias = letters.loc["fall of the plug-in I, N = 200"], letters.loc["share of it that is bias"]
-    foretold, spread = _foretold(), _of_spread()
+    foretold, spread, deepest = _foretold(), _of_spread(), 100 * _deepest()[["fall", "fall_low", "fall_high"]]
     return {
         "spread_falls": formatting.listed(f"{100 * fall:.0f}" for fall in sorted(spread.loc["fall of I", "estimate"]))
         + " %",
         "spread_centred": f"{100 * spread.loc[CENTRED, 'high'].max():.0f} %",
+        "deepest": f"{deepest['fall']:.0f} %",
+        "deepest_interval": f"{deepest['fall_low']:.0f} to {deepest['fall_high']:.0f} %",
+        "deep_reads": formatting.listed(f"{-100 * fall:.0f}" for fall in _learnt("probe_fall")[::-1]) + " %",
         "foretold": str(len(foretold)),
         "foretold_right": str(int(foretold["place_right"].sum())),
         "foretold_models": str(foretold["model"].nunique()),
         "letter_fall": f"{made['estimate']:.0f} %",
         "letter_bias": f"{by_bias['estimate']:.0f} %",
         "letter_bias_interval": f"95 % interval {by_bias['low']:.0f} to {by_bias['high']:.0f} %",
-        "bias": f"{bias.min():.0f} to {bias.max():.0f} %",
+        "bias": f"{bias['estimate'].min():.0f} to {bias['estimate'].max():.0f} %",
+        "bias_intervals": " and ".join(f"{row.low:.0f} to {row.high:.0f} %" for row in bias.itertuples()),
         "centred": centred[0],
         "centred_interval": centred[1],
         "probe": probe[0],
@@ -332,10 +364,10 @@ def facts() -> dict[str, bool]:
             len(_by_seed("bias_share")) == 2 and len(_by_seed("information_fall")) == 3
         ),
         "step 40: in each seed less than half of the fall is left once the states are centred": bool(
-            (_by_seed("correlation_fall") < _by_seed("information_fall") / 2).all()
+            (_by_seed("correlation_fall")["estimate"] < _by_seed("information_fall")["estimate"] / 2).all()
         ),
         "step 40: in each seed what a probe reads falls by less than a fifth of what the estimate does": bool(
-            (_by_seed("probe_fall") < _by_seed("information_fall") / 5).all()
+            (_by_seed("probe_fall")["estimate"] < _by_seed("information_fall")["estimate"] / 5).all()
         ),
         "artefacts of spread: Gemma on CLUTRR and ECQA, Qwen 1.5B on CLUTRR": sorted(
             _of_spread().loc["fall of I"].index
@@ -343,6 +375,17 @@ def facts() -> dict[str, bool]:
         == [("gemma3-270m", "clutrr"), ("gemma3-270m", "ecqa"), ("qwen2.5-coder-1.5b", "clutrr")],
         "artefacts of spread: a loss of a tenth for a probe is excluded": bool(
             (_of_spread().loc[PROBE, "state"] == "refuted").all()
+        ),
+        "pretrained: wherever the unbiased estimate falls by a tenth, such a loss for a probe is excluded": bool(
+            (_falls()[_falls()["fall_low"] > 0.1]["probe_fall_high"] < 0.1).all()
+        ),
+        "Gemma fine-tuned for 20 steps: three seeds, its spread undecided": bool(
+            _deepest()["seeds"] == 3 and _deepest()["centred_fall_low"] < 0.1 < _deepest()["centred_fall_high"]
+        ),
+        "Gemma fine-tuned for 40 steps: a probe reads more under the two seeds right in most ID examples": bool(
+            len(_learnt("probe_fall")) == 2
+            and (_learnt("probe_fall") < 0).all()
+            and set(_learnt("probe_fall").index) == _solved("gemma3-270m-synthetic/anatomy", 40)
         ),
         "ECQA's letters: no better than the commonest": not _knows_letters(),
         "ECQA's letters: an artefact of bias": set(_letters()["verdict"] + _letters()["why"]) == {"artefactof bias"},
