@@ -172,9 +172,9 @@ def effect_tolerance(effects: pd.DataFrame, allowed: "pd.Series[float]") -> pd.D
     A p-value has no tolerance of its own: in every repetition it can be the smallest that the resampling can give. But
     what moves the mean of examples by at most t, and each example for itself, moves their standard error e by at most t
     as well. The ends of an interval are at most :data:`REACH` errors from the estimate, so they move by at most
-    :math:`(1+\mathrm{REACH})\,t`; the standard score z of the p-value by :math:`(1+z)\,t/e`; and the size d of N
-    examples by :math:`(2/\sqrt{N}+|d|)\,t/e`. Where the interval is one point, e is 0, and the size and a smaller score
-    may be any.
+    :math:`(1+\mathrm{REACH})\,t`; the standard score z of the p-value by :math:`(1+z)\,t/e`, down
+    or up; and the size d of N examples by :math:`(2/\sqrt{N}+|d|)\,t/e`. Where the interval is one point, e is 0, and
+    size and score may be any.
 
     ``effects`` holds rows of :func:`ridge_utils.inference.effects`, ``allowed`` the tolerance t of each estimate; the
     result has one column for each of :data:`ridge_utils.inference.SUFFIXES`.
@@ -182,14 +182,15 @@ def effect_tolerance(effects: pd.DataFrame, allowed: "pd.Series[float]") -> pd.D
     error = (effects["high"] - effects["low"]) / 2 / REACH
     moved = (allowed / error).fillna(0.0)  # 0/0: what may not move does not
     score = stats.norm.isf(effects["p"] / 2).clip(max=_LARGEST_SCORE)
-    lowered = (score - (1 + score) * moved).clip(lower=0.0)
+    scores = score - (1 + score) * moved, score + (1 + score) * moved
+    larger, smaller = (2 * stats.norm.sf(moved_score.clip(lower=0.0)) for moved_score in scores)
     ends = (1 + REACH) * allowed
     return pd.DataFrame(
         {
             "_low": ends,
             "_high": ends,
             # Two of the resamples may always change sides.
-            "_p": (2 * stats.norm.sf(lowered) - effects["p"]).clip(lower=4 / (inference.RESAMPLES + 1)),
+            "_p": np.maximum(larger - effects["p"], effects["p"] - smaller).clip(lower=4 / (inference.RESAMPLES + 1)),
             "_effect_size": moved * (2 / np.sqrt(effects["n"].astype(float)) + effects["effect_size"].abs()),
         }
     )
