@@ -106,20 +106,6 @@ def _exit_gaps(step: int) -> pd.DataFrame:
     return effects[(effects["split"] == "ood") & (effects["step"] == step) & (effects["variant"] == "")]
 
 
-def _best_exits() -> pd.DataFrame:
-    """OOD accuracy of every exit after the longest fine-tuning: its largest layer and value, by task and exit."""
-    rows = []
-    for task in TASKS:
-        table = reference(f"smollm2-{task}/early_exit")
-        table = table[(table["split"] == "ood") & (table["step"] == table["step"].max())]
-        constant = table[table["quantity"] == "constant_accuracy"]["value"].iloc[0]
-        exits = table[(table["quantity"] == "early_exit_accuracy") & (table["site"] != "final_norm")]
-        for variant, profile in exits.groupby(["variant", "layer"])["value"].mean().groupby("variant"):
-            layer = profile.droplevel("variant").idxmax()
-            rows.append({"task": task, "exit": variant, "layer": layer, "value": profile.max(), "constant": constant})
-    return pd.DataFrame(rows)
-
-
 def _depths_with_ridge() -> set[int]:
     """Numbers of blocks at which the model, cut and fine-tuned on synthetic arithmetic, has a ridge."""
     depths = set()
@@ -310,7 +296,7 @@ def facts() -> dict[str, bool]:
     natural = ridge.loc[["clutrr", "ecqa"]]
     synthetic = ridge.loc["synthetic"]
     steps = list(synthetic.index[synthetic["has_ridge"]])
-    exits, scratch = _best_exits(), _from_scratch()
+    scratch = _from_scratch()
     of_task = {"ecqa": "holds", "clutrr": "refuted", "synthetic_arithmetic": "refuted"}
     return {
         "every number is there": not any("nan" in number for number in numbers().values()),
@@ -329,12 +315,6 @@ def facts() -> dict[str, bool]:
         "untouched: none of six other measures falls beyond its error": _falling_measures(0) == set(),
         "steps 20 and 40: the kernel and the distance measure fall, no other": all(
             _falling_measures(step) == {"alignment", "distance"} for step in (20, 40)
-        ),
-        "after the longest fine-tuning: translators and trained heads are best at the last block on every task": bool(
-            (exits[exits["exit"].isin(["tuned_lens", "trained_head"])]["layer"] == 30).all()
-        ),
-        "CLUTRR: no exit beats the commonest answer": bool(
-            (exits[exits["task"] == "clutrr"]["value"] < exits[exits["task"] == "clutrr"]["constant"]).all()
         ),
         "other settings: none has a ridge above its null in the untouched model, nor on CLUTRR and ECQA": not any(
             _controls(task, step)["above_null"].any()

@@ -30,7 +30,7 @@ _BY_TOLERANCE = {
         scale_shift distance_correlation cka log_probability log_probability_change log_probability_gap
         ablation_contrast ablation_shift collision_entropy predicted_entropy correlation alignment""",
     2e-3: "final_norm_fall control_fall control_excess control_excess_fall",
-    1e-2: """v_information v_information_fall exit_loss exit_divergence information_fall information_rise
+    1e-2: """v_information v_information_fall information_fall information_rise
         correlation_fall plug_in_fall bias_share gain_over_first gain_over_last last_block_rise
         last_block_contrast""",
     # Two examples of 250 may change their likeliest token.

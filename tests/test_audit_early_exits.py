@@ -7,15 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-from ridge_utils import early_exit, inference, information, models, results, statistics, study, tasks
-from ridge_utils.audit import early_exits, lens
-from ridge_utils.audit.lens import Settings
-from ridge_utils.errors import InputError
+from ridge_utils import early_exit, inference, information, models, results, statistics, tasks
+from ridge_utils.audit import early_exits
 from ridge_utils.inference import Effect
 from ridge_utils.representations import Representations, collect
 
 CONTEXT = {"model": "m", "task": "t", "source": "synthetic", "step": 0, "train_seed": None}
-QUICK = Settings(epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -29,17 +26,12 @@ def examples():
 
 
 @pytest.fixture(scope="module")
-def training():
-    return tasks.load("synthetic_arithmetic", "train", 10)
-
-
-@pytest.fixture(scope="module")
 def pools(model, examples):
     return {split: collect(model, some, progress=False) for split, some in examples.items()}
 
 
-def measured(model, examples, pools, **more):
-    return early_exits.measure(model, examples, pools, CONTEXT, **more)
+def measured(model, examples, pools):
+    return early_exits.measure(model, examples, pools, CONTEXT)
 
 
 # Which layer.
@@ -56,13 +48,13 @@ def measured(model, examples, pools, **more):
     ],
 )
 def test_of_several_best_layers_the_nearest_to_the_ridge_counts(accuracy, ridge, best):
-    assert early_exits.best_layer(dict(enumerate(accuracy)), ridge) == best
+    assert early_exits.best_layer(accuracy, ridge) == best
 
 
 def test_layers_are_compared_half_by_half():
     profiles = torch.tensor([[0.0, 3, 1], [0, 1, 3], [9, 1, 3]])
     accuracy = torch.tensor([[0, 0.1, 0.9], [0.5, 0.2, 0.1], [0.2, 0.2, 0.2]])
-    assert early_exits.layer_differences(profiles, accuracy, [0, 5, 8]) == [3, -8, 0]
+    assert early_exits.layer_differences(profiles, accuracy) == [1, -2, 0]
 
 
 # What is measured.
@@ -96,7 +88,7 @@ def test_effects_are_those_of_the_protocol(model, examples, pools):
     for seed in range(100):
         half = statistics.subsample(16, 8, seed)
         profile = information.predictive_information(pool.hidden[:, half], pool.targets[half])
-        accuracy = dict(enumerate(right[:, half].mean(1).tolist()))
+        accuracy = right[:, half].mean(1).tolist()
         ridge = int(profile.argmax())
         differences.append(early_exits.best_layer(accuracy, ridge) - ridge)
     apart = inference.effects(table, "exit_layer_difference").set_index(["split", "variant"]).loc[("ood", "")]
@@ -110,39 +102,14 @@ def test_effects_are_those_of_the_protocol(model, examples, pools):
     assert (gain["layer"], gain["site"], gain["n"]) == (3, "block", 16)
 
 
-def test_trained_exits_stand_at_every_so_many_layers_and_at_the_last(model, examples, pools, training):
-    table = measured(model, examples, pools, training=training, every=2, translator=QUICK, head=QUICK)
-    exits = table[(table["quantity"] == "early_exit_accuracy") & (table["split"] == "ood")]
-    layers = {variant: own["layer"].tolist() for variant, own in exits.groupby("variant")}
-    assert layers == {"": [0, 1, 2, 3], "no_norm": [0, 1, 2, 3], "trained_head": [0, 2, 3], "tuned_lens": [0, 2, 3]}
-    states = collect(model, training, progress=False)
-    fits = {
-        "tuned_lens": lens.fit_translators(model, states, [0, 2, 3], QUICK, progress=False),
-        "trained_head": lens.fit_heads(model, states, [0, 2, 3], QUICK, progress=False),
-    }
-    for variant, fit in fits.items():
-        expected = fit.correct(model, pools["ood"]).double().mean(1).tolist()
-        assert exits[exits["variant"] == variant]["value"].tolist() == pytest.approx(expected)
-    kept = table[table["split"] == "train"].set_index(["quantity", "variant", "layer"])["value"]
-    assert kept["exit_divergence", "tuned_lens"].tolist() == pytest.approx(fits["tuned_lens"].after.tolist())
-    assert kept["exit_loss", ""].tolist() == pytest.approx(fits["trained_head"].before.tolist())
-    assert set(table[table["split"] == "train"]["n"]) == {2}
-    assert set(early_exits.places(table)["variant"]) == set(early_exits.EXITS)
-
-
-@pytest.mark.slow
-def test_a_second_run_fits_nothing(model, examples, pools, training, monkeypatch):
-    options = {"training": training, "translator": QUICK, "head": QUICK}
-    first = measured(model, examples, pools, **options)
+def test_a_second_run_estimates_nothing(model, examples, pools, monkeypatch):
+    first = measured(model, examples, pools)
 
     def fail(*_args, **_more):
         raise AssertionError("this was to be remembered")
 
-    monkeypatch.setattr(lens, "fit_translators", fail)
     monkeypatch.setattr(information, "predictive_information", fail)
-    pd.testing.assert_frame_equal(measured(model, examples, pools, **options), first)
-    with pytest.raises(AssertionError, match="remembered"):
-        measured(model, examples, pools, **{**options, "translator": Settings(epochs=2)})
+    pd.testing.assert_frame_equal(measured(model, examples, pools), first)
 
 
 def test_a_model_that_is_never_right_has_its_rows(model, examples, pools):
@@ -151,21 +118,6 @@ def test_a_model_that_is_never_right_has_its_rows(model, examples, pools):
     apart = inference.effects(table, "exit_layer_difference")
     assert (apart["estimate"] == 0).all()
     assert (early_exits.summary({"": table})["at_best"] == 0).all()
-
-
-def test_exits_are_fitted_on_what_the_model_was_trained_on():
-    parameters = {
-        "model": "random:gpt2-1x16", "task": "synthetic_arithmetic", "task_options": {}, "n_train": 8, "steps": 1,
-        "checkpoints": [], "learning_rate": 1e-4, "batch_size": 4, "training_seeds": [0], "precision": "float32",
-        "device": "cpu", "dtype": "float32",
-    }  # fmt: skip
-    work = study.prepare(parameters, n=4)
-    assert early_exits.training_examples(work, 0) == []
-    assert early_exits.training_examples(work, 5) == work.training_examples[:5]
-    with pytest.raises(InputError, match="=9 examples, for there are 8 training examples"):
-        early_exits.training_examples(work, 9)
-    untouched = study.prepare({**parameters, "steps": 0}, n=4)
-    assert early_exits.training_examples(untouched, 9) == tasks.load("synthetic_arithmetic", "train", 9)
 
 
 # What planted tables show.
@@ -195,13 +147,8 @@ def planted(ood, profile, *, step=0, train_seed=None, variant="", apart=(0.0, -1
 RIDGED = planted([0, 0.2, 0.6, 0.4], [0, 0.5, 0.3, 0.2], apart=(1.2, 0.4, 2.0), gain=0.2)
 
 
-def test_places_are_the_largest_of_the_layers_that_have_the_exit():
-    rows = planted([0, 0.3, 0.9], [0, 0, 0], variant="tuned_lens").assign(
-        layer=lambda t: t["layer"].map({0: 0, 1: 2, 2: 3})
-    )
-    found = early_exits.places(pd.concat([RIDGED, rows])).query("split == 'ood'").set_index("variant")
-    assert found.loc["tuned_lens", ["ridge_layer", "best_layer", "at_ridge"]].tolist() == [2, 3, 0.3]
-    row = found.loc[""]
+def test_places_are_those_of_the_largest():
+    (row,) = early_exits.places(RIDGED).query("split == 'ood'").to_dict("records")
     assert (row["blocks"], row["ridge_layer"], row["best_layer"]) == (3, 1, 2)
     assert (row["at_ridge"], row["at_best"], row["at_last"], row["constant"]) == (0.2, 0.6, 0.4, 0.45)
 

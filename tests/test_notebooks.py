@@ -140,8 +140,7 @@ SMALL = {
     ],
     "decodability": ["model=random:llama-3x16", "task=clutrr", *FEW, "n_examples=30", "spacing=5", "n_known=60"],
     "early_exit": [
-        *["model=random:gpt2", "task=clutrr", *FEW, "n_examples=30", "n_exit_training=16"],
-        *["translator_epochs=1", "head_epochs=1"],
+        *["model=random:gpt2", "task=clutrr", *FEW, "n_examples=30"],
     ],
     "interventions": [
         *["model=random:qwen2", "task=clutrr", *FEW, "n_samples=8", "n_examples=24"],
