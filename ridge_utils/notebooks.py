@@ -98,7 +98,7 @@ _CHOICES = {
     "kernel": ("gaussian", "laplacian", "polynomial", "linear"),
     "precision": ("auto", "float32", "bfloat16"),
     "splits": tasks.SPLITS,
-    "variants": ("skip", "mean", "patch", "patch_across", "patch_update"),
+    "variants": ("skip", "mean", "patch"),
     "pairs": ("all", "aligned"),
     "notebook": tuple(sorted(path.stem for path in (NOTEBOOKS.parent / "results" / "differences").glob("*.csv"))),
 }

@@ -108,8 +108,8 @@ def test_the_table_has_every_block_variant_and_split_once(measured):
     assert set(counts.index) == {(variant, split) for variant in page.VARIANTS for split in ("id", "ood")}
     assert (inference.effects(measured, "ablation_shift")["split"] == "all").all()
     back = page.recovered(measured)
-    at_end = back[(back["layer"] == 6) & (back["variant"] != "patch_update")]
-    assert len(at_end) == 4
+    at_end = back[back["layer"] == 6]
+    assert len(at_end) == 2
     assert at_end["estimate"].tolist() == pytest.approx(at_end["gap"].tolist(), abs=1e-5), "the clean run"
 
 

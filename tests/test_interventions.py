@@ -131,9 +131,8 @@ def test_mean_ablation_by_hand(loaded, examples):
     assert not torch.allclose(found.log_probability[1:], skipped.log_probability[1:], atol=1e-3)
 
 
-@pytest.mark.parametrize("what", ["state", "update"])
-def test_patching_by_hand(loaded, pairs, what):
-    found = patch(loaded, pairs, BLOCKS, what, batch_size=4, progress=False)
+def test_patching_by_hand(loaded, pairs):
+    found = patch(loaded, pairs, BLOCKS, batch_size=4, progress=False)
     for column, pair in enumerate(pairs):
         clean, corrupted = states(loaded, pair.clean.prompt), states(loaded, pair.corrupted.prompt)
         assert found.clean[column].item() == pytest.approx(log_probability(loaded, pair.clean), abs=1e-5)
@@ -141,10 +140,7 @@ def test_patching_by_hand(loaded, pairs, what):
             if block is None:
                 expected = log_probability(loaded, pair.corrupted)
             else:
-                if what == "state":
-                    state = torch.cat([corrupted[block][:-1], clean[block][-1:]])
-                else:
-                    state = corrupted[block - 1] + clean[block] - clean[block - 1]
+                state = torch.cat([corrupted[block][:-1], clean[block][-1:]])
                 with output(loaded, block, state):
                     expected = log_probability(loaded, pair.corrupted)
             assert found.log_probability[row, column].item() == pytest.approx(expected, abs=1e-5)
@@ -169,7 +165,7 @@ def test_pairs_match_in_length_and_differ_in_target(llama, examples):
 def test_neither_batches_nor_company_change_a_result(llama, examples, pairs):
     for run in (
         lambda size: ablate(llama, examples, BLOCKS, "mean", batch_size=size, progress=False),
-        lambda size: patch(llama, pairs, BLOCKS, "update", batch_size=size, progress=False),
+        lambda size: patch(llama, pairs, BLOCKS, batch_size=size, progress=False),
     ):
         one, all_at_once = run(1), run(64)
         torch.testing.assert_close(one.log_probability, all_at_once.log_probability, atol=1e-5, rtol=0)

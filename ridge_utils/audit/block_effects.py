@@ -26,9 +26,7 @@ from ridge_utils.training import Settings
 VARIANTS = {
     "skip": "skipped block",
     "mean": "mean in place of the update",
-    "patch": "state put into a prompt of the same split",
-    "patch_across": "state put into a prompt of the other split",
-    "patch_update": "update put into a prompt of the same split",
+    "patch": "state put into another prompt",
 }
 #: Those that take a block out.
 ABLATIONS = ("skip", "mean")
@@ -119,7 +117,6 @@ def block_effects(
     shown = shown_blocks(depth, every)
     blocks = sorted({*shown, *ridge_blocks(ridge, depth)})
     chosen = {split: list(rows[:n_samples]) for split, rows in examples.items()}
-    others = {"id": "ood", "ood": "id"}
     tables = []
     drops: dict[str, dict[str, np.ndarray]] = {}
     for variant in variants:
@@ -130,11 +127,10 @@ def block_effects(
                 drop = outcomes.log_probability[0] - outcomes.log_probability[1:]
                 drops.setdefault(variant, {})[split] = drop.numpy()
             else:
-                corrupted = examples[others[split]] if variant == "patch_across" else examples[split]
-                pairs = interventions.match(loaded, intervened, corrupted)
+                pairs = interventions.match(loaded, intervened, examples[split])
                 if len(pairs) < 2:
                     continue
-                outcomes = _patched(loaded, pairs, shown, variant, batch_size, split)
+                outcomes = _patched(loaded, pairs, shown, batch_size, split)
                 gap = inference.paired_effect(outcomes.log_probability[0].tolist(), outcomes.clean.tolist())
                 row["n"] = len(pairs)
                 tables.append(inference.effect_rows(gap, (depth, "final_norm"), "log_probability_gap", **row))
@@ -245,14 +241,12 @@ def _patched(
     loaded: LoadedModel,
     pairs: Sequence[interventions.Pair],
     blocks: Sequence[int],
-    variant: str,
     batch_size: int,
     label: str,
 ) -> Patching:
-    what = "update" if variant == "patch_update" else "state"
-    compute = partial(interventions.patch, loaded, pairs, blocks, what, batch_size, f"{variant}, {label}")
+    compute = partial(interventions.patch, loaded, pairs, blocks, batch_size, label)
     both = [*(pair.clean for pair in pairs), *(pair.corrupted for pair in pairs)]
-    return remember(Patching, loaded, both, compute, blocks=list(blocks), what=what, batch_size=batch_size)
+    return remember(Patching, loaded, both, compute, blocks=list(blocks), batch_size=batch_size)
 
 
 def _changes(

@@ -6,9 +6,8 @@ after it run on what they are given:
 * *skip* (:math:`\beta_l = 0`): by the block's input, :math:`Z_{l-1}`;
 * *mean ablation*: by :math:`Z_{l-1} + \overline{\Delta Z_l}`, with the update's mean over prompts, so that what the
   block adds to every prompt stays and what it adds to this one goes;
-* *patching* from a clean prompt :math:`c` into a corrupted one :math:`k` of as many tokens and another target: the
-  *state* at the last position alone by :math:`Z_l^c`, or the *update* at all positions, :math:`Z_{l-1}^k + \Delta
-  Z_l^c`.
+* *patching* from a clean prompt :math:`c` into a corrupted one of as many tokens and another target: the state at the
+  last position alone by :math:`Z_l^c`.
 
 The blocks before the one intervened on cannot change, so they are not run again: that halves the cost.
 """
@@ -28,7 +27,6 @@ from ridge_utils.residual_scaling import Evaluation, evaluate
 from ridge_utils.tasks import Example
 
 Ablation = Literal["skip", "mean"]
-Patched = Literal["state", "update"]
 
 #: Kinds of positions, each with a mean of its own.
 _FIRST, _BETWEEN, _LAST = range(3)
@@ -132,14 +130,13 @@ def patch(
     loaded: LoadedModel,
     pairs: Sequence[Pair],
     blocks: Sequence[int],
-    what: Patched = "state",
     batch_size: int = 16,
     progress: bool | str = True,
 ) -> Patching:
-    """Put what one block at a time gave for the clean prompts into the runs of the corrupted ones.
+    """Put the state behind one block at a time at the clean prompts' last position into the runs of the corrupted ones.
 
-    The prompts of a pair have the same length, as :func:`match` finds them. What is put is the ``state`` at the last
-    position, which behind the last block gives the clean run, or the ``update`` at all positions.
+    The prompts of a pair have the same length, as :func:`match` finds them. Behind the last block that gives the clean
+    run.
     """
     corrupted = [pair.corrupted for pair in pairs]
     clean_nats = torch.empty(len(pairs), dtype=torch.float64)
@@ -149,13 +146,11 @@ def patch(
         clean_nats[index] = -clean.evaluation.cross_entropy
 
         def state(block: int) -> Tensor:
-            if what == "update":
-                return run.states[block - 1] + (clean.states[block] - clean.states[block - 1])
             return torch.where((run.kinds == _LAST).unsqueeze(-1), clean.states[block], run.states[block])
 
         return state
 
-    outcomes = _intervene(loaded, corrupted, blocks, batch_size, f"patching, {what}", progress, of_batch)
+    outcomes = _intervene(loaded, corrupted, blocks, batch_size, "patching", progress, of_batch)
     return Patching(outcomes.log_probability, outcomes.correct, clean_nats)
 
 
