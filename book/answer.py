@@ -186,6 +186,13 @@ def _falls() -> pd.DataFrame:
     return falls[~falls["model"].str.startswith("random:")]
 
 
+def _exits() -> set[str]:
+    """What the protocol reads, of the pretrained models, of the OOD exit at the ridge layer less that at the end."""
+    rows = _verdicts()
+    rows = rows[(rows["claim"] == "C2") & ~rows["model"].str.startswith("random:")]
+    return set(rows.loc[rows["effect"] == "exit of the ridge layer over the last", "state"])
+
+
 def _deep() -> pd.Series:
     """A ridge as deep as the paper's: Gemma after 20 steps of fine-tuning on synthetic arithmetic."""
     falls = _falls().set_index(["model", "task", "step"])
@@ -356,6 +363,8 @@ def facts() -> dict[str, bool]:
         "pretrained: wherever the unbiased estimate falls by a tenth, such a loss for a probe is excluded": bool(
             (_falls()[_falls()["fall_low"] > 0.1]["probe_fall_high"] < 0.1).all()
         ),
+        "pretrained: wherever it is decided, the exit at the ridge layer is no better OOD than the last": _exits()
+        == {"refuted", "undecided"},
         "Gemma fine-tuned for 20 steps: three seeds, its spread undecided": bool(
             _deep()["seeds"] == 3 and _deep()["centred_fall_low"] < 0.1 < _deep()["centred_fall_high"]
         ),
