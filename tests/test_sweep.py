@@ -208,6 +208,22 @@ def test_a_worker_that_is_killed_is_replaced_and_its_run_begun_again(runs):
 
 
 @pytest.mark.slow
+def test_a_worker_that_is_replaced_slowly_is_waited_for(runs):
+    import dask
+
+    outcomes = []
+
+    def work():
+        with dask.config.set({"distributed.deploy.lost-worker-timeout": "1 ms"}):
+            outcomes.extend(sweep.work(runs[:1], workers=1, call=dies_once))
+
+    thread = threading.Thread(target=work, daemon=True)  # where nobody replaces the worker it never ends
+    thread.start()
+    thread.join(120)
+    assert [outcome.status for outcome in outcomes] == ["done"]
+
+
+@pytest.mark.slow
 def test_a_run_that_kills_every_worker_is_given_up_and_the_others_go_on(grid, capfd):
     runs = grid(notebooks={INFORMATION: {}}, models=["bad", "good"]).runs
     outcomes = {outcome.run.name: outcome for outcome in sweep.work(runs, workers=1, call=dies_always)}

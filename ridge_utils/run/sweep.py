@@ -382,6 +382,7 @@ def time_left(outcomes: Sequence[Outcome], left: int, workers: int) -> float | N
 @contextlib.contextmanager
 def _client(workers: int, scheduler: str, resources: Mapping[str, float] | None) -> "Iterator[Client]":
     try:
+        import dask
         import distributed
     except ImportError:
         raise InputError("A sweep needs Dask: pip install 'ridge-utils[sweep]', or make setup.") from None
@@ -404,6 +405,9 @@ def _client(workers: int, scheduler: str, resources: Mapping[str, float] | None)
         raise InputError(f"workers must be 0 or more, but is {workers}.")
     threads = max(1, (os.cpu_count() or 1) // workers)
     with (
+        # Its nanny replaces a worker that is killed. Where that takes longer than this, as on a busy machine it does by
+        # default, Dask takes the nanny away too, and the sweep would wait for ever.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"}),
         distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=1,
