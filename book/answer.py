@@ -344,7 +344,7 @@ def facts() -> dict[str, bool]:
             _controls(task, step)["above_null"].any()
             for task, step in (("synthetic", 0), ("clutrr", 0), ("clutrr", 20), ("ecqa", 0), ("ecqa", 30))
         ),
-        "from scratch: at the end of training a fall of a tenth is excluded for the three models of 4 blocks alone": list(
+        "from scratch: at the end a fall of a tenth is excluded for the three models of 4 blocks alone": list(
             scratch.index[scratch.iloc[:, -1] == "refuted"]
         )
         == ["random:gpt2-4x128", "random:gpt2-4x64", "random:mamba-4x64"],
