@@ -139,9 +139,7 @@ SMALL = {
         *["model=random:qwen2", "task=clutrr", *FEW, "n_samples=16", "n_examples=24"],
     ],
     "decodability": ["model=random:llama-3x16", "task=clutrr", *FEW, "n_examples=30", "spacing=5", "n_known=60"],
-    "early_exit": [
-        *["model=random:gpt2", "task=clutrr", *FEW, "n_examples=30"],
-    ],
+    "early_exit": ["model=random:gpt2", "task=clutrr", *FEW, "n_examples=30"],
     "interventions": [
         *["model=random:qwen2", "task=clutrr", *FEW, "n_samples=8", "n_examples=24"],
         *["memorise_steps=2", "n_memorise=8"],

@@ -15,10 +15,7 @@ from ridge_utils.store import remember
 from ridge_utils.tasks import Example
 
 #: How a layer's state is read, by the name of the variant in the tables; the first is the paper's, as we take it.
-EXITS = {
-    "": "final norm and head",
-    "no_norm": "head without the norm",
-}
+EXITS = {"": "final norm and head", "no_norm": "head without the norm"}
 
 #: Random halves of the examples that an interval of layers comes from.
 HALVES = 100
