@@ -6,7 +6,7 @@ step and train_seed; ``pools`` are representations by split; information is in n
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -17,14 +17,13 @@ from torch import Tensor
 from ridge_utils import early_exit, inference, information, results, sequences, statistics, unbiased
 from ridge_utils import residual_scaling as scaling
 from ridge_utils.attention import AttentionShares
-from ridge_utils.errors import InputError
+from ridge_utils.errors import InputError, at_least
 from ridge_utils.generation import Continuations
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations
 from ridge_utils.residual_scaling import FitSettings
 from ridge_utils.store import remember
 from ridge_utils.tasks import Example
-from ridge_utils.training import resolve_precision
 
 Quantity = Literal["predictive_information", "incremental_information"]
 
@@ -147,115 +146,90 @@ def loss(loaded: LoadedModel, pools: Mapping[str, Representations], context: Map
     return pd.concat(tables, ignore_index=True)
 
 
-@dataclass(frozen=True)
-class Scaling:
-    """Residual scales fitted on one split with one seed, and what they do to accuracy and loss."""
-
-    #: fitted scales, shape (blocks,), float64
-    scales: Tensor
-    #: each fitting step's loss, nats a target token, shape (steps,), float64
-    losses: Tensor
-    #: mean accuracy on each split evaluated, in their order, float64
-    accuracy: Tensor
-    #: mean cross-entropy of the first target token on each of them, nats, float64
-    cross_entropy: Tensor
-
-
 def residual_scaling(
     loaded: LoadedModel,
-    fitted_on: Mapping[str, Sequence[Example]],
-    evaluated_on: Mapping[str, Sequence[Example]],
+    examples: Mapping[str, Sequence[Example]],
     context: Mapping[str, Any],
-    settings: Sequence[FitSettings],
-    batch_size: int,
+    fits: int,
+    settings: FitSettings,
 ) -> pd.DataFrame:
-    """Residual scales fitted on each split, once per seed, with accuracy and loss before and after, on other examples.
+    """Residual scales fitted on each split, several times on examples of its own, with what they do to all others.
 
-    ``residual_scale`` has one row per block, its split is the one fitted on. ``accuracy`` and ``loss`` (nats) belong to
-    the untouched scales, ``accuracy_scaled_on_id`` and the like to those fitted on that split; their split is the one
-    evaluated on. Then the effects: ``scale_shift`` (split ``ood``), the last block's scale fitted on OOD less on ID
-    examples, paired over fits; and ``scaled_accuracy_gain``, each example's accuracy with the scales fitted on its own
-    split, a mean over fits, less with the untouched ones. One fit or one example has no effect.
+    Each split is dealt out to the ``fits`` in equal parts, which no two share; ``sample_seed`` numbers them. A fit is
+    evaluated on the examples that it has not seen, of its own split and of the other.
+
+    ``residual_scale`` has one row per block, its split is the one fitted on; ``fit_steps`` says after how many steps
+    the fit ended, ``fit_converged`` whether for that reason. ``accuracy`` and ``loss`` (nats) belong to the untouched
+    scales, ``accuracy_scaled_on_id`` and the like to those fitted on that split; their split is the one evaluated on.
+    Then the effects: ``scale_shift`` (split ``ood``), the last block's scale fitted on OOD less on ID examples, over
+    fits; and ``scaled_accuracy_gain``, accuracy with the scales fitted on the same split less with the untouched ones,
+    within examples, the fits combined as training seeds are.
     """
+    at_least(2, n_fits=fits)
+    if short := [split for split, rows in examples.items() if len(rows) < 2 * fits]:
+        raise InputError(
+            f"{fits} fits on examples of their own need {2 * fits} examples a split or more, but {short[0]} has "
+            f"{len(examples[short[0]])}: lower n_fits or raise n_examples."
+        )
     blocks = len(loaded.blocks)
     end, last_block = [(blocks, "final_norm")], (blocks, "block")
-    tables, effects = [], []
+    tables = []
     untouched = {
-        split: _evaluated(loaded, examples, None, batch_size, f"{split}, untouched scales")
-        for split, examples in evaluated_on.items()
+        split: _evaluated(loaded, rows, None, settings, f"{split}, untouched") for split, rows in examples.items()
     }
     for split, evaluation in untouched.items():
         row = {**context, "split": split, "sample_seed": None, "n": len(evaluation.correct)}
         tables.append(results.measurements([evaluation.correct.double().mean().item()], end, "accuracy", **row))
         tables.append(results.measurements([evaluation.cross_entropy.mean().item()], end, "loss", **row))
-    last_scales: dict[str, list[float]] = {}
-    for split, examples in fitted_on.items():
-        fits = [_fitted(loaded, split, examples, evaluated_on, setting, batch_size) for setting in settings]
-        last_scales[split] = [fit.scales[-1].item() for fit in fits]
-        if len(others := evaluated_on.get(split, [])) > 1:
-            after = [
-                _evaluated(loaded, others, fit.scales, batch_size, _label(split, setting, split)).correct.double()
-                for fit, setting in zip(fits, settings, strict=True)
-            ]
-            before = untouched[split].correct.double()
-            gain = inference.paired_effect(before.tolist(), torch.stack(after).mean(0).tolist())
-            row = {**context, "split": split, "sample_seed": None, "n": len(others)}
-            effects.append(inference.effect_rows(gain, end[0], "scaled_accuracy_gain", **row))
-        for setting, fit in zip(settings, fits, strict=True):
-            row = {**context, "sample_seed": setting.seed}
+    last_scales: dict[str, list[float]] = {split: [] for split in examples}
+    for split, rows in examples.items():
+        gains = []
+        for number in range(fits):
+            own = set(range(number, len(rows), fits))
+            label = f"fit {number + 1} of {fits} on {split}"
+            fit = _fitted(loaded, [rows[i] for i in sorted(own)], settings, label)
+            last_scales[split].append(fit.scales[-1].item())
+            row = {**context, "sample_seed": number}
+            of_fit = {**row, "split": split, "n": len(own)}
             sites = results.sites(blocks, final_norm=False)[1:]
-            of_fit = {**row, "split": split, "n": len(examples)}
             tables.append(results.measurements(fit.scales.tolist(), sites, "residual_scale", **of_fit))
-            for place, other in enumerate(evaluated_on):
-                row |= {"split": other, "n": len(evaluated_on[other])}
-                for name, values in (("accuracy", fit.accuracy), ("loss", fit.cross_entropy)):
-                    quantity = f"{name}_scaled_on_{split}"
-                    tables.append(results.measurements([values[place].item()], end, quantity, **row))
-    if {"id", "ood"} <= set(last_scales) and len(settings) > 1:
+            tables.append(results.measurements([len(fit.losses) - 1], end, "fit_steps", **of_fit))
+            tables.append(results.measurements([float(fit.converged)], end, "fit_converged", **of_fit))
+            for other, others in examples.items():
+                unseen = [i for i in range(len(others)) if other != split or i not in own]
+                after = _evaluated(
+                    loaded, [others[i] for i in unseen], fit.scales, settings, f"{label}, tried on {other}"
+                )
+                means = {"accuracy": after.correct.double().mean(), "loss": after.cross_entropy.mean()}
+                for name, mean in means.items():
+                    of_other = {**row, "split": other, "n": len(unseen)}
+                    tables.append(results.measurements([mean.item()], end, f"{name}_scaled_on_{split}", **of_other))
+                if other == split:
+                    before = untouched[split].correct[unseen]
+                    gains.append(inference.paired_effect(before.double().tolist(), after.correct.double().tolist()))
+        row = {**context, "split": split, "sample_seed": None, "n": len(rows)}
+        tables.append(inference.effect_rows(inference.together(gains), end[0], "scaled_accuracy_gain", **row))
+    if {"id", "ood"} <= set(last_scales):
         shift = inference.repeat_effect(last_scales["id"], last_scales["ood"])
-        row = {**context, "split": "ood", "sample_seed": None, "n": len(settings)}
-        effects.append(inference.effect_rows(shift, last_block, "scale_shift", **row))
-    return pd.concat([*tables, *effects], ignore_index=True)
+        row = {**context, "split": "ood", "sample_seed": None, "n": fits}
+        tables.append(inference.effect_rows(shift, last_block, "scale_shift", **row))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _fitted(
-    loaded: LoadedModel,
-    split: str,
-    examples: Sequence[Example],
-    evaluated_on: Mapping[str, Sequence[Example]],
-    settings: FitSettings,
-    batch_size: int,
-) -> Scaling:
-    def compute() -> Scaling:
-        fit = scaling.fit(loaded, examples, settings, _label(split, settings))
-        after = [
-            _evaluated(loaded, others, fit.scales, batch_size, _label(split, settings, other))
-            for other, others in evaluated_on.items()
-        ]
-        accuracy = torch.stack([a.correct.double().mean() for a in after])
-        return Scaling(fit.scales, fit.losses, accuracy, torch.stack([a.cross_entropy.mean() for a in after]))
-
-    every = [*examples, *(example for others in evaluated_on.values() for example in others)]
-    shaped_by = {
-        "settings": {**asdict(settings), "precision": resolve_precision(settings.precision, loaded.device)},
-        "split": [len(examples), *map(len, evaluated_on.values())],
-        "batch_size": batch_size,
-    }
-    return remember(Scaling, loaded, every, compute, **shaped_by)
+def _fitted(loaded: LoadedModel, examples: Sequence[Example], settings: FitSettings, label: str) -> scaling.Fit:
+    """:func:`ridge_utils.residual_scaling.fit`, remembered."""
+    compute = partial(scaling.fit, loaded, examples, settings, label)
+    return remember(scaling.Fit, loaded, examples, compute, **asdict(settings))
 
 
 def _evaluated(
-    loaded: LoadedModel, examples: Sequence[Example], scales: Tensor | None, batch_size: int, label: str
+    loaded: LoadedModel, examples: Sequence[Example], scales: Tensor | None, settings: FitSettings, label: str
 ) -> scaling.Evaluation:
     """:func:`ridge_utils.residual_scaling.evaluate`, remembered."""
     # The store knows a model by its weights, which scales do not touch.
     scaled_by = {} if scales is None else {"scales": scales.tolist()}
-    compute = partial(scaling.evaluate, loaded, examples, scales, batch_size, label)
-    return remember(scaling.Evaluation, loaded, examples, compute, batch_size=batch_size, **scaled_by)
-
-
-def _label(split: str, settings: FitSettings, other: str = "") -> str:
-    return f"{split}, seed {settings.seed}" + (f", on {other}" if other else "")
+    compute = partial(scaling.evaluate, loaded, examples, scales, settings.batch_size, label)
+    return remember(scaling.Evaluation, loaded, examples, compute, batch_size=settings.batch_size, **scaled_by)
 
 
 def attention_shares(

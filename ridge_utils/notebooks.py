@@ -80,7 +80,7 @@ _TYPES = {
 #: From where to where numbers go, by the names of the parameters that hold them; the first pattern that fits counts.
 _RANGES: dict[str, tuple[float, float]] = {
     r".*seeds?": (0, 2**32 - 1),  # what numpy's generator takes
-    r"n_samples|n_fit": (2, 20_000),  # a matrix of N x N numbers
+    r"n_samples": (2, 20_000),  # a matrix of N x N numbers
     r"halves": (20, 10_000),
     r"n_known": (8, 20_000),
     r"exact_up_to": (2, 20_000),
@@ -88,7 +88,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     r"decoding_steps|measured_steps|depths|shown": (1, 10_000),
     r"(.*_)?batch_size|(.*_)?every|spacing|(last|mapped)_checkpoints|n_intervened|n_memorise": (1, 100_000),
     r"memorise_share": (0, 1),
-    r".*learning_rate|bandwidth|alpha": (1e-12, 1000),
+    r".*learning_rate|fit_tolerance|bandwidth|alpha": (1e-12, 1000),
     r".*": (0, 1_000_000),
 }
 #: Lists that need an entry, whatever the other parameters.
@@ -217,7 +217,7 @@ def consistent(notebook: str, values: Mapping[str, Any]) -> None:
     values = {**{name: ast.literal_eval(p.default) for name, p in parameters(notebook).items()}, **values}
     if "task" in values:
         tasks.check(values["task"], values["data_dir"], values["task_options"])
-    for steps in {"steps", "fit_steps", "memorise_steps"} & set(values):
+    for steps in {"steps", "memorise_steps"} & set(values):
         seeds = f"{steps.removesuffix('steps') or 'training_'}seeds"
         if values[steps]:
             check_seeds(**{seeds: values[seeds]})

@@ -10,13 +10,14 @@ are the untouched model; a scale of 0 skips the block. The scale acts at every p
 
 import contextlib
 import inspect
-import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
@@ -26,7 +27,6 @@ from ridge_utils.errors import InputError, at_least, finite_and_positive
 from ridge_utils.models import LoadedModel
 from ridge_utils.representations import encode, encode_whole, pad
 from ridge_utils.tasks import Example
-from ridge_utils.training import Precision, check_step, resolve_precision
 
 #: Token ids of a prompt and of its target, as ``representations.encode`` gives them.
 _Row = tuple[list[int], list[int]]
@@ -34,24 +34,19 @@ _Row = tuple[list[int], list[int]]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How scales are fitted: Adam at a constant learning rate, without weight decay; the paper states none of these."""
+    """How scales are fitted: L-BFGS-B on the loss of all examples at once; the paper names no optimiser."""
 
-    #: optimiser steps
+    #: a fit has converged when a step lowers the loss by less than this share of it (of 1 nat, where it is less)
+    tolerance: float = 1e-4
+    #: steps at most
     steps: int = 100
-    #: learning rate; Adam moves a scale by about this much a step
-    learning_rate: float = 0.01
-    #: examples per step
+    #: examples at a time; they change nothing but rounding
     batch_size: int = 16
-    #: seed of the order of the examples, the only thing that is random
-    seed: int = 0
-    #: ``float32``, ``bfloat16`` (autocast; weights and scales stay as they are), or ``auto`` as in ``training``
-    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         """Refuse settings out of range."""
-        at_least(1, steps=self.steps)
-        finite_and_positive(learning_rate=self.learning_rate)
-        check_step(self.batch_size, self.precision)
+        at_least(1, steps=self.steps, batch_size=self.batch_size)
+        finite_and_positive(tolerance=self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -60,10 +55,10 @@ class Fit:
 
     #: beta_1 to beta_L, each at least 0, shape (blocks,), float64
     scales: Tensor
-    #: each step's loss on its batch before the scales move, nats a target token, shape (steps,), float64
+    #: the loss before the first step and after each, nats a target token, shape (1 + steps,), float64
     losses: Tensor
-    #: the precision that ``auto`` stood for
-    precision: str
+    #: whether it ended because it had converged, shape (), bool
+    converged: Tensor
 
 
 @dataclass(frozen=True)
@@ -93,44 +88,50 @@ def scaled(loaded: LoadedModel, scales: Tensor) -> Iterator[None]:
 
 
 def fit(loaded: LoadedModel, examples: Sequence[Example], settings: FitSettings, progress: bool | str = True) -> Fit:
-    """Fit one scale a block to the targets of ``examples``, all weights frozen.
+    """Fit one scale a block to the targets of ``examples``, all weights frozen, until the loss falls no more.
 
-    The loss is that of ``training``: the mean cross-entropy over all target tokens of the batch and over nothing else.
-    Every scale starts at 1, and is set to 0 where a step makes it negative. The order of the examples is drawn anew in
-    every epoch.
+    The loss is that of ``training``: the mean cross-entropy over all target tokens and over nothing else. Every scale
+    starts at 1. Nothing is random. Weights of 16 bits round the loss more than the last steps change it.
     """
     if not examples:
         raise InputError("There are no examples to fit the scales to.")
     rows = encode_whole(loaded, examples)
-    precision = resolve_precision(settings.precision, loaded.device)
-    autocast = torch.autocast(loaded.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    scales = torch.ones(len(loaded.blocks), dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.Adam([scales], lr=settings.learning_rate)
-    losses: list[float] = []
-    bar = tqdm(
-        itertools.islice(_batches(len(rows), settings.batch_size, settings.seed), settings.steps),
-        total=settings.steps,
-        desc=f"residual scales, {progress}" if isinstance(progress, str) else "residual scales",
-        unit="step",
-        disable=not progress,
-    )
-    with bar, _frozen(loaded.model), scaled(loaded, scales):
-        for batch in bar:
-            with autocast:
-                loss = cross_entropy(*_predictions(loaded, [rows[i] for i in batch]))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            with torch.no_grad():
-                scales.clamp_(min=0)
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]) or not bool(scales.isfinite().all()):
-                raise InputError(
-                    f"The loss or a scale is not finite after step {len(losses)} (the loss was {losses[-1]:g}): lower "
-                    f"learning_rate={settings.learning_rate:g}, or load the model in a wider dtype."
-                )
-            bar.set_postfix(loss=f"{losses[-1]:.3f}")
-    return Fit(scales.detach(), torch.tensor(losses, dtype=torch.float64), precision)
+    order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
+    tokens = sum(len(target) for _, target in rows)
+    label = f"fit of scales, {progress}" if isinstance(progress, str) else "fit of scales"
+    bar = tqdm(desc=label, unit="prompt", disable=not progress)
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        scales = torch.tensor(values, requires_grad=True)
+        total, slope = 0.0, torch.zeros_like(scales)
+
+        def add(index: list[int]) -> None:
+            nonlocal total
+            part = cross_entropy(*_predictions(loaded, [rows[i] for i in index]), reduction="sum") / tokens
+            slope.add_(*torch.autograd.grad(part, scales))
+            total += part.item()
+
+        with scaled(loaded, scales):
+            work_through(order, settings.batch_size, add, bar)
+        if not (math.isfinite(total) and bool(slope.isfinite().all())):
+            raise InputError(
+                f"The loss or its gradient is not finite (the loss is {total:g}) at scales from {values.min():g} to "
+                f"{values.max():g}: load the model in a wider dtype, or check its weights."
+            )
+        return total, slope.numpy()
+
+    def report(intermediate_result: OptimizeResult) -> None:
+        losses.append(float(intermediate_result.fun))
+        bar.set_postfix(loss=f"{losses[-1]:.3f}")
+
+    start = np.ones(len(loaded.blocks))
+    options = {"maxiter": settings.steps, "ftol": settings.tolerance, "gtol": 0.0}
+    with bar, _frozen(loaded.model):
+        losses = [loss(start)[0]]
+        found = minimize(
+            loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(start), callback=report, options=options
+        )
+    return Fit(torch.from_numpy(found.x), torch.tensor(losses, dtype=torch.float64), torch.tensor(bool(found.success)))
 
 
 def evaluate(
@@ -201,14 +202,6 @@ def _predictions(loaded: LoadedModel, rows: Sequence[_Row]) -> tuple[Tensor, Ten
     logits = loaded.model(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits[row, position]
     tokens = torch.tensor([token for _, target in rows for token in target], device=logits.device)
     return logits.to(torch.promote_types(logits.dtype, torch.float32)), tokens
-
-
-def _batches(count: int, size: int, seed: int) -> Iterator[list[int]]:
-    """Indices of batches without end; every epoch has an order of its own, and its last batch may be smaller."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        for batch in torch.randperm(count, generator=generator).split(size):
-            yield batch.tolist()
 
 
 @contextlib.contextmanager

@@ -168,7 +168,7 @@ def prepare(
     seeds = parameters.get("training_seeds", [])
     if steps:
         check_seeds(training_seeds=seeds)
-    named = ["n_samples"] if n == 0 and not parameters["n_examples"] else ["n_texts", "n_fit", "n_examples"]
+    named = ["n_samples"] if n == 0 and not parameters["n_examples"] else ["n_texts", "n_examples"]
     examples = {split: draw(parameters, split, pool, *named) for split in splits}
     training_examples = draw(parameters, "train", parameters["n_train"], "n_train") if steps else []
     if base is None:
@@ -206,8 +206,9 @@ def heading(profile: str, origin: Mapping[str, Any]) -> str:
     """How figures call a reference run: its profile's title, the numbers of samples and of training seeds."""
     parameters = origin["parameters"]
     parts = [profiles.load(profile).title]
-    if "n_fit" in parameters:
-        parts.append(f"fitted on {parameters['n_fit']} examples, {parameters['fit_steps']} steps")
+    if "n_fits" in parameters:
+        fits = parameters["n_fits"]
+        parts.append(f"{fits} fits on {parameters['n_examples'] // fits} examples each")
     else:
         pools = {count for split, count in origin["data"].items() if split in ("id", "ood")}
         pool = f"{pools.pop()} a split" if len(pools) == 1 else ""

@@ -1,7 +1,6 @@
 """Tables of measurements against the functions that they come from, on tiny random models and planted states."""
 
 import dataclasses
-import shutil
 from typing import get_args
 
 import pandas as pd
@@ -11,7 +10,6 @@ from scipy import stats
 from torch.nn.functional import cross_entropy
 
 from ridge_utils import (
-    cache,
     early_exit,
     inference,
     information,
@@ -22,6 +20,7 @@ from ridge_utils import (
     sequences,
 )
 from ridge_utils.attention import AttentionShares
+from ridge_utils.errors import InputError
 from ridge_utils.generation import Continuations
 from ridge_utils.representations import Representations, collect, encode
 from ridge_utils.residual_scaling import FitSettings
@@ -209,47 +208,41 @@ def test_noise_alone_has_no_peak():
 
 
 def test_residual_scaling_rows(model, examples, monkeypatch):
-    fitted_on = {split: some[:4] for split, some in examples.items()}
-    evaluated_on = {split: some[4:] for split, some in examples.items()}
-    settings = [FitSettings(2, 0.3, 2, seed, "float32") for seed in (0, 4)]
+    fits, settings = 2, FitSettings(steps=3, batch_size=2)
+    n = len(examples["id"])
 
     def measure(loaded=model, settings=settings):
-        return measures.residual_scaling(loaded, fitted_on, evaluated_on, CONTEXT, settings, 2)
+        return measures.residual_scaling(loaded, examples, CONTEXT, fits, settings)
 
     table = measure()
     effects = table["quantity"].str.contains("scale_shift|scaled_accuracy_gain")
-    # Untouched, scales, accuracy and loss after scaling.
-    assert len(table[~effects]) == 2 * 2 + 2 * 2 * 2 + 2 * 2 * 2 * 2
+    # Untouched; of each fit two scales, how it ended, accuracy and loss on both splits.
+    assert len(table[~effects]) == 2 * 2 + 2 * fits * (2 + 2 + 2 * 2)
     assert not table.duplicated(list(results.KEY)).any()
-    for split, some in evaluated_on.items():
+    for split, some in examples.items():
         predicted = [logits(model, e) for e in some]
         wanted = [encode(model, e)[1][0] for e in some]
         right = [p.argmax().item() == w for p, w in zip(predicted, wanted, strict=True)]
         nats = [cross_entropy(p, torch.tensor(w)).item() for p, w in zip(predicted, wanted, strict=True)]
-        assert values(table, "accuracy", split=split).item() == pytest.approx(sum(right) / 3)
-        assert values(table, "loss", split=split).item() == pytest.approx(sum(nats) / 3, abs=1e-5)
-    for split, some in fitted_on.items():
-        for setting in settings:
-            fit = residual_scaling.fit(model, some, setting, progress=False)
-            rows = table[table["sample_seed"] == setting.seed]
+        assert values(table, "accuracy", split=split).item() == pytest.approx(sum(right) / n)
+        assert values(table, "loss", split=split).item() == pytest.approx(sum(nats) / n, abs=1e-5)
+        for number in range(fits):
+            rows = table[table["sample_seed"] == number]
+            fit = residual_scaling.fit(model, some[number::fits], settings, progress=False)
             assert torch.equal(values(rows, "residual_scale", split=split), fit.scales)
             assert not torch.equal(fit.scales, torch.ones(2, dtype=torch.float64))
-            for other, held_out in evaluated_on.items():
-                after = residual_scaling.evaluate(model, held_out, fit.scales, 2, progress=False)
+            assert values(rows, "fit_steps", split=split).item() == len(fit.losses) - 1
+            assert values(rows, "fit_converged", split=split).item() == float(fit.converged)
+            for other, others in examples.items():
+                unseen = [e for i, e in enumerate(others) if other != split or i % fits != number]
+                after = residual_scaling.evaluate(model, unseen, fit.scales, 2, progress=False)
                 accuracy = values(rows, f"accuracy_scaled_on_{split}", split=other).item()
                 assert accuracy == pytest.approx(after.correct.double().mean().item())
                 loss = values(rows, f"loss_scaled_on_{split}", split=other).item()
                 assert loss == pytest.approx(after.cross_entropy.mean().item(), abs=1e-6)
-    gains = inference.effects(table, "scaled_accuracy_gain").set_index("split")
-    assert list(gains.index) == ["id", "ood"]
-    for split in ("id", "ood"):
-        after = values(table, f"accuracy_scaled_on_{split}", split=split).mean().item()
-        before = values(table, "accuracy", split=split).item()
-        assert gains.loc[split, "estimate"] == pytest.approx(after - before)
-        assert (gains.loc[split, "n"], gains.loc[split, "layer"]) == (3, 2)
     (shift,) = inference.effects(table, "scale_shift").to_dict("records")
     on_id, on_ood = (values(table, "residual_scale", split=split, layer=2) for split in ("id", "ood"))
-    assert (shift["split"], shift["n"], shift["layer"], shift["site"]) == ("ood", 2, 2, "block")
+    assert (shift["split"], shift["n"], shift["layer"], shift["site"]) == ("ood", fits, 2, "block")
     assert shift["estimate"] == pytest.approx((on_ood - on_id).mean().item())
     assert shift["p"] == pytest.approx(stats.ttest_rel(on_ood, on_id).pvalue)
     ends = table[~table["quantity"].str.startswith(("residual_scale", "scale_shift"))]
@@ -262,40 +255,37 @@ def test_residual_scaling_rows(model, examples, monkeypatch):
         monkeypatch.setattr(residual_scaling, name, refuse)
     pd.testing.assert_frame_equal(measure(), table)
     with pytest.raises(AssertionError, match="computed again"):
-        measure(settings=[dataclasses.replace(settings[0], steps=3)])
+        measure(settings=dataclasses.replace(settings, steps=2))
     with pytest.raises(AssertionError, match="computed again"):
         measure(loaded=models.truncate(model, 1))
+    with pytest.raises(InputError, match=f"5 fits on examples of their own need 10 examples a split or more.*has {n}"):
+        measures.residual_scaling(model, examples, CONTEXT, 5, settings)
 
 
-def test_the_gain_is_within_examples_whatever_the_store_holds(model, examples, monkeypatch):
-    """Planted answers: the untouched model is right on examples 0 and 1, fits of seed 0 on 1, of seed 4 on 1 and 2."""
-    right = {None: [1, 1, 0, 0], 0: [0, 1, 0, 0], 4: [0, 1, 1, 0]}
+def test_the_gain_is_within_examples_that_the_fit_has_not_seen(model, examples, monkeypatch):
+    """Planted answers: untouched, the model is right on examples 0 and 1; fit 0 sees 0, 2, fit 1 sees 1, 3."""
+    some = {split: every[:4] for split, every in examples.items()}
+    place = {example: index for every in some.values() for index, example in enumerate(every)}
+    right = {None: {0, 1}, 0: {0, 3}, 1: {0, 2, 3}}
 
-    def fit(_loaded, _examples, settings, _label):
-        return residual_scaling.Fit(
-            torch.full((2,), 1.0 + settings.seed, dtype=torch.float64), torch.zeros(1), "float32"
-        )
+    def fit(_loaded, fitted_on, _settings, _label):
+        number = place[fitted_on[0]]
+        return residual_scaling.Fit(torch.full((2,), 1.0 + number).double(), torch.zeros(1), torch.tensor(True))
 
-    def evaluate(_loaded, _examples, scales, _batch_size, _label):
-        seed = None if scales is None else int(scales[0]) - 1
-        return residual_scaling.Evaluation(torch.tensor(right[seed]) > 0, torch.ones(4, dtype=torch.float64))
+    def evaluate(_loaded, evaluated_on, scales, _batch_size, _label):
+        known = right[None if scales is None else int(scales[0]) - 1]
+        correct = torch.tensor([place[example] in known for example in evaluated_on])
+        return residual_scaling.Evaluation(correct, torch.ones(len(correct), dtype=torch.float64))
 
     monkeypatch.setattr(residual_scaling, "fit", fit)
     monkeypatch.setattr(residual_scaling, "evaluate", evaluate)
-    some = {split: every[:4] for split, every in examples.items()}
-    settings = [FitSettings(1, 0.1, 2, seed, "float32") for seed in (0, 4)]
-    table = measures.residual_scaling(model, some, some, CONTEXT, settings, 2)
+    table = measures.residual_scaling(model, some, CONTEXT, 2, FitSettings())
     gain = inference.effects(table, "scaled_accuracy_gain").set_index("split").loc["ood"]
-    change = pd.Series([-1, 0, 0.5, 0])
-    assert gain["estimate"] == pytest.approx(change.mean())
-    assert gain["effect_size"] == pytest.approx(change.mean() / change.std())
-    assert values(table, "accuracy_scaled_on_ood", split="ood").tolist() == [0.25, 0.5]
-    # An entry of the cache from before evaluations were remembered one by one.
-    for folder in (cache.directory() / "Evaluation").iterdir():
-        if folder.is_dir():
-            shutil.rmtree(folder)
-    monkeypatch.setattr(residual_scaling, "fit", None)
-    pd.testing.assert_frame_equal(measures.residual_scaling(model, some, some, CONTEXT, settings, 2), table)
+    of_fits = [inference.paired_effect([1, 0], [0, 1]), inference.paired_effect([1, 0], [1, 1])]  # examples 1, 3; 0, 2
+    expected = inference.together(of_fits)
+    assert gain["estimate"] == pytest.approx(0.25)
+    assert (gain["low"], gain["high"]) == pytest.approx((expected.low, expected.high))
+    assert values(table, "accuracy_scaled_on_ood", split="ood").tolist() == [0.5, 1.0]
 
 
 def test_one_fit_and_one_example_have_no_effects(model, examples):

@@ -128,10 +128,9 @@ SMALL = {
         "model=random:qwen2",
         "task=clutrr",
         *FEW,
-        "n_fit=8",
+        "n_fits=2",
         "n_examples=8",
         "fit_steps=2",
-        "fit_seeds=[0, 1]",
     ],
     "attention": ["model=random:llama", "task=clutrr", *FEW, "n_samples=16"],
     "multi_token": ["model=random:gpt2", "decoding_steps=4", "measured_steps=[1, 4]", "n_samples=20"],
@@ -147,7 +146,7 @@ SMALL = {
     "anatomy": ["model=random:qwen2", "task=clutrr", *FEW, "n_examples=40", "n_shuffles=2"],
     "audit": [
         *["model=random:gpt2-3x16", "task=clutrr", *FEW, "n_examples=40", "n_intervened=8"],
-        *["n_fit=8", "fit_steps=2", "fit_seeds=[0, 1]"],
+        "n_fits=2",
     ],
 }
 

@@ -12,7 +12,7 @@ from ridge_utils.residual_scaling import FitSettings, evaluate, fit, scaled
 from ridge_utils.tasks import Example
 from tests.test_models import ARCHITECTURES
 
-SHORT = FitSettings(steps=5, learning_rate=0.05, batch_size=4, precision="float32")
+SHORT = FitSettings(steps=3, batch_size=4)
 SCALES = torch.tensor([0.5, 1.0, 2.0, 0.0, 1.3, 0.7])
 
 
@@ -102,35 +102,64 @@ def test_gradients_against_finite_differences(name, step, within, examples):
     assert at.grad.abs().median() > 100 * within
 
 
-def test_the_fit_is_projected_adam_on_the_loss_of_training(loaded, examples):
-    """Against a loop with transformers' own loss, every example in every batch."""
+def test_a_fit_is_a_constrained_optimum_of_the_loss_of_training(examples):
+    """By transformers' own loss: its slopes there are 0, or point below 0 where a scale is 0 (Karush, Kuhn, Tucker)."""
+    loaded = models.load("random:gpt2", dtype="float64", device="cpu")
     given = [*examples, Example("S1 N2 S", "345 and more", "id", "own")]
-    settings = dataclasses.replace(SHORT, steps=4, learning_rate=0.4, batch_size=99)
-    found = fit(loaded, given, settings, progress=False)
     batch = training._collate([encode(loaded, example) for example in given], loaded)
-    scales = torch.ones(6, requires_grad=True)
-    optimiser = torch.optim.Adam([scales], lr=0.4)
-    losses = []
-    for _ in range(4):
-        with scaled(loaded, scales):
-            losses.append(loaded.model(**batch).loss)
-        (scales.grad,) = torch.autograd.grad(losses[-1], scales)
-        optimiser.step()
-        scales.data = scales.data.relu()
+
+    def loss(scales):
+        with scaled(loaded, scales), torch.no_grad():
+            return loaded.model(**batch).loss.item()
+
+    found = fit(loaded, given, FitSettings(tolerance=1e-12, steps=500), progress=False)
+    assert found.converged
     assert found.scales.dtype == found.losses.dtype == torch.float64
-    torch.testing.assert_close(found.losses, torch.stack(losses).detach().double(), atol=1e-4, rtol=0)
-    torch.testing.assert_close(found.scales, scales.detach().double(), atol=5e-3, rtol=0)
+    assert found.losses[0].item() == pytest.approx(loss(torch.ones(6)), abs=1e-6)
+    assert found.losses[-1].item() == pytest.approx(loss(found.scales), abs=1e-6)
+    assert (found.losses.diff() <= 0).all()
+    units = 1e-4 * torch.eye(6, dtype=torch.float64)
+    slopes = torch.tensor([(loss(found.scales + unit) - loss(found.scales - unit)) / 2e-4 for unit in units])
+    at_zero = found.scales == 0
+    assert slopes[~at_zero].abs().max() < 1e-4
+    assert (slopes[at_zero] > -1e-4).all()
+    before = torch.tensor([(loss(1 + unit) - loss(1 - unit)) / 2e-4 for unit in units.float()])
+    assert before.abs().max() > 1e-2, "at the start it was no optimum"
 
 
-def test_the_model_is_left_as_it_was(examples):
+def test_a_block_that_only_harms_is_skipped_and_no_scale_is_negative(examples):
+    """The last block adds the same vector to every state, one that lifts a token that no target begins with."""
+    loaded = models.load("random:llama", dtype="float64", device="cpu")
+    wrong = encode(loaded, Example("S1 N2 S", "z", "id", "own"))[1][0]
+    with torch.no_grad():
+        row = loaded.model.get_output_embeddings().weight.mul_(20)[wrong]  # at random, logits hardly differ
+    hook = loaded.blocks[-1].register_forward_hook(lambda _block, args, _output: args[0] + 5 * row / row.norm())
+    found = fit(loaded, examples, FitSettings(steps=50), progress=False)
+    hook.remove()
+    assert (found.scales >= 0).all()
+    assert found.scales[-1] == 0
+
+
+def test_batches_change_nothing_and_too_few_steps_are_said(loaded, examples):
+    at_once, in_parts = (fit(loaded, examples, FitSettings(batch_size=size), progress=False) for size in (99, 3))
+    torch.testing.assert_close(at_once.losses[:3], in_parts.losses[:3], atol=1e-5, rtol=0)
+    assert at_once.converged
+    cut = fit(loaded, examples, FitSettings(steps=1), progress=False)
+    assert not cut.converged
+    assert len(cut.losses) == 2
+
+
+def test_the_model_is_left_as_it_was(examples, monkeypatch):
     loaded = models.load("random:gpt2", device="cpu")
     loaded.model.train()  # has dropout
     loaded.embedding.weight.requires_grad_(False)
     wanted = {name: parameter.requires_grad for name, parameter in loaded.model.named_parameters()}
     before, hooks = models.fingerprint(loaded.model), hooks_of(loaded)
     first = fit(loaded, examples, SHORT, progress=False)
-    with pytest.raises(InputError, match="not finite"):
-        fit(loaded, examples, dataclasses.replace(SHORT, learning_rate=1e38), progress=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(residual_scaling, "cross_entropy", lambda logits, *_, **__: logits.sum() * torch.nan)
+        with pytest.raises(InputError, match="not finite"):
+            fit(loaded, examples, SHORT, progress=False)
     assert models.fingerprint(loaded.model) == before
     assert hooks_of(loaded) == hooks
     assert loaded.model.training
@@ -139,14 +168,6 @@ def test_the_model_is_left_as_it_was(examples):
     assert not first.scales.requires_grad
     loaded.model.eval()
     assert torch.equal(fit(loaded, examples, SHORT, progress=False).scales, first.scales), "there was no dropout"
-
-
-@pytest.mark.parametrize("rate", [0.5, 30.0])
-def test_scales_are_never_negative(loaded, examples, rate):
-    settings = [dataclasses.replace(SHORT, learning_rate=rate, steps=steps) for steps in range(1, 6)]
-    scales = torch.stack([fit(loaded, examples, given, progress=False).scales for given in settings])
-    assert (scales >= 0).all()
-    assert (scales == 0).any(), "one of them should have been stopped at 0"
 
 
 @pytest.mark.parametrize("scales", [None, SCALES])
@@ -173,7 +194,7 @@ def test_evaluation_is_that_of_transformers_prompt_by_prompt(loaded, examples, s
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 0}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"batch_size": 0}, {"precision": "half"}],
+    [{"steps": 0}, {"tolerance": 0.0}, {"tolerance": float("nan")}, {"batch_size": 0}],
 )
 def test_settings_out_of_range(changes):
     with pytest.raises(InputError, match=next(iter(changes))):

@@ -133,6 +133,20 @@ def effects(
     return pd.concat(tables, ignore_index=True)
 
 
+def judged_at(pool: Representations) -> Tensor:
+    """The ridge layer that each example is judged at, shape (N,).
+
+    Of the blocks before the last (of one block, that one) it has most information on the half of the examples, 8 or
+    more, that the example is not in.
+    """
+    halves = in_halves(pool.hidden, pool.targets)
+    chosen = halves.chosen(range(1, max(2, len(pool.hidden) - 1)), lambda means: means.information)
+    layers = torch.empty(len(pool), dtype=torch.long)
+    for layer, index in zip(chosen, halves.indices, strict=True):
+        layers[index] = layer
+    return layers
+
+
 def _correlation_fall(centred: Halves, layers: Sequence[int], last: int) -> dict[str, Effect]:
     """From the layer whose centred states have the largest Mantel's r."""
     best = centred.chosen(layers, lambda means: means.correlation)

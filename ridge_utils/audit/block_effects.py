@@ -123,7 +123,7 @@ def block_effects(
         for split, intervened in chosen.items():
             row = {**context, "split": split, "sample_seed": None, "variant": variant}
             if variant in ABLATIONS:
-                outcomes = _ablated(loaded, intervened, blocks, variant, batch_size, split)
+                outcomes = ablated(loaded, intervened, blocks, variant, batch_size, split)
                 drop = outcomes.log_probability[0] - outcomes.log_probability[1:]
                 drops.setdefault(variant, {})[split] = drop.numpy()
             else:
@@ -230,9 +230,10 @@ def recovered(table: pd.DataFrame) -> pd.DataFrame:
     return effects[[*key, "layer", "n", "estimate", "low", "high", "gap", "gap_low"]].reset_index(drop=True)
 
 
-def _ablated(
+def ablated(
     loaded: LoadedModel, examples: Sequence[Example], blocks: Sequence[int], how: str, batch_size: int, label: str
 ) -> Outcomes:
+    """:func:`ridge_utils.audit.interventions.ablate`, remembered."""
     compute = partial(interventions.ablate, loaded, examples, blocks, how, batch_size, label)
     return remember(Outcomes, loaded, examples, compute, blocks=list(blocks), how=how, batch_size=batch_size)
 

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from ridge_utils import inference, results, statistics
 from ridge_utils.attention import AttentionShares
-from ridge_utils.audit import anatomy
+from ridge_utils.audit import anatomy, block_effects
 from ridge_utils.generation import Continuations
 from ridge_utils.kernels import inner_products, kernel_matrix
+from ridge_utils.models import LoadedModel
 from ridge_utils.representations import Representations
-from ridge_utils.unbiased import ORDER_TWO, Halves, Means, UnbiasedInformation, in_halves, unbiased_information
+from ridge_utils.tasks import Example
+from ridge_utils.unbiased import ORDER_TWO, Halves, Means, UnbiasedInformation, unbiased_information
 
 #: Decoding steps whose mean is a profile, of C6.
 WINDOW = 10
@@ -46,15 +48,8 @@ def attention(
         block has the last of them alone.
     """
     both = Representations.join([pools[split] for split in shares])
-    blocks = len(both.hidden) - 1
-    ridge_layers, tables = torch.zeros(len(both), dtype=torch.long), []
-    if blocks > 1:
-        halves = in_halves(both.hidden, both.targets)
-        for layer, index in zip(
-            halves.chosen(range(1, blocks), lambda means: means.information), halves.indices, strict=True
-        ):
-            ridge_layers[index] = layer
-    by_split = ridge_layers.split([len(pools[split]) for split in shares])
+    blocks, tables = len(both.hidden) - 1, []
+    by_split = anatomy.judged_at(both).split([len(pools[split]) for split in shares])
     for (split, share), layers in zip(shares.items(), by_split, strict=True):
         signal = share.signal_after_first
         pairs = {"last_token_lead": (signal[-1], share.last[-1])}
@@ -66,6 +61,46 @@ def attention(
         for name, (less, more) in pairs.items():
             effect = inference.paired_effect(less.tolist(), more.tolist())
             tables.append(inference.effect_rows(effect, (blocks, "block"), name, **row))
+    return pd.concat(tables, ignore_index=True)
+
+
+def ablation(
+    loaded: LoadedModel,
+    examples: Mapping[str, Sequence[Example]],
+    pools: Mapping[str, Representations],
+    context: Mapping[str, Any],
+    batch_size: int,
+) -> pd.DataFrame:
+    """The third effect of C5: what skipping a block of the ridge costs, less what skipping one of the last three does.
+
+    The ridge's blocks are the one that writes the layer that an example is judged at and the two beside it.
+
+    Args:
+        examples: those that blocks are skipped on, by split, the first of its pool.
+        pools: states by split, which all together choose the ridge layer.
+
+    Returns:
+        The effect within examples ``ablation_contrast``, of the loss of log-probability of the first target token, in
+        nats, by split; nothing where both are the same blocks.
+    """
+    depth = len(loaded.blocks)
+    layers = anatomy.judged_at(Representations.join([pools[split] for split in examples]))
+    end = block_effects.last_blocks(depth)
+    ridge = {layer: block_effects.ridge_blocks(layer, depth) for layer in sorted(set(layers.tolist()))}
+    skipped = sorted({*end, *(block for blocks in ridge.values() for block in blocks)})
+    row = {**context, "sample_seed": None, "variant": "skip"}
+    tables = [results.measurements([], [], "ablation_contrast", **row, split="", n=0)]
+    by_split = layers.split([len(pools[split]) for split in examples])
+    for (split, rows), own in zip(examples.items(), by_split, strict=True) if skipped != end else ():
+        outcomes = block_effects.ablated(loaded, rows, skipped, "skip", batch_size, split)
+        loss = outcomes.log_probability[0] - outcomes.log_probability[1:]
+        mean = {layer: loss[[skipped.index(block) for block in blocks]].mean(0) for layer, blocks in ridge.items()}
+        at_ridge = [mean[layer][example].item() for example, layer in enumerate(own[: len(rows)].tolist())]
+        at_end = loss[[skipped.index(block) for block in end]].mean(0).tolist()
+        effect = inference.paired_effect(at_end, at_ridge)
+        tables.append(
+            inference.effect_rows(effect, (depth, "block"), "ablation_contrast", **row, split=split, n=len(rows))
+        )
     return pd.concat(tables, ignore_index=True)
 
 

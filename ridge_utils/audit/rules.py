@@ -336,8 +336,8 @@ RULES: dict[str, Claim] = {
         Statement("accuracy gained by scales, OOD",
                   "residual_scaling", "scaled_accuracy_gain", 0.02, "accuracy", "ood"),
         Statement("last scale, ID less OOD", "residual_scaling", "scale_shift", 0.05, "scale", "ood", sign=-1),
-        Statement("loss without a block of the paper's ridge over a last one",
-                  "interventions", "ablation_contrast", 0.1, "nats", "ood", "skip"),
+        Statement("loss without a block of the ridge over a last one",
+                  "residual_scaling", "ablation_contrast", 0.1, "nats", "ood", "skip"),
     ]}),
     "C6": Claim("multi_token", {"": [
         Statement("first and last profile alike", "multi_token", "window_correlation", 0.5, "rank correlation"),
