@@ -36,8 +36,8 @@ _Row = tuple[list[int], list[int]]
 class FitSettings:
     """How scales are fitted: L-BFGS-B on the loss of all examples at once; the paper names no optimiser."""
 
-    #: a fit has converged when a step lowers the loss by less than this share of it (of 1 nat, where it is less)
-    tolerance: float = 1e-4
+    #: a fit has converged when a step lowers the loss by less than this share of it (or this many nats, if more)
+    tolerance: float = 1e-3
     #: steps at most
     steps: int = 100
     #: examples at a time; they change nothing but rounding

@@ -17,7 +17,7 @@ from ridge_utils.errors import InputError
 
 _BY_TOLERANCE = {
     # Counts and constants.
-    1e-9: "chance_attention",
+    1e-9: "chance_attention fit_converged",
     1e-6: "null_entropy",
     # What follows from the states smoothly: float32 in the forward pass, float64 in the estimator.
     1e-4: """mean_cosine unbiased_information ridge_information plug_in plug_in_null
@@ -43,7 +43,7 @@ _BY_TOLERANCE = {
     0.1: "rank_correlation window_correlation effective_rank",
     # An argmax over layers can jump where two layers are nearly alike.
     1.0: "ridge_layer",
-    2.0: "peak_difference exit_layer_difference",
+    2.0: "peak_difference exit_layer_difference fit_steps",
 }
 
 #: Agreement required of the untouched model's values on any CPU, by quantity, in its unit.

@@ -5,11 +5,12 @@ import pytest
 import torch
 from scipy import stats
 
-from ridge_utils import inference, results
+from ridge_utils import inference, models, results, tasks
 from ridge_utils.attention import AttentionShares
 from ridge_utils.audit import claims, rules, verdicts
 from ridge_utils.generation import Continuations
-from ridge_utils.representations import Representations
+from ridge_utils.representations import Representations, collect
+from ridge_utils.residual_scaling import evaluate, scaled
 from ridge_utils.unbiased import in_halves, unbiased_information
 from tests import tables
 from tests.tables import effect
@@ -69,6 +70,46 @@ def test_one_block_has_no_ridge_layer_and_still_a_last_block():
     table = claims.attention({"id": pool}, {"id": share}, {"id": range(80)}, CONTEXT)
     assert set(table["quantity"].str.removesuffix("_low")) >= {"last_token_lead"}
     assert not table["quantity"].str.startswith("ridge").any()
+
+
+# C5.
+
+
+def test_a_skipped_block_costs_what_a_scale_of_0_does_and_the_ridge_is_the_other_half_s():
+    """One half is made to know most at block 2 and the other at block 5: each is judged at the other's."""
+    loaded = models.load("random:gpt2", device="cpu")
+    examples = {split: tasks.load("synthetic_arithmetic", split, 12) for split in ("id", "ood")}
+    pools = {split: collect(loaded, own, progress=False) for split, own in examples.items()}
+    both = Representations.join(list(pools.values()))
+    hidden = both.hidden.clone()
+    first, second = in_halves(both.hidden, both.targets).indices
+    hidden[2, first] += 1000 * both.targets[first]
+    hidden[5, second] += 1000 * both.targets[second]
+    parts = dict(zip(pools, hidden.split(12, 1), strict=True))
+    pools = {s: Representations(parts[s], pool.final_norm, pool.targets, pool.target_ids) for s, pool in pools.items()}
+    table = claims.ablation(loaded, {split: own[:7] for split, own in examples.items()}, pools, CONTEXT, 4)
+    for offset, (split, own) in zip((0, 12), examples.items(), strict=True):
+        loss = {}
+        for block in range(7):
+            scales = torch.ones(6)
+            scales[max(block - 1, 0)] = float(block == 0)
+            with scaled(loaded, scales):
+                loss[block] = evaluate(loaded, own[:7], progress=False).cross_entropy
+        end = sum(loss[block] for block in (4, 5, 6)) / 3
+        at_two, at_five = (sum(loss[block] for block in three) / 3 for three in ((1, 2, 3), (4, 5, 6)))
+        in_first = torch.tensor([offset + example in first.tolist() for example in range(7)])
+        expected = torch.where(in_first, at_five, at_two) - end
+        found = effect(table, "ablation_contrast", split=split, variant="skip")
+        assert found.estimate == pytest.approx(expected.mean().item(), abs=1e-6)
+        assert found.n == 7
+        assert 0 < in_first.sum() < 7
+
+
+def test_where_the_ridge_is_the_last_three_blocks_there_is_no_contrast():
+    loaded = models.load("random:llama-3x16", device="cpu")
+    examples = {"id": tasks.load("synthetic_arithmetic", "id", 8)}
+    pools = {"id": collect(loaded, examples["id"], progress=False)}
+    assert claims.ablation(loaded, examples, pools, CONTEXT, 4).empty
 
 
 # C7.
