@@ -1,10 +1,10 @@
-"""Effects with intervals and p-values: paired and unpaired comparisons, estimates from subsamples, Holm's correction.
+"""Effects with intervals and p-values: paired comparisons, estimates from subsamples, Holm's correction.
 
 Numbers in, numbers out. The rules are those of the book's protocol.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -41,7 +41,7 @@ class Effect:
     high: float
     #: two-sided p-value of no difference, not corrected
     p: float
-    #: Cohen's d (unpaired) or its paired form d_z; NaN where there is no spread
+    #: the paired form of Cohen's d, d_z; NaN where there is no spread
     size: float
 
 
@@ -58,7 +58,7 @@ def paired_effect(first: Sequence[float], second: Sequence[float], seed: int = 0
     p = _sign_flips(change, rng) if mean else 1.0
     if not spread:
         return Effect(mean, mean, mean, p, math.nan if mean else 0.0)
-    return Effect(mean, *_bootstrap((change,), np.mean, rng), p, mean / spread)
+    return Effect(mean, *_bootstrap(change, rng), p, mean / spread)
 
 
 def repeat_effect(first: Sequence[float], second: Sequence[float]) -> Effect:
@@ -70,31 +70,6 @@ def repeat_effect(first: Sequence[float], second: Sequence[float]) -> Effect:
     change, mean, spread = _changes(first, second)
     effect = _from_error(mean, spread / math.sqrt(len(change)), len(change) - 1)
     return replace(effect, size=mean / spread if spread else (math.nan if mean else 0.0))
-
-
-def unpaired_effect(first: Sequence[float], second: Sequence[float]) -> Effect:
-    r"""Mean of ``second`` less mean of ``first``, over different examples.
-
-    Permutation test of the labels, percentile bootstrap within each sample, and Cohen's :math:`d`, the difference over
-    the pooled standard deviation; NaN where neither sample has a spread, unless both hold the same value.
-    """
-    first, second = _finite(first, "first"), _finite(second, "second")
-    (before, spread), (after, other) = _moments(first), _moments(second)
-    mean = 0.0 if math.isclose(before, after, rel_tol=1e-12) else after - before
-    pooled = math.hypot(spread * math.sqrt(len(first) - 1), other * math.sqrt(len(second) - 1))
-    pooled /= math.sqrt(len(first) + len(second) - 2)
-    if not pooled and not mean:
-        return Effect(0.0, 0.0, 0.0, 1.0, 0.0)
-    size = mean / pooled if pooled else math.nan
-    rng = np.random.default_rng(0)
-
-    def difference(a: Any, b: Any, axis: int = -1) -> Any:
-        return np.mean(b, axis=axis) - np.mean(a, axis=axis)
-
-    test = stats.permutation_test(
-        (first, second), difference, vectorized=True, n_resamples=RESAMPLES, rng=rng, batch=_batch(first, second)
-    )
-    return Effect(mean, *_bootstrap((first, second), difference, rng), float(test.pvalue), size)
 
 
 def half_sample_effect(halves: Sequence[float]) -> Effect:
@@ -265,17 +240,15 @@ def _sign_flips(change: np.ndarray, rng: np.random.Generator) -> float:
     return float(extreme.mean() if exact else (extreme.sum() + 1) / (RESAMPLES + 1))
 
 
-def _bootstrap(
-    samples: tuple[np.ndarray, ...], statistic: Callable[..., Any], rng: np.random.Generator
-) -> tuple[float, float]:
-    """Percentile interval of a statistic, each sample resampled by itself."""
+def _bootstrap(change: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """Percentile interval of a mean."""
     interval = stats.bootstrap(
-        samples, statistic, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile", rng=rng,
-        vectorized=True, batch=_batch(*samples),
+        (change,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, method="percentile", rng=rng,
+        vectorized=True, batch=_batch(change),
     ).confidence_interval  # fmt: skip
     return float(interval.low), float(interval.high)
 
 
-def _batch(*samples: np.ndarray) -> int:
-    """How many resamples of the samples to hold at once."""
-    return max(1, _AT_ONCE // sum(map(len, samples)))
+def _batch(change: np.ndarray) -> int:
+    """How many resamples to hold at once."""
+    return max(1, _AT_ONCE // len(change))

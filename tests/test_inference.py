@@ -68,7 +68,6 @@ def test_a_large_sample_is_resampled_in_parts(monkeypatch):
     parts = inference.paired_effect(first, second)
     assert parts.p == pytest.approx(whole.p, abs=0.01)
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=0.02)
-    assert inference.unpaired_effect(first, second).p == pytest.approx(stats.ttest_ind(second, first).pvalue, abs=0.03)
 
 
 def test_many_pairs_agree_with_students_test():
@@ -85,7 +84,6 @@ def test_a_p_value_is_never_below_what_the_resamples_can_give():
     least = 1 / (inference.RESAMPLES + 1)
     assert inference.paired_effect(np.zeros(60), change).p == pytest.approx(least)
     assert inference.paired_effect(np.zeros(60), np.ones(60)).p == pytest.approx(least)
-    assert inference.unpaired_effect(np.zeros(60), change).p == pytest.approx(2 * least)
 
 
 def test_the_bootstrap_of_a_share_is_binomial():
@@ -127,40 +125,6 @@ def test_repeats_have_students_interval():
     assert found.p == pytest.approx(expected.pvalue)
     assert found.size == pytest.approx(expected.statistic / math.sqrt(5))
     assert found.estimate == pytest.approx((second - first).mean())
-
-
-# Unpaired.
-
-
-@settings(deadline=None, max_examples=15)
-@given(st.lists(st.integers(-3, 3), min_size=3, max_size=3), st.lists(st.integers(-3, 3), min_size=4, max_size=4))
-def test_few_examples_are_tested_by_every_labelling(first, second):
-    found = inference.unpaired_effect(first, second)
-    values = np.array([*first, *second])
-    labels = [list(chosen) for chosen in itertools.combinations(range(7), 3)]
-    null = np.array([np.delete(values, chosen).mean() - values[chosen].mean() for chosen in labels])
-    observed = null[0]
-    above, below = (null >= observed - 1e-9).mean(), (null <= observed + 1e-9).mean()
-    assert found.p == pytest.approx(min(1.0, 2 * min(above, below)))
-    assert found.estimate == pytest.approx(observed)
-
-
-def test_many_examples_agree_with_students_test_and_cohens_d():
-    first, second = rng(5).normal(size=90), rng(6).normal(0.3, 1, size=120)
-    found, expected = inference.unpaired_effect(first, second), stats.ttest_ind(second, first)
-    assert found.p == pytest.approx(expected.pvalue, abs=0.015)
-    assert found.size == pytest.approx(expected.statistic * math.sqrt(1 / 90 + 1 / 120))
-    interval = expected.confidence_interval()
-    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=0.025)
-
-
-def test_samples_without_spread():
-    same = inference.unpaired_effect([0.1, 0.1, 0.1], [0.3 / 3] * 4)
-    assert (same.estimate, same.low, same.high, same.p, same.size) == (0, 0, 0, 1, 0)
-    apart = inference.unpaired_effect([0.1, 0.1, 0.1], [0.2] * 3)
-    assert apart.low == pytest.approx(apart.high) == pytest.approx(0.1)
-    assert apart.p == pytest.approx(2 / 20), "two of the 20 labellings"
-    assert math.isnan(apart.size)
 
 
 # Halves and subsamples.

@@ -106,12 +106,11 @@ def block_effects(
     are ablated as well, for the contrast.
 
     Returns:
-        Table of measurements. Per block, variant and split, ``log_probability_change`` (nats) and ``accuracy_change``,
-        with the intervention less without (for a patch: in the corrupted prompt, of the clean prompt's target). Per
-        block and ablation: ``ablation_shift``, the OOD drop less the ID drop. Per ablation and split:
+        Table of measurements. Per block, variant and split, ``log_probability_change`` (nats), with the intervention
+        less without (for a patch: in the corrupted prompt, of the clean prompt's target). Per ablation and split:
         ``ablation_contrast``, the mean drop over the ridge's blocks less that over the last three, absent where these
-        are the same. Per split ``accuracy`` and ``log_probability`` as they are; per patch ``log_probability_gap``, the
-        clean run less the corrupted one, absent with the patch's other rows where fewer than two pairs are found.
+        are the same. Per split ``accuracy`` as it is; per patch ``log_probability_gap``, the clean run less the
+        corrupted one, absent with the patch's other rows where fewer than two pairs are found.
     """
     depth = len(loaded.blocks)
     shown = shown_blocks(depth, every)
@@ -137,14 +136,12 @@ def block_effects(
             row["n"] = outcomes.correct.shape[1]
             tables += _changes(outcomes, blocks if variant in ABLATIONS else shown, shown, row)
             if list(drops) == [variant]:
-                untouched = {"accuracy": outcomes.correct[0].double(), "log_probability": outcomes.log_probability[0]}
-                for quantity, values in untouched.items():
-                    end = [(depth, "final_norm")]
-                    whole = {**row, "variant": ""}
-                    tables.append(results.measurements([values.mean().item()], end, quantity, **whole))
+                right = [outcomes.correct[0].double().mean().item()]
+                whole = {**row, "variant": ""}
+                tables.append(results.measurements(right, [(depth, "final_norm")], "accuracy", **whole))
     for variant, by_split in drops.items():
         row = {**context, "sample_seed": None, "variant": variant}
-        tables += _contrasts(by_split, blocks, shown, ridge, row)
+        tables += _contrasts(by_split, blocks, ridge, row)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -253,34 +250,25 @@ def _patched(
 def _changes(
     outcomes: Outcomes, blocks: Sequence[int], shown: Sequence[int], row: Mapping[str, Any]
 ) -> list[pd.DataFrame]:
-    """Changes of log-probability and accuracy by block, as effects."""
+    """Changes of the log-probability by block, as effects."""
+    values = outcomes.log_probability
     tables = []
-    for quantity, values in (
-        ("log_probability_change", outcomes.log_probability),
-        ("accuracy_change", outcomes.correct.double()),
-    ):
-        for block in shown:
-            effect = inference.paired_effect(values[0].tolist(), values[1 + blocks.index(block)].tolist())
-            tables.append(inference.effect_rows(effect, (block, "block"), quantity, **row))
+    for block in shown:
+        effect = inference.paired_effect(values[0].tolist(), values[1 + blocks.index(block)].tolist())
+        tables.append(inference.effect_rows(effect, (block, "block"), "log_probability_change", **row))
     return tables
 
 
 def _contrasts(
-    by_split: Mapping[str, np.ndarray], blocks: Sequence[int], shown: Sequence[int], ridge: int, row: Mapping[str, Any]
+    by_split: Mapping[str, np.ndarray], blocks: Sequence[int], ridge: int, row: Mapping[str, Any]
 ) -> list[pd.DataFrame]:
-    """The ridge's blocks against the last ones, and OOD against ID block by block; drops have shape (blocks, N)."""
+    """The ridge's blocks against the last ones; drops have shape (blocks, N)."""
     tables = []
-    depth = shown[-1]
+    depth = blocks[-1]
     compared = (ridge_blocks(ridge, depth), last_blocks(depth))
     of_ridge, of_end = ([blocks.index(block) for block in three] for three in compared)
-    if of_ridge != of_end:
-        for split, drop in by_split.items():
-            effect = inference.paired_effect(drop[of_end].mean(0).tolist(), drop[of_ridge].mean(0).tolist())
-            of_split = {**row, "split": split, "n": drop.shape[1]}
-            tables.append(inference.effect_rows(effect, (depth, "block"), "ablation_contrast", **of_split))
-    of_both = {**row, "split": "all", "n": sum(drop.shape[1] for drop in by_split.values())}
-    for block in shown:
-        place = blocks.index(block)
-        effect = inference.unpaired_effect(by_split["id"][place].tolist(), by_split["ood"][place].tolist())
-        tables.append(inference.effect_rows(effect, (block, "block"), "ablation_shift", **of_both))
+    for split, drop in by_split.items() if of_ridge != of_end else ():
+        effect = inference.paired_effect(drop[of_end].mean(0).tolist(), drop[of_ridge].mean(0).tolist())
+        of_split = {**row, "split": split, "n": drop.shape[1]}
+        tables.append(inference.effect_rows(effect, (depth, "block"), "ablation_contrast", **of_split))
     return tables
