@@ -25,25 +25,25 @@ _BY_TOLERANCE = {
         signal_attention_fall signal_attention_excess last_token_attention_excess
         ridge_attention_fall ridge_attention_excess last_token_lead""",
     1e-3: """predictive_information incremental_information null_information
-        sequence_information_all_reference sequence_information_aligned_reference predictive_information_error
+        sequence_information_all_reference sequence_information_aligned_reference
         state_entropy loss loss_scaled_on_id loss_scaled_on_ood residual_scale
         scale_shift distance_correlation cka log_probability_change log_probability_gap
         ablation_contrast collision_entropy predicted_entropy correlation alignment""",
-    2e-3: "final_norm_fall control_fall control_excess control_excess_fall",
+    2e-3: "control_fall control_excess control_excess_fall",
     1e-2: """v_information v_information_fall information_fall information_rise
         correlation_fall plug_in_fall bias_share gain_over_first gain_over_last last_block_rise
         last_block_contrast""",
     # Two examples of 250 may change their likeliest token.
     0.0081: """accuracy accuracy_scaled_on_id accuracy_scaled_on_ood early_exit_accuracy scaled_accuracy_gain
-        class_share probe_accuracy constant_accuracy majority_accuracy exit_accuracy_gain exit_gain""",
+        probe_accuracy constant_accuracy majority_accuracy exit_accuracy_gain exit_gain""",
     # A near tie between two tokens can break the other way, and that text then goes on differently; a neighbour can
     # change, and a critic is trained.
     2e-2: "sequence_information_all_generated ksg_information peak_fall",
     5e-2: "level_growth probe_fall ridge_z sequence_information_aligned_generated info_nce",
-    0.1: "rank_correlation window_correlation effective_rank",
+    0.1: "window_correlation effective_rank",
     # An argmax over layers can jump where two layers are nearly alike.
     1.0: "ridge_layer",
-    2.0: "peak_difference exit_layer_difference fit_steps",
+    2.0: "exit_layer_difference fit_steps",
 }
 
 #: Agreement required of the untouched model's values on any CPU, by quantity, in its unit.

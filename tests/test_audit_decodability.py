@@ -13,7 +13,6 @@ from tests.tables import rows as one
 
 pytestmark = pytest.mark.slow
 CONTEXT = {"model": "m", "task": "t", "source": "own", "step": 0, "train_seed": None}
-EFFECTS = ("rank_correlation", "peak_difference", "peak_fall")
 
 
 def normal(*shape, seed):
@@ -72,7 +71,6 @@ def test_probes_read_most_at_the_ridge_and_fall_from_it(closed):
 
 
 def test_rare_targets_are_left_out_of_probes_and_neighbours_alrows(closed):
-    assert one(closed, "class_share")["value"].item() == pytest.approx(76 / 80)
     counts = closed[closed["split"] == "all"].groupby("quantity")["n"].unique()
     assert counts["v_information"].tolist() == counts["ksg_information"].tolist() == [76]
     assert counts["info_nce"].tolist() == counts["cka"].tolist() == [80]
@@ -86,17 +84,11 @@ def test_the_splits_are_means_over_their_examples(closed):
         assert rows["all"]["value"].item() == pytest.approx(mean)
 
 
-def test_every_measure_agrees_falls_and_peaks_where_information_does(closed):
-    names = {"linear", "mlp", "info_nce", "ksg", "distance", "alignment"}
-    for quantity in EFFECTS:
-        own = names | ({"matrix"} if quantity == "peak_fall" else set())
-        assert set(one(closed, quantity)["variant"]) == own
+def test_every_measure_falls_where_information_does(closed):
+    names = {"linear", "mlp", "info_nce", "ksg", "distance", "alignment", "matrix"}
+    assert set(one(closed, "peak_fall")["variant"]) == names
     for name in names:
-        assert effect(closed, "peak_difference", name)["estimate"] == 0
         assert effect(closed, "peak_fall", name)["low"] > 0
-        agreement = effect(closed, "rank_correlation", name)
-        assert agreement["estimate"] > 0.5
-        assert agreement["high"] <= 1
 
 
 def test_intervals_lie_around_their_values(closed):
@@ -117,18 +109,16 @@ def test_intervals_lie_around_their_values(closed):
 def test_an_open_vocabulary_has_the_probe_of_embeddings_and_none_of_classes(opened):
     assert set(one(opened, "v_information")["variant"]) == {"embedding"}
     assert one(opened, "null_entropy")["value"].item() == pytest.approx(math.log(12))
-    assert one(opened, "class_share")["value"].item() == 0
     values = one(opened, "v_information", split="all")["value"].tolist()
     assert values[2] == max(values) > 0.5
     assert effect(opened, "v_information_fall", "embedding")["low"] > 0
 
 
-def test_a_ridge_at_the_last_block_cannot_fall_and_flat_profiles_have_no_ranks():
+def test_a_ridge_at_the_last_block_cannot_fall_and_flat_profiles_have_numbers():
     rising = decodability.measure(pools(torch.arange(40) % 2, (0, 0, 0, 3.0)), CONTEXT, halves=20, jobs=1)
     assert effect(rising, "v_information_fall", "")["estimate"] == 0
     assert effect(rising, "v_information_fall", "")["p"] == 1
     flat = decodability.measure(pools(torch.arange(40) % 2, (0, 0, 0, 0)), CONTEXT, halves=20, jobs=1)
-    assert one(flat, "rank_correlation").empty
     assert flat["value"].notna().all()
 
 

@@ -126,9 +126,8 @@ def sweep(
     Returns:
         Table of measurements. ``predictive_information`` of each control in nats, and the effects over sampling seeds
         ``control_fall`` (I at its largest layer less at the last block; the layer is chosen on the same examples),
-        ``control_excess`` (at that layer, I less its null, the mean over :data:`SHUFFLES_PER_CONTROL` shuffles),
-        ``control_excess_fall`` (the excess there less at the last block) and ``final_norm_fall`` (I at the last block
-        less after the final norm).
+        ``control_excess`` (at that layer, I less its null, the mean over :data:`SHUFFLES_PER_CONTROL` shuffles) and
+        ``control_excess_fall`` (the excess there less at the last block).
     """
     tables = []
     for split, pool in pools.items():
@@ -143,7 +142,7 @@ def sweep(
             ends = [int(information.ridge_layer(values[:, :-1].mean(0))), -2]
             null = control.nulls(states[ends], targets, SHUFFLES_PER_CONTROL, sampling_seeds, draws)
             tables.append(results.measurements(values.mean(0).tolist(), sites, "predictive_information", **row))
-            tables += _fall_rows(values, values[:, ends] - null, len(pool), sites, **row)
+            tables += _fall_rows(values[:, :-1], values[:, ends] - null, len(pool), **row)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -183,23 +182,19 @@ def output_targets(loaded: LoadedModel, pools: Mapping[str, Representations]) ->
         return {split: weight[pool.target_ids.to(weight.device)].cpu() for split, pool in pools.items()}
 
 
-def _fall_rows(
-    values: Tensor, excess: Tensor, pool: int, sites: Sequence[tuple[int, str]], **row: Any
-) -> list[pd.DataFrame]:
-    """Effects over sampling seeds, from profiles of shape (seeds, layers + 1) and excesses of shape (seeds, 2).
+def _fall_rows(values: Tensor, excess: Tensor, pool: int, **row: Any) -> list[pd.DataFrame]:
+    """Effects over sampling seeds, from profiles of shape (seeds, layers) and excesses of shape (seeds, 2).
 
     The excesses are those at the largest layer and at the last block.
     """
-    body, norm = values[:, :-1], values[:, -1]
-    at_ridge = body[:, int(information.ridge_layer(body.mean(0)))]
-    last, after = sites[-2:]
-    effects = (
-        ("control_fall", last, at_ridge - body[:, -1]),
-        ("final_norm_fall", after, body[:, -1] - norm),
-        ("control_excess", last, excess[:, 0]),
-        ("control_excess_fall", last, excess[:, 0] - excess[:, 1]),
-    )
+    at_ridge = values[:, int(information.ridge_layer(values.mean(0)))]
+    effects = {
+        "control_fall": at_ridge - values[:, -1],
+        "control_excess": excess[:, 0],
+        "control_excess_fall": excess[:, 0] - excess[:, 1],
+    }
+    end = (values.shape[1] - 1, "block")
     return [
-        inference.effect_rows(inference.subsample_effect(v.tolist(), row["n"] / pool), site, quantity, **row)
-        for quantity, site, v in effects
+        inference.effect_rows(inference.subsample_effect(v.tolist(), row["n"] / pool), end, quantity, **row)
+        for quantity, v in effects.items()
     ]

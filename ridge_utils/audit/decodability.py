@@ -5,7 +5,7 @@ the same estimators to distributions whose mutual information is known.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from ridge_utils import information, results, statistics
 from ridge_utils.audit import estimators, probes
 from ridge_utils.errors import at_least
-from ridge_utils.inference import CONFIDENCE, Effect, effect_rows, half_sample_effect, paired_effect
+from ridge_utils.inference import CONFIDENCE, effect_rows, half_sample_effect, paired_effect
 
 if TYPE_CHECKING:
     from ridge_utils.representations import Representations
@@ -132,7 +132,7 @@ def measure(
     seed: int = 0,
     jobs: int = -1,
 ) -> pd.DataFrame:
-    """Every measure over depth, how its profile agrees with that of predictive information, and whether it falls.
+    """Every measure over depth, and whether it falls.
 
     All is taken on the ID and OOD examples together, the pool ``all``. What is averaged over examples is also given for
     the ID and for the OOD examples among them, read by the same probes. Measured are every ``spacing`` layers, and
@@ -141,12 +141,9 @@ def measure(
 
     Returns:
         Table of measurements. Per layer, the quantities of :data:`MEASURES`, with ``…_low`` and ``…_high`` where there
-        is an interval, and ``probe_accuracy``. Per checkpoint: ``null_entropy`` (nats) of each probe,
-        ``class_share`` (of the examples whose target is frequent enough to be a class), and the effects
-        ``v_information_fall`` (within examples, from the ridge layer to the last block, nats), ``rank_correlation``
-        (over layers, with predictive information), ``peak_difference`` (layer of the largest value less that of
-        predictive information) and ``peak_fall`` (of the measure from its own largest layer to the last block), the
-        last three with the measure's name in ``variant``.
+        is an interval, and ``probe_accuracy``. Per checkpoint: ``null_entropy`` (nats) of each probe, and the effects
+        ``v_information_fall`` (within examples, from the ridge layer to the last block, nats) and ``peak_fall`` (of a
+        measure from its own largest layer to the last block), with the measure's name in ``variant``.
     """
     at_least(1, spacing=spacing)
     pool = pools["all"]
@@ -161,11 +158,7 @@ def measure(
 
     everything = {**context, "split": "all", "sample_seed": None, "n": len(pool)}
     end = [(blocks, "block")]
-    share = probes.frequent(pool.target_ids).double().mean().item()
-    tables = [
-        results.measurements(profile.tolist(), sites, "predictive_information", **everything),
-        results.measurements([share], end, "class_share", **everything),
-    ]
+    tables = [results.measurements(profile.tolist(), sites, "predictive_information", **everything)]
     whole = torch.arange(len(pool))
     profiles = {**_kernels(states, pool.targets), **{name: readings.terms[name].mean for name in readings.terms}}
     samples = [statistics.subsample(len(pool), len(pool) // 2, number) for number in range(halves)]
@@ -194,12 +187,12 @@ def measure(
         tables += _by_split(pools, {"v_information": gains, "probe_accuracy": right}, places, row)
         fall = paired_effect(gains.each[chosen.index(blocks)].tolist(), gains.each[chosen.index(ridge)].tolist(), seed)
         tables.append(effect_rows(fall, end[0], "v_information_fall", **row))
-    layers = torch.tensor(chosen[:-1])
     for name, both in over.items():
-        row = everything | {"variant": name}
-        for quantity, effect in _agreement(both[..., :-1], over["matrix"][..., :-1], layers).items():
-            if name != "matrix" or quantity == "peak_fall":
-                tables.append(effect_rows(effect, end[0], quantity, **row))
+        # The largest layer of a half of the examples, on the other half.
+        choosing, judging = both[..., :-1]
+        falls = judging[torch.arange(halves), choosing.argmax(1)] - judging[:, -1]
+        fall = half_sample_effect(falls.tolist())
+        tables.append(effect_rows(fall, end[0], "peak_fall", **everything, variant=name))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -287,27 +280,6 @@ def _by_split(
             if count:
                 tables.append(results.measurements(terms.mean(index).tolist(), places, quantity, **row))
     return tables
-
-
-def _agreement(both: Tensor, matrix: Tensor, layers: Tensor) -> dict[str, Effect]:
-    """How a profile agrees with that of predictive information, and how it falls, over halves and their complements.
-
-    ``both`` and, for predictive information, ``matrix`` are profiles on the halves and on their complements, shape
-    (2, halves, layers); ``layers`` are their numbers, the last block last.
-    """
-    first, second = both
-    peaks = first.argmax(1)
-    beyond = second[torch.arange(len(second)), peaks] - second[:, -1]
-    out = {
-        "peak_difference": half_sample_effect((layers[peaks] - layers[matrix[0].argmax(1)]).tolist()),
-        "peak_fall": half_sample_effect(beyond.tolist()),
-    }
-    # A profile that is the same at every layer has no ranks.
-    if bool((first.std(1) > 0).all()) and bool((matrix[0].std(1) > 0).all()):
-        ranks = [float(stats.spearmanr(a, b).statistic) for a, b in zip(first, matrix[0], strict=True)]
-        effect = half_sample_effect(ranks)
-        out["rank_correlation"] = replace(effect, low=max(effect.low, -1.0), high=min(effect.high, 1.0))
-    return out
 
 
 def _validated(known: estimators.Known, seed: int) -> pd.DataFrame:

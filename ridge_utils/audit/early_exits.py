@@ -50,8 +50,8 @@ def measure(
     Returns:
         Table of measurements. ``early_exit_accuracy`` with the variants of :data:`EXITS`, and ``constant_accuracy``,
         the share of the commonest target, which an exit reaches that knows nothing else; ``predictive_information`` of
-        all examples of a split and, of ID and OOD, its standard error ``predictive_information_error``; and per split
-        and variant the effects :data:`COMPARED` (:func:`ridge_utils.inference.effect_rows`).
+        all examples of a split; and per split and variant the effects :data:`COMPARED`
+        (:func:`ridge_utils.inference.effect_rows`).
     """
     pools = {split: pools[split] for split in examples}
     together = Representations.join(list(pools.values()))
@@ -74,8 +74,6 @@ def measure(
         tables.append(results.measurements([constant], sites[-1:], "constant_accuracy", **row))
         if split == "all":
             continue
-        error = halves[split].std(0).tolist()
-        tables.append(results.measurements(error, sites, "predictive_information_error", **row))
         for variant, correct in right.items():
             correct_here = correct[:, index]
             over_halves = torch.stack([correct_here[:, half].double().mean(1) for half in _halves(len(index))])
