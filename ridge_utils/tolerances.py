@@ -58,8 +58,6 @@ DIFFERENCE_OF = {
     "ridge_attention_fall": "signal_after_first_attention",
     "ridge_attention_excess": "signal_after_first_attention",
     "last_token_lead": "signal_after_first_attention",
-    "scale_shift": "residual_scale",
-    "scaled_accuracy_gain": "accuracy",
 }
 
 #: A tolerance is this many times the largest difference that was seen, because other machines round in more ways.

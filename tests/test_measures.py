@@ -288,14 +288,6 @@ def test_the_gain_is_within_examples_that_the_fit_has_not_seen(model, examples, 
     assert values(table, "accuracy_scaled_on_ood", split="ood").tolist() == [0.5, 1.0]
 
 
-def test_one_fit_and_one_example_have_no_effects(model, examples):
-    fitted_on = {split: every[:3] for split, every in examples.items()}
-    one = {split: every[3:4] for split, every in examples.items()}
-    table = measures.residual_scaling(model, fitted_on, one, CONTEXT, [FitSettings(1, 0.1, 2, 0, "float32")], 2)
-    assert len(table) == 2 * 2 + 2 * 2 + 2 * 2 * 2
-    assert table["value"].notna().all()
-
-
 def test_sequence_information_rows():
     torch.manual_seed(1)
     texts = {
