@@ -37,7 +37,7 @@ STATEMENTS = {
     "C5": [
         ("residual_scaling", "scaled_accuracy_gain", "ood", "", 0.02, 1),
         ("residual_scaling", "scale_shift", "ood", "", 0.05, -1),
-        ("interventions", "ablation_contrast", "ood", "skip", 0.1, 1),
+        ("residual_scaling", "ablation_contrast", "ood", "skip", 0.1, 1),
     ],
     "C6": [
         ("multi_token", "window_correlation", "all", "", 0.5, 1),
