@@ -235,8 +235,8 @@ def _sign_flips(change: np.ndarray, rng: np.random.Generator) -> float:
         batch = _batch(change)
         sizes = [min(batch, RESAMPLES - done) for done in range(0, RESAMPLES, batch)]
         flipped = np.concatenate([rng.integers(0, 2, (size, count), np.int8) @ change for size in sizes])
-    # Sums that are equal but for rounding are as extreme.
-    extreme = np.abs(change.sum() - 2 * flipped) >= abs(change.sum()) * (1 - 1e-12)
+    # Sums that are equal but for rounding are as extreme, also where the sum itself is nothing else.
+    extreme = np.abs(change.sum() - 2 * flipped) >= abs(change.sum()) - 1e-12 * np.abs(change).sum()
     return float(extreme.mean() if exact else (extreme.sum() + 1) / (RESAMPLES + 1))
 
 

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -44,6 +44,7 @@ def all_flips(change):
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(-4, 4), min_size=9, max_size=9))
+@example([-1, 2, 3, -1, -2, 2, -4, 1, 0])  # their sum is 0 but for rounding
 def test_few_pairs_are_tested_by_every_assignment_of_signs(change):
     """Small integers have ties, which a comparison of floats could miss."""
     first = [0.1 * i for i in range(9)]
