@@ -146,6 +146,16 @@ def loss(loaded: LoadedModel, pools: Mapping[str, Representations], context: Map
     return pd.concat(tables, ignore_index=True)
 
 
+def check_fits(fits: int, examples: int) -> None:
+    """Refuse so many fits where a split's examples do not give each its own, before anything long begins."""
+    at_least(2, n_fits=fits)
+    if examples < 2 * fits:
+        raise InputError(
+            f"{fits} fits on examples of their own need {2 * fits} examples a split or more, but there are {examples}: "
+            "lower n_fits or raise n_examples."
+        )
+
+
 def residual_scaling(
     loaded: LoadedModel,
     examples: Mapping[str, Sequence[Example]],
@@ -159,18 +169,13 @@ def residual_scaling(
     evaluated on the examples that it has not seen, of its own split and of the other.
 
     ``residual_scale`` has one row per block, its split is the one fitted on; ``fit_steps`` says after how many steps
-    the fit ended, ``fit_converged`` whether for that reason. ``accuracy`` and ``loss`` (nats) belong to the untouched
+    the fit ended, ``fit_converged`` whether it had converged. ``accuracy`` and ``loss`` (nats) belong to the untouched
     scales, ``accuracy_scaled_on_id`` and the like to those fitted on that split; their split is the one evaluated on.
     Then the effects: ``scale_shift`` (split ``ood``), the last block's scale fitted on OOD less on ID examples, over
     fits; and ``scaled_accuracy_gain``, accuracy with the scales fitted on the same split less with the untouched ones,
     within examples, the fits combined as training seeds are.
     """
-    at_least(2, n_fits=fits)
-    if short := [split for split, rows in examples.items() if len(rows) < 2 * fits]:
-        raise InputError(
-            f"{fits} fits on examples of their own need {2 * fits} examples a split or more, but {short[0]} has "
-            f"{len(examples[short[0]])}: lower n_fits or raise n_examples."
-        )
+    check_fits(fits, min(map(len, examples.values())))
     blocks = len(loaded.blocks)
     end, last_block = [(blocks, "final_norm")], (blocks, "block")
     tables = []

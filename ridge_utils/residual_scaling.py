@@ -91,7 +91,8 @@ def fit(loaded: LoadedModel, examples: Sequence[Example], settings: FitSettings,
     """Fit one scale a block to the targets of ``examples``, all weights frozen, until the loss falls no more.
 
     The loss is that of ``training``: the mean cross-entropy over all target tokens and over nothing else. Every scale
-    starts at 1. Nothing is random. Weights of 16 bits round the loss more than the last steps change it.
+    starts at 1. Nothing is random, but rounding can decide after which step a fit ends, and so where a scale ends that
+    the loss hardly depends on. Weights of 16 bits round the loss more than the last steps change it.
     """
     if not examples:
         raise InputError("There are no examples to fit the scales to.")

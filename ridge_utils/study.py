@@ -206,18 +206,14 @@ def heading(profile: str, origin: Mapping[str, Any]) -> str:
     """How figures call a reference run: its profile's title, the numbers of samples and of training seeds."""
     parameters = origin["parameters"]
     parts = [profiles.load(profile).title]
-    if "n_fits" in parameters:
-        fits = parameters["n_fits"]
-        parts.append(f"{fits} fits on {parameters['n_examples'] // fits} examples each")
-    else:
-        pools = {count for split, count in origin["data"].items() if split in ("id", "ood")}
-        pool = f"{pools.pop()} a split" if len(pools) == 1 else ""
-        if "texts" in origin:
-            pool = f"{origin['texts']} texts"
-        if "n_samples" in parameters:
-            parts.append(f"n = {parameters['n_samples']}" + (f" of {pool}" if pool else ""))
-        else:  # some notebooks use every example of the pool
-            parts.append(f"n = {pool}" if pool else "n")
+    pools = {count for split, count in origin["data"].items() if split in ("id", "ood")}
+    pool = f"{pools.pop()} a split" if len(pools) == 1 else ""
+    if "texts" in origin:
+        pool = f"{origin['texts']} texts"
+    if "n_samples" in parameters:
+        parts.append(f"n = {parameters['n_samples']}" + (f" of {pool}" if pool else ""))
+    else:  # some notebooks use every example of the pool
+        parts.append(f"n = {pool}" if pool else "n")
     seeds = len(parameters.get("training_seeds", [])) if parameters.get("steps") else 0
     if seeds:
         parts.append(f"{seeds} training seed{'s' if seeds > 1 else ''}")

@@ -258,7 +258,7 @@ def test_residual_scaling_rows(model, examples, monkeypatch):
         measure(settings=dataclasses.replace(settings, steps=2))
     with pytest.raises(AssertionError, match="computed again"):
         measure(loaded=models.truncate(model, 1))
-    with pytest.raises(InputError, match=f"5 fits on examples of their own need 10 examples a split or more.*has {n}"):
+    with pytest.raises(InputError, match=f"5 fits on examples of their own need 10 examples a split or more.*are {n}"):
         measures.residual_scaling(model, examples, CONTEXT, 5, settings)
 
 
