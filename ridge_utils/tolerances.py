@@ -35,7 +35,7 @@ _BY_TOLERANCE = {
         last_block_contrast""",
     # Two examples of 250 may change their likeliest token.
     0.0081: """accuracy accuracy_scaled_on_id accuracy_scaled_on_ood early_exit_accuracy scaled_accuracy_gain
-        probe_accuracy constant_accuracy majority_accuracy exit_accuracy_gain exit_gain""",
+        probe_accuracy majority_accuracy exit_gain""",
     # A near tie between two tokens can break the other way, and that text then goes on differently; a neighbour can
     # change, and a critic is trained.
     2e-2: "sequence_information_all_generated ksg_information peak_fall",
@@ -43,7 +43,7 @@ _BY_TOLERANCE = {
     0.1: "window_correlation effective_rank",
     # An argmax over layers can jump where two layers are nearly alike.
     1.0: "ridge_layer",
-    2.0: "exit_layer_difference fit_steps",
+    2.0: "fit_steps",
 }
 
 #: Agreement required of the untouched model's values on any CPU, by quantity, in its unit.

@@ -115,6 +115,23 @@ def test_where_the_ridge_is_the_last_three_blocks_there_is_no_contrast():
 # C7.
 
 
+def test_exits_are_judged_at_the_layer_that_the_other_half_chose():
+    pools = {"id": planted(RIDGE, n=400), "ood": planted(RIDGE, n=300, seed=1)}
+    generator = torch.Generator().manual_seed(0)
+    exits = {split: torch.rand(BLOCKS + 1, len(pool), generator=generator) < 0.5 for split, pool in pools.items()}
+    table = claims.exit_gain(pools, exits, CONTEXT)
+    assert set(table["split"]) == {"id", "ood"} and set(table["quantity"].str.partition("_")[0]) == {"exit", "ridge"}
+    for split, right in exits.items():
+        at = table[(table["split"] == split) & (table["quantity"] == "ridge_layer")]["value"]
+        assert at.tolist() == [2, 2]
+        found = effect(table, "exit_gain", variant="last_block", split=split)
+        changed = right[2].double() - right[BLOCKS].double()
+        assert found.estimate == pytest.approx(float(changed.mean()))
+        assert found.high - found.low == pytest.approx(2 * 1.96 * float(changed.std()) / len(changed) ** 0.5, rel=0.1)
+        assert (found.layer, found.site, found.n) == (BLOCKS, "block", len(changed))
+    assert claims.exit_gain({"ood": planted([0.0, 1.0, 1.0])}, {"ood": torch.ones(2, 80) > 0}, CONTEXT).empty
+
+
 def test_the_fall_is_planted_and_judged_on_the_half_that_did_not_choose_it():
     pool = planted(RIDGE, n=400)
     row = CONTEXT | {"split": "all"}

@@ -1,4 +1,4 @@
-"""The effects that C6 to C9 are judged by, from states to rows of a table, each named as the rules name it.
+"""The effects that C2 and C5 to C9 are judged by, from states to rows of a table, each named as the rules name it.
 
 Information is that of :mod:`ridge_utils.unbiased`. A ridge layer is C1's: of the blocks before the last, the one with
 the most of it on one half of all examples, judged on the other.
@@ -113,6 +113,23 @@ def fall(pool: Representations, context: Mapping[str, Any]) -> pd.DataFrame:
     table = anatomy.effects(pool.states, pool.targets, context)
     own = table[table["quantity"].str.match("information_fall|ridge_z")]
     return own[own["variant"] == "last_block"].reset_index(drop=True)
+
+
+def exit_gain(
+    pools: Mapping[str, Representations], exits: Mapping[str, Tensor], context: Mapping[str, Any]
+) -> pd.DataFrame:
+    """The effect of C2 by split: accuracy of the early exit at C1's ridge layer less that at the last block.
+
+    ``exit_gain`` and ``ridge_layer``, of each half, of :func:`ridge_utils.audit.anatomy.effects` at the last block;
+    ``exits`` are those of :func:`ridge_utils.early_exit.by_split`. No row of a model of one block.
+    """
+    tables = [
+        anatomy.effects(pool.states, pool.targets, context | {"split": split}, exits=exits[split])
+        for split, pool in pools.items()
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    own = table["quantity"].str.match("exit_gain|ridge_layer") & table["variant"].str.startswith("last_block")
+    return table[own].reset_index(drop=True)
 
 
 def rises(
