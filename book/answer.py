@@ -77,13 +77,6 @@ def _controls(task: str, step: int) -> pd.DataFrame:
 CENTRED, PROBE = "fall of Mantel's r, centred", "fall of what a probe reads"
 
 
-def _untouched(notebook: str, quantity: str, variant: str) -> pd.Series:
-    """An effect of the untouched model on OOD examples of synthetic arithmetic."""
-    effects = inference.effects(reference(f"smollm2-synthetic/{notebook}"), quantity)
-    chosen = (effects["split"] == "ood") & (effects["step"] == 0) & (effects["variant"] == variant)
-    return effects[chosen].iloc[0]
-
-
 def _exit_gain(task: str, step: int) -> pd.Series:
     """Accuracy of the OOD exit at the ridge layer less that at the last block, training seeds together."""
     effects = inference.across_seeds(inference.effects(reference(f"smollm2-{task}/anatomy"), "exit_gain"))
@@ -254,7 +247,6 @@ def numbers() -> dict[str, str]:
     attention = _attention("fall of attention to the signal")
     gain = 100 * _scaling().loc["accuracy gained by scales, OOD", ["estimate", "low", "high"]].astype(float)
     on_ecqa = attention["task"] == "ecqa"
-    ablation = _untouched("interventions", "ablation_contrast", "skip")
     exits = {"untouched": 100 * _exit_gain("synthetic", 0), "ecqa": 100 * _exit_gain("ecqa", 30)}
     centred, probe = map(_percent, (CENTRED, PROBE))
     bias = 100 * _by_seed("bias_share")
@@ -294,8 +286,6 @@ def numbers() -> dict[str, str]:
         "attention_high": f"{-attention.loc[~on_ecqa, 'estimate'].min():.2f}",
         "scaling_gain": f"{gain['estimate']:.0f}",
         "scaling_gain_interval": _interval(gain, 0),
-        "ablation": f"{-ablation['estimate']:.2f}",
-        "ablation_interval": _interval(ablation, 2, -1),
         **{f"exit_{name}": f"{-gain['estimate']:.0f}" for name, gain in exits.items()},
         **{f"exit_{name}_interval": _interval(gain, 0, -1) for name, gain in exits.items()},
         "null_share": f"{null_share():.0%}".replace("%", " %"),

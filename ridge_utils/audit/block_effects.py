@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ridge_utils import early_exit, inference, information, measures, results, study, training
@@ -41,12 +40,11 @@ def check(
     every: int,
     variants: Sequence[str],
     last_checkpoints: int = 1,
-    mapped_checkpoints: int = 1,
 ) -> None:
     """Refuse parameters of the page that do not fit, before anything long begins."""
     if not 2 <= n_samples <= n_examples:
         raise InputError(f"n_samples must be between 2 and n_examples={n_examples}, but is {n_samples}.")
-    at_least(1, every=every, last_checkpoints=last_checkpoints, mapped_checkpoints=mapped_checkpoints)
+    at_least(1, every=every, last_checkpoints=last_checkpoints)
     known = set(variants) <= set(VARIANTS) and len(set(variants)) == len(variants)
     if not known or not set(variants) & set(ABLATIONS):
         raise InputError(
@@ -72,26 +70,9 @@ def shown_blocks(depth: int, every: int) -> list[int]:
     return sorted({*range(depth, 0, -every), *last_blocks(depth)})
 
 
-def ridge_profile(pool: Representations, context: Mapping[str, Any]) -> pd.DataFrame:
-    """Predictive information (nats) of all examples at layers 0 to L, and ``ridge_layer``, where it is largest."""
-    values = information.predictive_information(pool.hidden, pool.targets)
-    depth = len(values) - 1
-    row = {**context, "split": "all", "sample_seed": None, "n": len(pool)}
-    return pd.concat(
-        [
-            results.measurements(
-                values.tolist(), results.sites(depth, final_norm=False), "predictive_information", **row
-            ),
-            results.measurements([int(values.argmax())], [(depth, "block")], "ridge_layer", **row),
-        ],
-        ignore_index=True,
-    )
-
-
 def block_effects(
     loaded: LoadedModel,
     examples: Mapping[str, Sequence[Example]],
-    ridge: int,
     context: Mapping[str, Any],
     *,
     n_samples: int,
@@ -102,46 +83,38 @@ def block_effects(
     """What an intervention on each of some blocks does, ID and OOD, with effect sizes, intervals and p-values.
 
     The first ``n_samples`` examples of the splits ``id`` and ``ood`` are intervened on; all of them can be the
-    corrupted prompt of a pair. The blocks of :func:`shown_blocks` have rows of their own; those around layer ``ridge``
-    are ablated as well, for the contrast.
+    corrupted prompt of a pair. The blocks are those of :func:`shown_blocks`.
 
     Returns:
         Table of measurements. Per block, variant and split, ``log_probability_change`` (nats), with the intervention
-        less without (for a patch: in the corrupted prompt, of the clean prompt's target). Per ablation and split:
-        ``ablation_contrast``, the mean drop over the ridge's blocks less that over the last three, absent where these
-        are the same. Per split ``accuracy`` as it is; per patch ``log_probability_gap``, the clean run less the
-        corrupted one, absent with the patch's other rows where fewer than two pairs are found.
+        less without (for a patch: in the corrupted prompt, of the clean prompt's target). Per split ``accuracy`` as it
+        is; per patch ``log_probability_gap``, the clean run less the corrupted one, absent with the patch's other rows
+        where fewer than two pairs are found.
     """
     depth = len(loaded.blocks)
-    shown = shown_blocks(depth, every)
-    blocks = sorted({*shown, *ridge_blocks(ridge, depth)})
+    blocks = shown_blocks(depth, every)
     chosen = {split: list(rows[:n_samples]) for split, rows in examples.items()}
     tables = []
-    drops: dict[str, dict[str, np.ndarray]] = {}
+    first_ablation = next(variant for variant in variants if variant in ABLATIONS)
     for variant in variants:
         for split, intervened in chosen.items():
             row = {**context, "split": split, "sample_seed": None, "variant": variant}
             if variant in ABLATIONS:
                 outcomes = ablated(loaded, intervened, blocks, variant, batch_size, split)
-                drop = outcomes.log_probability[0] - outcomes.log_probability[1:]
-                drops.setdefault(variant, {})[split] = drop.numpy()
             else:
                 pairs = interventions.match(loaded, intervened, examples[split])
                 if len(pairs) < 2:
                     continue
-                outcomes = _patched(loaded, pairs, shown, batch_size, split)
+                outcomes = _patched(loaded, pairs, blocks, batch_size, split)
                 gap = inference.paired_effect(outcomes.log_probability[0].tolist(), outcomes.clean.tolist())
                 row["n"] = len(pairs)
                 tables.append(inference.effect_rows(gap, (depth, "final_norm"), "log_probability_gap", **row))
             row["n"] = outcomes.correct.shape[1]
-            tables += _changes(outcomes, blocks if variant in ABLATIONS else shown, shown, row)
-            if list(drops) == [variant]:
+            tables += _changes(outcomes, blocks, row)
+            if variant == first_ablation:
                 right = [outcomes.correct[0].double().mean().item()]
                 whole = {**row, "variant": ""}
                 tables.append(results.measurements(right, [(depth, "final_norm")], "accuracy", **whole))
-    for variant, by_split in drops.items():
-        row = {**context, "sample_seed": None, "variant": variant}
-        tables += _contrasts(by_split, blocks, ridge, row)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -188,9 +161,10 @@ def recall(
         split: study.read(loaded, rows, settings.batch_size, f"{label}, {split}") for split, rows in held_out.items()
     }
     tables.append(measures.early_exit_accuracy(loaded, pools, state).assign(variant="memorisation"))
-    profile = ridge_profile(Representations.join(list(pools.values())), state)
-    ridge = profile[profile["quantity"] == "ridge_layer"]
-    tables.append(ridge.assign(quantity="memorisation_ridge_layer"))
+    both = Representations.join(list(pools.values()))
+    largest = int(information.predictive_information(both.hidden, both.targets).argmax())
+    row = {**state, "split": "all", "sample_seed": None, "n": len(both)}
+    tables.append(results.measurements([largest], sites[-1:], "memorisation_ridge_layer", **row))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -247,28 +221,12 @@ def _patched(
     return remember(Patching, loaded, both, compute, blocks=list(blocks), batch_size=batch_size)
 
 
-def _changes(
-    outcomes: Outcomes, blocks: Sequence[int], shown: Sequence[int], row: Mapping[str, Any]
-) -> list[pd.DataFrame]:
+def _changes(outcomes: Outcomes, blocks: Sequence[int], row: Mapping[str, Any]) -> list[pd.DataFrame]:
     """Changes of the log-probability by block, as effects."""
-    values = outcomes.log_probability
-    tables = []
-    for block in shown:
-        effect = inference.paired_effect(values[0].tolist(), values[1 + blocks.index(block)].tolist())
-        tables.append(inference.effect_rows(effect, (block, "block"), "log_probability_change", **row))
-    return tables
-
-
-def _contrasts(
-    by_split: Mapping[str, np.ndarray], blocks: Sequence[int], ridge: int, row: Mapping[str, Any]
-) -> list[pd.DataFrame]:
-    """The ridge's blocks against the last ones; drops have shape (blocks, N)."""
-    tables = []
-    depth = blocks[-1]
-    compared = (ridge_blocks(ridge, depth), last_blocks(depth))
-    of_ridge, of_end = ([blocks.index(block) for block in three] for three in compared)
-    for split, drop in by_split.items() if of_ridge != of_end else ():
-        effect = inference.paired_effect(drop[of_end].mean(0).tolist(), drop[of_ridge].mean(0).tolist())
-        of_split = {**row, "split": split, "n": drop.shape[1]}
-        tables.append(inference.effect_rows(effect, (depth, "block"), "ablation_contrast", **of_split))
-    return tables
+    before, *after = outcomes.log_probability.tolist()
+    effects = [inference.paired_effect(before, values) for values in after]
+    places = [(block, "block") for block in blocks]
+    return [
+        inference.effect_rows(effect, place, "log_probability_change", **row)
+        for effect, place in zip(effects, places, strict=True)
+    ]
