@@ -47,7 +47,7 @@ $(MODEL): $(INSTALLED)
 	@touch $@
 
 book: $(MODEL) ## execute the notebooks that have changed and build the book, which can be read after its first minutes
-	@$(BIN)/ridge book --jobs $(JOBS)
+	@$(BIN)/python book/execute.py --jobs $(JOBS)
 
 html: $(INSTALLED) ## build the book from the committed outputs (REPOSITORY=https://github.com/OWNER/NAME: with buttons to it)
 	@$(BIN)/python book/build.py $(if $(REPOSITORY),--repository $(REPOSITORY))
@@ -68,7 +68,7 @@ test: $(MODEL) ## what CI runs: ruff, unit tests, nbval on the committed noteboo
 	@echo "== 2 of 4: unit tests =="
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests  # one thread each: the models are tiny
 	@echo "== 3 of 4: nbval executes the committed notebooks and compares (minutes; the first time it fine-tunes the model) =="
-	@$(BIN)/ridge check --jobs $(JOBS)
+	@$(BIN)/python book/check.py --jobs $(JOBS)
 	@echo "== 4 of 4: the book, warnings are errors =="
 	@$(BIN)/python book/build.py
 	@echo "All four passed: ruff, unit tests, notebooks, book."
@@ -98,7 +98,7 @@ refresh: $(MODEL) ## maintainers: measure the stored numbers anew, and execute t
 tolerances: $(MODEL) ## maintainers: repeat the default runs under other conditions (hours)
 	for notebook in $(TRAINING); do \
 	  [ $$notebook = predictive_information ] && condition= || condition=float32; \
-	  $(BIN)/python -m ridge_utils.run.repeat $$notebook $$condition || exit 1; done
+	  $(BIN)/python benchmarks/repeat.py $$notebook $$condition || exit 1; done
 
 constraints: $(INSTALLED) ## maintainers: pin what is installed now
 	@{ echo "# Everything that requirements.txt needs in turn: made by make constraints, on Linux with Python 3.11."; \

@@ -1,7 +1,7 @@
 """How far the numbers of a notebook move when nothing but the arithmetic changes, and the tolerances that follow.
 
 Training amplifies rounding: two machines that differ in the seventeenth bit of one sum end with weights that differ
-visibly. How visibly is not guessed: :mod:`ridge_utils.run.repeat` repeats a run under other conditions.
+visibly. How visibly is not guessed: ``benchmarks/repeat.py`` repeats a run under other conditions.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ REACH = 3.0
 #: The score of a p-value of 0, which stands for any that is too small for a float.
 _LARGEST_SCORE = 40.0
 
-#: Folder in ``results/`` of the differences that :mod:`ridge_utils.run.repeat` measured, one table per notebook.
+#: Folder in ``results/`` of the differences that ``benchmarks/repeat.py`` measured, one table per notebook.
 DIFFERENCES = "differences"
 
 #: What a difference, and so a tolerance, belongs to.

@@ -1,13 +1,10 @@
 """The first page and the referees' questions: each fact that a sentence rests on, and the figure's tables."""
 
-import sys
 from pathlib import Path
 
+import answer
 import pytest
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "book"))
-import answer
 
 
 @pytest.mark.parametrize(("fact", "holds"), answer.facts().items())

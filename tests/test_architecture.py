@@ -1,32 +1,23 @@
 """The house as it is drawn: every module has a room and a page, and no import points back."""
 
 import graphlib
-import importlib.util
 from pathlib import Path
 
-import pytest
+import architecture
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def architecture():
-    spec = importlib.util.spec_from_file_location("architecture", ROOT / "book" / "architecture.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_module_has_a_room_and_imports_from_no_later_one(architecture):
+def test_every_module_has_a_room_and_imports_from_no_later_one():
     assert architecture.problems() == []
 
 
-def test_there_is_no_circle(architecture):
+def test_there_is_no_circle():
     graphlib.TopologicalSorter(architecture.imports()).prepare()  # a CycleError names the modules
 
 
-def test_what_has_no_room_and_what_points_back_is_named(architecture, monkeypatch, tmp_path):
+def test_what_has_no_room_and_what_points_back_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(architecture, "PACKAGE", tmp_path / "ridge_utils")
     (tmp_path / "ridge_utils").mkdir()
     (tmp_path / "ridge_utils" / "models.py").write_text("from ridge_utils import figures")
@@ -37,7 +28,7 @@ def test_what_has_no_room_and_what_points_back_is_named(architecture, monkeypatc
     assert "ridge_utils.new_probe stands in no room" in found
 
 
-def test_every_page_of_the_api_is_in_the_table_of_contents(architecture):
+def test_every_page_of_the_api_is_in_the_table_of_contents():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     (api,) = [c for part in toc["parts"] for c in part["chapters"] if c["file"] == "book/api"]
     listed = {"api.md"} | {f"{section['file'].removeprefix('book/')}.md" for section in api["sections"]}

@@ -1,52 +1,42 @@
 """What a page depends on, in which order the pages are made, and which outputs the book shows."""
 
 import argparse
-import importlib.util
-import sys
 
+import build
+import execute
 import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
 from ridge_utils import notebooks
-from ridge_utils.run import book
 
 INFORMATION = "predictive_information"
 
 
-@pytest.fixture(scope="module")
-def build():
-    spec = importlib.util.spec_from_file_location("build", book.ROOT / "book" / "build.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(book.ROOT / "book"))
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_a_page_depends_on_what_its_code_imports_and_not_on_what_draws():
     code = "\n".join(cell["source"] for cell in notebooks.cells(INFORMATION) if cell["cell_type"] == "code")
-    modules = set(book.imported(code))
+    modules = set(execute.imported(code))
     assert {"ridge_utils.information", "ridge_utils.models", "ridge_utils.tasks.clutrr"} <= modules
-    assert not modules & book.DISPLAY
-    assert "ridge_utils.training" not in book.imported("from ridge_utils import information")
+    assert not modules & execute.DISPLAY
+    assert "ridge_utils.training" not in execute.imported("from ridge_utils import information")
 
 
 def test_words_are_no_code():
     first = 'def f(x):\n    """Twice."""\n    return 2 * x  # a comment\n'
-    assert book._without_words(first) == book._without_words("def f(x):\n\n    return 2*x")
-    assert book._without_words(first) != book._without_words("def f(x):\n    return 3 * x")
+    assert execute._without_words(first) == execute._without_words("def f(x):\n\n    return 2*x")
+    assert execute._without_words(first) != execute._without_words("def f(x):\n    return 3 * x")
 
 
 def test_the_key_changes_with_a_table_that_the_page_names(monkeypatch):
-    before = book.key(INFORMATION)
-    assert book.key(INFORMATION) == before
-    digest = book._digest
-    changed = book.ROOT / "results" / f"{INFORMATION}.csv"
-    monkeypatch.setattr(book, "_digest", lambda path: "other" if path == changed else digest(path))
-    assert book.key(INFORMATION) != before
+    before = execute.key(INFORMATION)
+    assert execute.key(INFORMATION) == before
+    digest = execute._digest
+    changed = execute.ROOT / "results" / f"{INFORMATION}.csv"
+    monkeypatch.setattr(execute, "_digest", lambda path: "other" if path == changed else digest(path))
+    assert execute.key(INFORMATION) != before
 
 
-def test_the_book_shows_committed_words_with_fresh_outputs_where_the_code_is_the_same(build, tmp_path):
+def test_the_book_shows_committed_words_with_fresh_outputs_where_the_code_is_the_same(tmp_path):
     def write(name, words, code, printed):
         cells = [nbformat.v4.new_markdown_cell(words), nbformat.v4.new_code_cell(code)]
         cells[1].outputs = [nbformat.v4.new_output("stream", text=printed)]
@@ -67,7 +57,7 @@ ADDRESS = "https://github.com/nobody/nothing"
 
 
 @pytest.mark.parametrize("ending", ["", ".git", "/"])
-def test_a_repository_turns_buttons_and_launchers_on(build, ending):
+def test_a_repository_turns_buttons_and_launchers_on(ending):
     assert build.repository(ADDRESS + ending) == ADDRESS
     before = {"html": {"use_issues_button": False}}
     config = build.with_buttons(before, ADDRESS)
@@ -78,13 +68,13 @@ def test_a_repository_turns_buttons_and_launchers_on(build, ending):
 
 
 @pytest.mark.parametrize("wrong", ["nothing", "https://example.org/a/b", "https://github.com/nobody", f"{ADDRESS}/x"])
-def test_what_is_no_repository_is_refused(build, wrong):
+def test_what_is_no_repository_is_refused(wrong):
     with pytest.raises(argparse.ArgumentTypeError, match="OWNER/NAME"):
         build.repository(wrong)
 
 
-def test_a_downloaded_notebook_begins_with_a_cell_that_installs_and_the_page_leaves_it_out(build):
-    path = book.ROOT / "notebooks" / f"{INFORMATION}.ipynb"
+def test_a_downloaded_notebook_begins_with_a_cell_that_installs_and_the_page_leaves_it_out():
+    path = execute.ROOT / "notebooks" / f"{INFORMATION}.ipynb"
     plain, told = (nbformat.reads(build.page(path, path, to).decode(), as_version=4).cells for to in ("", ADDRESS))
     assert len(told) == len(plain) + 1
     (cell,) = [one for one in told if one.id == "install"]
@@ -95,8 +85,7 @@ def test_a_downloaded_notebook_begins_with_a_cell_that_installs_and_the_page_lea
     exec(TransformerManager().transform_cell(cell.source), {"get_ipython": lambda: pytest.fail("it was to do nothing")})
 
 
-def test_the_book_is_not_built_on_a_fact_that_does_not_hold(build, monkeypatch):
-    monkeypatch.syspath_prepend(book.ROOT / "book")
+def test_the_book_is_not_built_on_a_fact_that_does_not_hold(monkeypatch):
     monkeypatch.setattr("answer.facts", lambda: {"it rains": True, "pigs fly": False})
     with pytest.raises(SystemExit, match=r"\n  pigs fly$"):
         build.substitutions()

@@ -1,14 +1,11 @@
 """The explorer's data: the stored numbers, each with what made it."""
 
-import sys
 from pathlib import Path
 
+import explorer
 import pytest
 
 from ridge_utils import results
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "book"))
-import explorer
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+import execute
 import pytest
 
 from ridge_utils import notebooks
-from ridge_utils.run import book
 from tests.test_notebooks import MEASURING, SMALL
 
 ROOT = notebooks.NOTEBOOKS.parent
@@ -23,7 +23,7 @@ def test_no_file_is_long():
 @pytest.mark.parametrize("name", notebooks.names())
 def test_a_notebook_has_all_that_it_needs(name):
     missing = []
-    if name not in book.in_book() and name not in NOT_IN_BOOK:
+    if name not in execute.in_book() and name not in NOT_IN_BOOK:
         missing.append("a line in _toc.yml")
     if name in MEASURING and not Path(ROOT / "results" / f"{name}.csv").is_file():
         missing.append(f"a stored table: ridge refresh {name}")

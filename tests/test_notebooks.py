@@ -1,6 +1,7 @@
 """The committed notebooks: executed, compared, honest about their parameters, and running on other models and tasks."""
 
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -244,9 +245,10 @@ def test_nbval_passes_an_unchanged_page_and_fails_one_whose_fact_table_or_glued_
     for name, (old, new) in changes.items():
         assert old in text
         (tmp_path / f"{name}.ipynb").write_text(text.replace(old, new), encoding="utf-8")
-    options = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "-p", "ridge_utils.run.check", "-n2"]
+    options = ["--nbval-lax", "--nbval-current-env", "-p", "no:cacheprovider", "-p", "check", "-n2"]
     command = [sys.executable, "-m", "pytest", "-q", "--dist", "loadfile", *options, "."]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     assert set(re.findall(r"FAILED (\w+)\.ipynb", done.stdout)) == {"fact", "table", "glued"}, done.stdout
     for line in ("- the ridge layer moves by at most one: yes", f"- {shown}", f"+ {moved}", f"- {glued}", "+ 0.5"):

@@ -2,19 +2,16 @@
 
 import ast
 import re
-import sys
 import tomllib
 from pathlib import Path
 
+import chromium
+import pdf
+import provenance
 import pytest
 import yaml
 
 from ridge_utils import results
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "book"))
-import chromium
-import pdf
-import provenance
 
 ROOT = Path(__file__).parent.parent
 GAP = "…"

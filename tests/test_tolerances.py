@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import repeat
 from scipy import stats
 
 from ridge_utils import inference, results, tolerances
 from ridge_utils.errors import InputError
-from ridge_utils.run import repeat
 from tests.tables import CONTEXT, profile
 
 

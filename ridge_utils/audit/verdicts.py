@@ -17,7 +17,7 @@ NOT_MEASURED: Verdict = "not measured"
 #: Of several checkpoints that have different verdicts.
 MIXED = "mixed"
 
-#: The environment variable by which ``ridge check`` and ``ridge refresh`` leave a user's audits out, which the
+#: The environment variable by which ``make test`` and ``ridge refresh`` leave a user's audits out, which the
 #: committed pages were executed without.
 WITHOUT_AUDITS = "RIDGE_WITHOUT_AUDITS"
 

@@ -147,13 +147,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--list", action="store_true", dest="only_list", help="show what is done and what is left")
     _add_workers(command, 1)
-    build = add("book", _book, "execute the notebooks that have changed and build the book", True)
-    check = add("check", _check, "compare the committed notebooks with what they give when executed", True)
-    for command in (build, check):
-        command.add_argument(
-            "names", nargs="*", type=_notebook, metavar="NOTEBOOK", help="take these, whether they need it or not"
-        )
-        command.add_argument("--jobs", metavar="N", type=_whole(1), default=2, help="notebooks at a time (default: 2)")
     command = add("predict", _predict, "say where a model's ridge is expected, before anything of the targets is read")
     command.add_argument("model", metavar="MODEL", help="as a notebook's parameter model")
     command.add_argument("--task", metavar="TASK", action="append", required=True, help="may be repeated")
@@ -265,18 +258,6 @@ def _sweep(options: argparse.Namespace) -> int:
     from ridge_utils.run import many
 
     return many.sweep_grid(options)
-
-
-def _book(options: argparse.Namespace) -> int:
-    from ridge_utils.run import book
-
-    return book.main(options.names, options.jobs)
-
-
-def _check(options: argparse.Namespace) -> int:
-    from ridge_utils.run import check
-
-    return check.main(options.names, options.jobs)
 
 
 def _list(options: argparse.Namespace) -> int:

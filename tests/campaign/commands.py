@@ -27,7 +27,10 @@ GONE = 6
 SMALL = {"steps": 4, "checkpoints": [2], "n_train": 16, "n_samples": 8, "sampling_seeds": [0], "batch_size": 8}
 _PAGE = """
 from pathlib import Path
-from ridge_utils.run import book
+from ridge_utils import notebooks
+import sys
+sys.path.insert(0, str(notebooks.NOTEBOOKS.parent / "book"))
+import execute as book
 book.RUNNING, book.EXECUTED = Path("out/running").absolute(), Path("out").absolute()
 reason = book._execute("verdicts", "")[1]
 raise SystemExit(f"error: {reason}" if reason else 0)

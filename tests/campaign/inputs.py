@@ -95,7 +95,7 @@ def _call(arguments: list[str], bad: bool = False, name: str = "", **environment
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         stack.enter_context(mock.patch.object(notebooks, "execute", lambda source, to, *_: shutil.copy(source, to)))
-        for long in ("notebooks.refresh", "run.book.main", "run.check.main", "models.load", "audit.predictions.run"):
+        for long in ("notebooks.refresh", "models.load", "audit.predictions.run"):
             stack.enter_context(mock.patch(f"ridge_utils.{long}", return_value=0))
         try:
             status = cli.main([text.replace("<", f"{folder}/").replace(">", "") for text in arguments])

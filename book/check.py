@@ -1,4 +1,4 @@
-"""``ridge check``: nbval on the committed notebooks, each executed and compared with its stored outputs.
+"""Part three of ``make test``: nbval on the committed notebooks, each executed and compared with its stored outputs.
 
 A notebook that passed is not executed again on this machine while it, the package, the stored tables and the pinned
 packages are as they were; a fresh checkout executes all of them. This module is also the plugin of pytest that has
@@ -14,37 +14,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import execute
 import pytest
 from nbval.plugin import IPyNbCell
 
 from ridge_utils import cache, notebooks, outputs
 from ridge_utils.audit import verdicts
-from ridge_utils.run import book
 
 #: What passed, a digest by the notebook's name.
-PASSED = book.ROOT / "_build" / "passed.json"
+PASSED = execute.ROOT / "_build" / "passed.json"
 #: Whether all cells of a notebook passed, by its name.
 _whole: dict[str, bool] = {}
 
 
-def main(names: Sequence[str] = (), jobs: int = 2) -> int:
-    """Run nbval on the named notebooks, or on those that have not passed yet, ``jobs`` at a time; pytest's status."""
-    shared = _digest([book.ROOT / "requirements.txt", book.ROOT / "constraints.txt", *_sources()])
-    digests = {name: f"{shared}-{_digest([notebooks.NOTEBOOKS / f'{name}.ipynb'])}" for name in names or book.in_book()}
+def main() -> int:
+    """Run nbval on the named notebooks, or on those that have not passed yet; pytest's status."""
+    given = execute.arguments("execute the committed notebooks and compare them with their stored outputs")
+    shared = _digest([execute.ROOT / "requirements.txt", execute.ROOT / "constraints.txt", *_sources()])
+    names = given.names or execute.in_book()
+    digests = {name: f"{shared}-{_digest([notebooks.NOTEBOOKS / f'{name}.ipynb'])}" for name in names}
     passed: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError, TypeError):  # not there, or damaged
         passed = dict(json.loads(PASSED.read_bytes()))
-    left = [name for name in digests if names or passed.get(name) != digests[name]]
+    left = [name for name in digests if given.names or passed.get(name) != digests[name]]
     print(f"{len(digests) - len(left)} of {len(digests)} notebooks have passed as they are.", flush=True)
     if not left:
         return 0
     for name in left:
         outputs.check_seal(notebooks.NOTEBOOKS / f"{name}.ipynb")
     # The one that makes the shared fine-tuning first, then those that do not wait for it, the longest first.
-    left.sort(key=lambda name: (name != book.TRAINS, book.shares_training(name), -book.expected(name)))
-    options = ["-v", "--assert=plain", "-n", str(jobs), "--dist", "loadfile", "-p", "no:cacheprovider", "-p", __name__]
-    options += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=5400"]
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))  # of pytest's workers
+    left.sort(key=lambda name: (name != execute.TRAINS, execute.shares_training(name), -execute.expected(name)))
+    options = ["-v", "--assert=plain", "-n", str(given.jobs), "--dist", "loadfile", "-p", "no:cacheprovider"]
+    options += ["-p", "check", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=5400"]
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // given.jobs))  # of pytest's workers
     os.environ[verdicts.WITHOUT_AUDITS] = "1"
     status = pytest.main([*options, *(str(notebooks.NOTEBOOKS / f"{name}.ipynb") for name in left)])
     if status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):  # not one that was interrupted
@@ -74,8 +76,8 @@ def _compare(item: Any, fresh: list[Any], stored: list[Any]) -> bool:
 
 def _sources() -> list[Path]:
     """All that the notebooks' numbers and checks are made by and compared with."""
-    files = [path for folder in ("ridge_utils", "results") for path in (book.ROOT / folder).rglob("*.*")]
-    audits = book.ROOT / "results" / "audit"  # a user's, which a check does not read
+    files = [path for folder in ("ridge_utils", "results") for path in (execute.ROOT / folder).rglob("*.*")]
+    audits = execute.ROOT / "results" / "audit"  # a user's, which a check does not read
     return sorted(
         path for path in files if path.is_file() and path.suffix != ".pyc" and not path.is_relative_to(audits)
     )
@@ -86,3 +88,7 @@ def _digest(paths: Sequence[Path]) -> str:
     for path in paths:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

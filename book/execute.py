@@ -1,10 +1,11 @@
-"""``ridge book``: the book from the stored outputs at once, then every notebook that needs it, then the book anew.
+"""``make book``: the book from the stored outputs at once, then every notebook that needs it, then the book anew.
 
 A page is executed where its code, what that code calls, the stored tables that it reads or the pinned packages have
 changed since: by a digest of their contents. Words and captions are taken from the committed notebook each time the
 book is built, so a change in them executes nothing, and neither does one in the modules that only draw.
 """
 
+import argparse
 import ast
 import functools
 import hashlib
@@ -16,7 +17,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -46,16 +46,24 @@ SECONDS = {"truncation": 160, "overfitting": 160, "residual_scaling": 160, "mult
 USUAL_SECONDS = 40
 
 
-def main(names: Sequence[str] = (), jobs: int = 2) -> int:
-    """Execute the named notebooks, or those that have changed, ``jobs`` at a time, and build the book.
+def arguments(does: str) -> argparse.Namespace:
+    """The notebooks that a command names, and how many it may work on at a time."""
+    parser = argparse.ArgumentParser(description=does)
+    parser.add_argument("names", nargs="*", metavar="NOTEBOOK", help="default: those that need it")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="notebooks at a time (default: 2)")
+    given = parser.parse_args()
+    given.names = [notebooks.find(name).stem for name in given.names]
+    return given
 
-    Gives an exit status, 1 if a notebook failed.
-    """
-    keys = {name: key(name) for name in names or in_book()}
-    left = [name for name in keys if names or _stored(name).get("key") != keys[name]]
+
+def main() -> int:
+    """Execute the named notebooks, or those that have changed, and build the book; 1 if a notebook failed."""
+    given = arguments("execute the notebooks that have changed and build the book")
+    keys = {name: key(name) for name in given.names or in_book()}
+    left = [name for name in keys if given.names or _stored(name).get("key") != keys[name]]
     if not left:
         print(f"Each of {len(keys)} notebooks is as it was executed.")
-    outcomes = _Jobs(left, keys, max(1, jobs)).work() if left else {}
+    outcomes = _Jobs(left, keys, max(1, given.jobs)).work() if left else {}
     failed = [name for name, seconds in outcomes.items() if seconds is None]
     status, _ = build()
     if left:
@@ -321,3 +329,7 @@ def expected(notebook: str) -> float:
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes}:{seconds:02}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

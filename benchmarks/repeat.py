@@ -1,6 +1,6 @@
 """Repeat a notebook's default run under other conditions, for its tolerances (hours).
 
-``python -m ridge_utils.run.repeat NOTEBOOK [CONDITION ...]`` stores the differences in ``results/differences/``.
+``python benchmarks/repeat.py NOTEBOOK [CONDITION ...]`` stores the differences in ``results/differences/``.
 """
 
 import dataclasses
