@@ -177,38 +177,29 @@ def residual_scaling(
     """
     check_fits(fits, min(map(len, examples.values())))
     blocks = len(loaded.blocks)
-    end, last_block = [(blocks, "final_norm")], (blocks, "block")
-    tables = []
+    end, sites = [(blocks, "final_norm")], results.sites(blocks, final_norm=False)[1:]
+    tables, last_scales = [], {}
     untouched = {
         split: _evaluated(loaded, rows, None, settings, f"{split}, untouched") for split, rows in examples.items()
     }
     for split, evaluation in untouched.items():
-        row = {**context, "split": split, "sample_seed": None, "n": len(evaluation.correct)}
-        tables.append(results.measurements([evaluation.correct.double().mean().item()], end, "accuracy", **row))
-        tables.append(results.measurements([evaluation.cross_entropy.mean().item()], end, "loss", **row))
-    last_scales: dict[str, list[float]] = {split: [] for split in examples}
+        tables += _means(evaluation, "", end, {**context, "split": split, "sample_seed": None})
     for split, rows in examples.items():
-        gains = []
+        gains, last_scales[split] = [], []
         for number in range(fits):
             own = set(range(number, len(rows), fits))
             label = f"fit {number + 1} of {fits} on {split}"
             fit = _fitted(loaded, [rows[i] for i in sorted(own)], settings, label)
             last_scales[split].append(fit.scales[-1].item())
-            row = {**context, "sample_seed": number}
-            of_fit = {**row, "split": split, "n": len(own)}
-            sites = results.sites(blocks, final_norm=False)[1:]
-            tables.append(results.measurements(fit.scales.tolist(), sites, "residual_scale", **of_fit))
-            tables.append(results.measurements([len(fit.losses) - 1], end, "fit_steps", **of_fit))
-            tables.append(results.measurements([float(fit.converged)], end, "fit_converged", **of_fit))
+            row = {**context, "split": split, "sample_seed": number, "n": len(own)}
+            tables.append(results.measurements(fit.scales.tolist(), sites, "residual_scale", **row))
+            tables.append(results.measurements([len(fit.losses) - 1], end, "fit_steps", **row))
+            tables.append(results.measurements([float(fit.converged)], end, "fit_converged", **row))
             for other, others in examples.items():
                 unseen = [i for i in range(len(others)) if other != split or i not in own]
-                after = _evaluated(
-                    loaded, [others[i] for i in unseen], fit.scales, settings, f"{label}, tried on {other}"
-                )
-                means = {"accuracy": after.correct.double().mean(), "loss": after.cross_entropy.mean()}
-                for name, mean in means.items():
-                    of_other = {**row, "split": other, "n": len(unseen)}
-                    tables.append(results.measurements([mean.item()], end, f"{name}_scaled_on_{split}", **of_other))
+                chosen, tried = [others[i] for i in unseen], f"{label}, tried on {other}"
+                after = _evaluated(loaded, chosen, fit.scales, settings, tried)
+                tables += _means(after, f"_scaled_on_{split}", end, row | {"split": other})
                 if other == split:
                     before = untouched[split].correct[unseen]
                     gains.append(inference.paired_effect(before.double().tolist(), after.correct.double().tolist()))
@@ -217,8 +208,19 @@ def residual_scaling(
     if {"id", "ood"} <= set(last_scales):
         shift = inference.repeat_effect(last_scales["id"], last_scales["ood"])
         row = {**context, "split": "ood", "sample_seed": None, "n": fits}
-        tables.append(inference.effect_rows(shift, last_block, "scale_shift", **row))
+        tables.append(inference.effect_rows(shift, sites[-1], "scale_shift", **row))
     return pd.concat(tables, ignore_index=True)
+
+
+def _means(
+    evaluation: scaling.Evaluation, suffix: str, end: list[tuple[int, str]], row: Mapping[str, Any]
+) -> list[pd.DataFrame]:
+    """Rows of ``accuracy`` and ``loss``, their names ending in ``suffix``."""
+    values = {"accuracy": evaluation.correct.double(), "loss": evaluation.cross_entropy}
+    return [
+        results.measurements([each.mean().item()], end, name + suffix, **{**row, "n": len(each)})
+        for name, each in values.items()
+    ]
 
 
 def _fitted(loaded: LoadedModel, examples: Sequence[Example], settings: FitSettings, label: str) -> scaling.Fit:
