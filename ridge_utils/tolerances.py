@@ -32,7 +32,7 @@ _BY_TOLERANCE = {
     2e-3: "control_fall control_excess control_excess_fall",
     1e-2: """v_information v_information_fall information_fall information_rise
         correlation_fall plug_in_fall bias_share gain_over_first gain_over_last last_block_rise
-        last_block_contrast""",
+        last_block_contrast last_block_correlation_rise last_block_probe_rise""",
     # Two examples of 250 may change their likeliest token.
     0.0081: """accuracy accuracy_scaled_on_id accuracy_scaled_on_ood early_exit_accuracy scaled_accuracy_gain
         probe_accuracy majority_accuracy exit_gain""",

@@ -207,6 +207,30 @@ def test_a_checkpoint_that_changes_nothing_rises_by_nothing_for_sure():
     assert (found.estimate, found.low, found.high) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
 
 
+def test_readings_rise_with_what_is_known_and_not_with_the_spread():
+    """Between two checkpoints the states spread, in one seed alone they know more as well; two doublings apart."""
+
+    def pool(signal, shift):
+        states, targets, ids = tables.planted([signal], 600, seed=7)
+        return Representations(states + shift, states[0], targets, ids)
+
+    context = {name: value for name, value in CONTEXT.items() if name not in ("step", "train_seed")} | {"split": "all"}
+    last = {0: {4: pool(1.0, 9.0), 16: pool(1.0, 9.0), 64: pool(1.0, 0.0)}}
+    last[1] = {16: pool(0.6, 9.0), 64: pool(2.0, 0.0)}
+    table = claims.readings(last, LOSSES, BLOCKS, context)
+    for quantity in ("last_block_correlation_rise", "last_block_probe_rise"):
+        same, more = (effect(table, quantity, train_seed=seed) for seed in (0, 1))
+        assert same.estimate == pytest.approx(0.0, abs=1e-3) and more.low > 0.1
+        assert (more.step, more.layer, more.site, more.n) == (64, BLOCKS, "block", 600)
+    before, after = (
+        unbiased_information((z := pool(signal, 0.0).hidden) - z.mean(1, keepdim=True), pool(signal, 0.0).targets)
+        for signal in (0.6, 2.0)
+    )
+    exact = float(after.correlation.value[0] / before.correlation.value[0] - 1) / 2
+    assert effect(table, "last_block_correlation_rise", train_seed=1).estimate == pytest.approx(exact, rel=0.02)
+    assert claims.readings(last, LOSSES | {64: 0.5}, BLOCKS, context).empty
+
+
 def test_what_is_not_asked_is_not_written():
     made = checkpoints({4: 0.6, 16: 1.0, 64: 1.8})
     assert rises(made, LOSSES | {0: 0.5}).empty

@@ -27,7 +27,7 @@ ENDS = {"last_block": -2, "block_before": -3, "final_norm": -1}
 #: Examples of the paper's estimate.
 PAPER_N = 200
 #: For states that were scaled to length 1 already, among them those that are zero.
-_SCALED = replace(ORDER_TWO, normalize=False)
+SCALED = replace(ORDER_TWO, normalize=False)
 #: Information below this is rounding, nats.
 NOTHING = 1e-9
 #: How many standard errors above 0 what an effect is divided by has to be.
@@ -95,7 +95,7 @@ def effects(
         standard errors is left out.
     """
     halves = in_halves(states, targets, seed=seed)
-    centred = in_halves(geometry.unit_length(geometry.centred(states)), targets, _SCALED, seed=seed)
+    centred = in_halves(geometry.unit_length(geometry.centred(states)), targets, SCALED, seed=seed)
     sites = results.sites(len(states) - 2)
     row = {"sample_seed": None, "n": len(targets), **context}
     tables, read = [results.measurements([], [], "information_fall", **row)], {}
@@ -117,7 +117,7 @@ def effects(
         found |= _correlation_fall(centred, layers, last) | _plug_in_fall(halves, layers, last)
         if target_ids is not None and sure(ridge):
             for layer in {*chosen, last} - set(read):
-                read[layer] = _probe(states[layer], targets, target_ids, seed)
+                read[layer] = probe_gain(states[layer], targets, target_ids, seed)
             fall = _probe_fall(halves, chosen, last, read)
             found |= {"probe_fall": fall} if fall else {}
         if exits is not None and variant == "last_block":
@@ -299,7 +299,7 @@ def sure(estimate: Estimate) -> bool:
     return bool(estimate.value > SURE * estimate.standard_error) and bool(estimate.value > NOTHING)
 
 
-def _probe(states: Tensor, targets: Tensor, target_ids: Tensor, seed: int) -> Tensor:
+def probe_gain(states: Tensor, targets: Tensor, target_ids: Tensor, seed: int = 0) -> Tensor:
     """What a linear probe reads of each example's target, nats, shape (N,); NaN where it was not asked."""
     gain = torch.full((len(target_ids),), math.nan, dtype=torch.float64)
     kind = probes.vocabulary(target_ids)
@@ -315,12 +315,20 @@ def _probe_fall(halves: Halves, chosen: Sequence[int], last: int, read: Mapping[
     """Relative fall of V-information, each example's ridge layer being the one that its half is judged at."""
     ridge = torch.cat([read[layer][index] for layer, index in zip(chosen, halves.indices, strict=True)])
     end = read[last][torch.cat(halves.indices)]
-    kept = ridge.isfinite()
-    ridge, end = ridge[kept], end[kept]
-    n = len(ridge)
-    if n < 2 or not ridge.mean() > SURE * ridge.std() / math.sqrt(n):
+    return relative_fall(ridge, end)
+
+
+def relative_fall(before: Tensor, after: Tensor) -> Effect | None:
+    """Relative fall of a mean over N examples, with the jackknife's error; examples that are NaN are left out.
+
+    None where the mean before is not above 0 by :data:`SURE` standard errors.
+    """
+    kept = before.isfinite()
+    before, after = before[kept], after[kept]
+    n = len(before)
+    if n < 2 or not before.mean() > SURE * before.std() / math.sqrt(n):
         return None
-    value = 1 - end.sum() / ridge.sum()
-    others = 1 - (end.sum() - end) / (ridge.sum() - ridge)
+    value = 1 - after.sum() / before.sum()
+    others = 1 - (after.sum() - after) / (before.sum() - before)
     error = ((n - 1) / n * (others - others.mean()).square().sum()).sqrt()
     return effect_of(Estimate(n * value - (n - 1) * others.mean(), error, n))

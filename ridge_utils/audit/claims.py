@@ -4,6 +4,7 @@ Information is that of :mod:`ridge_utils.unbiased`. A ridge layer is C1's: of th
 the most of it on one half of all examples, judged on the other.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ridge_utils import inference, results, statistics
 from ridge_utils.attention import AttentionShares
-from ridge_utils.audit import anatomy, block_effects
+from ridge_utils.audit import anatomy, block_effects, geometry
 from ridge_utils.generation import Continuations
 from ridge_utils.kernels import inner_products, kernel_matrix
 from ridge_utils.models import LoadedModel
@@ -170,6 +171,48 @@ def rises(
             tables.append(results.measurements([anatomy.z_of(ridge)], [(last, "block")], "ridge_z", **found))
             for name, effect in _rises(by_step, lowest, end, chosen).items() if anatomy.sure(ridge) else ():
                 tables.append(inference.effect_rows(effect, (last, "block"), name, **found))
+    return pd.concat(tables, ignore_index=True)
+
+
+def readings(
+    last: Mapping[int, Mapping[int, Representations]],
+    losses: Mapping[int, float],
+    blocks: int,
+    context: Mapping[str, Any],
+) -> pd.DataFrame:
+    r"""Beside C8: whether what can be read at the last block rises as well, past the lowest ID loss.
+
+    Of two things that the spread of the states does not move, Mantel's r of the centred states and what a linear probe
+    reads, the relative rise per doubling of the step, :math:`(x_e / x_b - 1) / \log_2 (e / b)`; e, b and the context
+    are those of :func:`rises`.
+
+    Args:
+        last: states that end with those behind the last of the model's ``blocks``, by training seed and step.
+
+    Returns:
+        ``last_block_correlation_rise`` and ``last_block_probe_rise`` of each training seed, at the last step; nothing
+        of what is not above 0 at the lowest loss by :data:`~ridge_utils.audit.anatomy.SURE` standard errors.
+    """
+    lowest, end = min(losses, key=lambda step: losses[step]), max(losses)
+    row = {**context, "step": end, "sample_seed": None}
+    tables = [results.measurements([], [], "last_block_probe_rise", **row, train_seed=None, n=0)]
+    for seed, by_step in last.items() if lowest not in (0, end) else ():
+        pools, doublings = (by_step[lowest], by_step[end]), math.log2(end / lowest)
+        scaled = [geometry.unit_length(geometry.centred(pool.hidden[-1:])) for pool in pools]
+        joined = _beside(
+            [unbiased_information(z, p.targets, anatomy.SCALED) for z, p in zip(scaled, pools, strict=True)]
+        )
+        found = {}
+        if anatomy.sure(joined.estimate(lambda means: means.correlation[..., 0])):
+            rise = joined.estimate(lambda m, d=doublings: (m.correlation[..., 1] / m.correlation[..., 0] - 1) / d)
+            found["last_block_correlation_rise"] = anatomy.effect_of(rise)
+        fall = anatomy.relative_fall(*(anatomy.probe_gain(p.hidden[-1], p.targets, p.target_ids) for p in pools))
+        if fall:
+            rise = (-fall.estimate / doublings, -fall.high / doublings, -fall.low / doublings)
+            found["last_block_probe_rise"] = inference.Effect(*rise, math.nan, math.nan)
+        for name, effect in found.items():
+            of_seed = row | {"train_seed": seed, "n": len(pools[1])}
+            tables.append(inference.effect_rows(effect, (blocks, "block"), name, **of_seed))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -353,6 +353,10 @@ RULES: dict[str, Claim] = {
                   "overfitting", "last_block_rise", 0.1, "per doubling", beside="ridge_z"),
         Statement("less the rise before it",
                   "overfitting", "last_block_contrast", 0.0, "per doubling", beside="ridge_z"),
+        Statement("rise of Mantel's r, centred",
+                  "overfitting", "last_block_correlation_rise", 0.1, "per doubling", role="shown"),
+        Statement("rise of what a probe reads",
+                  "overfitting", "last_block_probe_rise", 0.1, "per doubling", role="shown"),
     ]}, _no_optimum, cases=_at_the_end),
     "C9": Claim("attention", {split.upper(): _attention(split) for split in ("id", "ood")}),
 }
