@@ -215,6 +215,12 @@ def _letters() -> pd.DataFrame:
     return rows[chosen & (rows["task"] == "ecqa:letter")].set_index("effect")
 
 
+def _overfitted(quantity: str) -> pd.Series:
+    """An effect of C8 or beside it, past the lowest loss on CLUTRR, in per cent per doubling of the steps."""
+    effects = inference.effects(reference("smollm2-clutrr/overfitting"), quantity)
+    return 100 * effects[["estimate", "low", "high"]].iloc[0]
+
+
 def _knows_letters() -> bool:
     """Whether the model fine-tuned for 30 steps answers ECQA with letters better than by the commonest one (OOD)."""
     table = reference("smollm2-ecqa-letters/anatomy")
@@ -284,6 +290,8 @@ def numbers() -> dict[str, str]:
         "attention_ecqa": f"{attention.loc[on_ecqa, 'estimate'].mean():.2f}",
         "attention_low": f"{-attention.loc[~on_ecqa, 'estimate'].max():.2f}",
         "attention_high": f"{-attention.loc[~on_ecqa, 'estimate'].min():.2f}",
+        "overfitted": f"{_overfitted('last_block_rise')['estimate']:.0f} %",
+        "overfitted_probe": f"{_overfitted('last_block_probe_rise')['high']:.0f} %",
         "scaling_gain": f"{gain['estimate']:.0f}",
         "scaling_gain_interval": _interval(gain, 0),
         **{f"exit_{name}": f"{-gain['estimate']:.0f}" for name, gain in exits.items()},
@@ -342,6 +350,9 @@ def facts() -> dict[str, bool]:
         "fine-tuned: both effects of attention to the signal hold on ECQA and are refuted on the two other tasks": all(
             rows["task"].nunique() == 3 and (rows["state"] == rows["task"].map(of_task)).all()
             for rows in map(_attention, ("fall of attention to the signal", "signal over chance, ridge layer"))
+        ),
+        "CLUTRR past the lowest loss: the estimate surely rises, what a probe reads by a hundredth a doubling at most": bool(
+            _overfitted("last_block_rise")["low"] > 0 and _overfitted("last_block_probe_rise")["high"] < 1
         ),
         "C5, synthetic arithmetic": list(_scaling()["state"]) == ["undecided", "undecided", "refuted"],
         "step 40: a skipped block of the ridge costs neither a tenth of a nat more nor less than a late one": bool(
