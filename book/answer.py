@@ -351,7 +351,7 @@ def facts() -> dict[str, bool]:
             rows["task"].nunique() == 3 and (rows["state"] == rows["task"].map(of_task)).all()
             for rows in map(_attention, ("fall of attention to the signal", "signal over chance, ridge layer"))
         ),
-        "CLUTRR past the lowest loss: the estimate surely rises, what a probe reads by a hundredth a doubling at most": bool(
+        "CLUTRR past the lowest loss: the estimate rises, what a probe reads by a hundredth a doubling at most": bool(
             _overfitted("last_block_rise")["low"] > 0 and _overfitted("last_block_probe_rise")["high"] < 1
         ),
         "C5, synthetic arithmetic": list(_scaling()["state"]) == ["undecided", "undecided", "refuted"],
