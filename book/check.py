@@ -91,4 +91,4 @@ def _digest(paths: Sequence[Path]) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(execute.told(main))

@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ridge_utils import files, notebooks
+from ridge_utils.errors import InputError, StorageError
 
 ROOT = notebooks.NOTEBOOKS.parent
 #: The executed notebooks, and those that are being executed or failed.
@@ -49,11 +51,28 @@ USUAL_SECONDS = 40
 def arguments(does: str) -> argparse.Namespace:
     """The notebooks that a command names, and how many it may work on at a time."""
     parser = argparse.ArgumentParser(description=does)
-    parser.add_argument("names", nargs="*", metavar="NOTEBOOK", help="default: those that need it")
+    parser.add_argument("names", nargs="*", type=_name, metavar="NOTEBOOK", help="default: those that need it")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="notebooks at a time (default: 2)")
     given = parser.parse_args()
-    given.names = [notebooks.find(name).stem for name in given.names]
+    if given.jobs < 1:
+        parser.error(f"--jobs must be 1 or more, but is {given.jobs}")
     return given
+
+
+def _name(text: str) -> str:
+    try:
+        return notebooks.find(text).stem
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def told(command: Callable[[], int]) -> int:
+    """Run a command; what it refuses is told in a sentence, without a traceback."""
+    try:
+        return command()
+    except (InputError, StorageError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def main() -> int:
@@ -63,7 +82,7 @@ def main() -> int:
     left = [name for name in keys if given.names or _stored(name).get("key") != keys[name]]
     if not left:
         print(f"Each of {len(keys)} notebooks is as it was executed.")
-    outcomes = _Jobs(left, keys, max(1, given.jobs)).work() if left else {}
+    outcomes = _Jobs(left, keys, given.jobs).work() if left else {}
     failed = [name for name, seconds in outcomes.items() if seconds is None]
     status, _ = build()
     if left:
@@ -332,4 +351,4 @@ def _clock(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(told(main))
